@@ -1,0 +1,88 @@
+"""The fused head against autograd on plain logits."""
+
+import pytest
+import torch
+
+from rlhf_recipes.ppo import core, head
+
+N, D, V = 37, 8, 50
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch):
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 16 * V)
+
+
+def problem(seed=0, bias=True):
+    g = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(N, D, generator=g, requires_grad=True)
+    weight = torch.randn(V, D, generator=g, requires_grad=True)
+    b = torch.randn(V, generator=g, requires_grad=True) if bias else None
+    tokens = torch.randint(V, (N,), generator=g)
+    return hidden, weight, b, tokens, -torch.rand(N, generator=g) * 5, torch.randn(N, generator=g)
+
+
+def plain(hidden, weight, bias, tokens, old, adv, temperature, constraint, entropy_weight):
+    logits = torch.nn.functional.linear(hidden, weight, bias) / temperature
+    if constraint is not None:
+        forbid = torch.zeros_like(logits, dtype=torch.bool)
+        forbid[:, constraint.tokens] = True
+        logits = logits.masked_fill(forbid & constraint.rows[:, None], float("-inf"))
+    logp = core.logprobs_from_logits(logits, tokens)
+    p = logits.softmax(-1)
+    entropy = -(p * logits.log_softmax(-1).clamp(min=-1e4)).sum(-1)
+    loss = core.clipped_policy_terms(logp, old, adv, 0.2)[0].sum() - entropy_weight * entropy.sum()
+    return loss, logp, entropy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_loss_and_gradients_equal_autograd(temperature, entropy_weight, constrained, bias):
+    hidden, weight, b, tokens, old, adv = problem(bias=bias)
+    constraint = None
+    if constrained:
+        tokens = tokens.clamp(min=2)
+        constraint = head.Constraint(torch.tensor([0, 1]), torch.arange(N) % 3 == 0)
+    leaves = [x for x in (hidden, weight, b) if x is not None]
+    want = plain(hidden, weight, b, tokens, old, adv, temperature, constraint, entropy_weight)
+    expected = torch.autograd.grad(want[0] * 3, leaves)
+    got = head.policy_loss(
+        hidden,
+        weight,
+        b,
+        tokens,
+        lambda logp, rows: core.clipped_policy_terms(logp, old[rows], adv[rows], 0.2)[0],
+        temperature,
+        constraint,
+        entropy_weight,
+    )
+    for a, e in zip(got, want, strict=True):
+        torch.testing.assert_close(a, e.detach(), atol=1e-4, rtol=1e-5)
+    for a, e in zip(torch.autograd.grad(got[0] * 3, leaves), expected, strict=True):
+        torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
+    again = head.token_logprobs(hidden, weight, b, tokens, temperature, constraint)
+    torch.testing.assert_close(again, want[1].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight, _, tokens, _, adv = problem(bias=False)
+    weight.requires_grad_(False)
+    loss, _, _ = head.policy_loss(hidden, weight, None, tokens, lambda logp, rows: -adv[rows] * logp)
+    loss.backward()
+    assert weight.grad is None and hidden.grad.abs().sum() > 0
+
+
+def test_no_tokens_no_loss():
+    hidden, weight, _, tokens, _, _ = problem(bias=False)
+    loss, logp, _ = head.policy_loss(hidden[:0], weight, None, tokens[:0], lambda logp, rows: logp)
+    loss.backward()
+    assert loss.item() == 0 and len(logp) == 0 and weight.grad.abs().sum() == 0
+
+
+def test_bfloat16_products_stay_near_float32():
+    hidden, weight, _, tokens, _, _ = problem(bias=False)
+    a = head.token_logprobs(hidden, weight, None, tokens)
+    b = head.token_logprobs(hidden, weight, None, tokens, dtype=torch.bfloat16)
+    assert 0 < (a - b).abs().max() < 0.1

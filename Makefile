@@ -1,0 +1,105 @@
+# make pipeline            everything, from nothing to an aligned model and its report
+# make help                the rest
+#
+# A target is a stage's summary.json: it is written last, so its presence means the stage is finished.
+
+SHELL       := bash
+.SHELLFLAGS := -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    ?= default
+RUNS   ?= runs
+MODEL  ?=
+DATA   ?=
+ARGS   ?=
+# The embedded recipe is what a bare `make pipeline` runs; with a MODEL or DATA of your own the plain defaults hold.
+RECIPE ?= $(if $(MODEL)$(DATA),,embedded)
+
+ORDER  := pretrain sft collect reward ppo dpo grpo evaluate
+# A recipe's stages are its files; without a recipe, InstructGPT's (and pretrain where the model has to be made).
+STAGES := $(if $(RECIPE),$(foreach s,$(ORDER),$(if $(wildcard recipes/$(RECIPE)/$(s).yaml),$(s))),\
+            $(if $(filter tiny,$(or $(MODEL),tiny)),pretrain) sft reward ppo evaluate)
+export MODEL DATA RECIPE ARGS
+quote   = '$(subst ','\'',$(1))'
+summary = $(RUNS)/$(RUN)/$(1)/summary.json
+made    = $(foreach s,$(filter $(STAGES),$(1)),$(call summary,$(s)))
+command = $(BIN)/python -m rlhf_recipes stage=$(1) $(if $(wildcard recipes/$(RECIPE)/$(1).yaml),recipes=$(RECIPE)/$(1)) \
+            $(if $(MODEL),model=$(MODEL)) $(if $(DATA),data=$(DATA)) run.name=$(RUN) run.root=$(RUNS) $(ARGS)
+
+.PHONY: help setup pipeline report test lint clean-run same-run $(ORDER)
+
+help:  ## this text
+	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10']"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 24
+	@echo "  make pretrain|sft|collect|reward|ppo|dpo|grpo|evaluate"
+	@echo "                        that stage of RUN and whatever it still needs"
+
+setup: $(VENV)/.ready  ## make .venv with everything a run needs, versions pinned by constraints.txt
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; install Python 3.11+ or give PYTHON=<path>"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb,tensorboard]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb,tensorboard,trackio,qlora,rewards,dev]'
+	@touch $@
+
+pipeline: same-run report  ## every stage of the recipe that is missing or out of date, then the report
+
+report: $(foreach s,$(STAGES),$(call summary,$(s)))  ## tables on the screen and report.html of a run
+	@$(call command,report)
+
+# What each stage starts from; a stage that the recipe lacks is left out.
+$(call summary,sft):      $(call made,pretrain)
+$(call summary,collect):  $(call made,pretrain sft)
+$(call summary,reward):   $(call made,pretrain sft collect)
+$(call summary,ppo):      $(call made,pretrain sft reward)
+$(call summary,dpo):      $(call made,pretrain sft collect)
+$(call summary,grpo):     $(call made,pretrain sft)
+$(call summary,evaluate): $(call made,pretrain sft reward ppo dpo grpo)
+
+$(ORDER): %: $(RUNS)/$(RUN)/%/summary.json
+
+# Order only: a new .venv is no reason to train again.
+$(RUNS)/$(RUN)/%/summary.json: | $(VENV)/.ready same-run
+	@echo "== $* =="
+	@[ -t 1 ] && export RLHF_RECIPES_PROGRESS=bar FORCE_COLOR=1; \
+	$(call command,$*) 2>&1 | tee $(RUNS)/$(RUN)/$*.log; code=$${PIPESTATUS[0]}; \
+	if [ $$code -ne 0 ]; then \
+	  printf '\n%s\n' "stage $* failed (exit code $$code)"; \
+	  printf '  %-9s %s\n' command $(call quote,$(strip $(call command,$*))) log "$(RUNS)/$(RUN)/$*.log"; \
+	  case $$code in \
+	    2)   echo "  remedy    mend what the line above names, then run make again";; \
+	    137) echo "  remedy    out of memory: ARGS='trainer.per_device_train_batch_size=1', peft=lora, or a smaller model";; \
+	    *)   echo "  remedy    read the log; out of memory: a smaller trainer.per_device_train_batch_size or peft=lora;"; \
+	         echo "            loss not finite: a smaller trainer.learning_rate; HYDRA_FULL_ERROR=1 shows the traceback";; \
+	  esac; \
+	  echo "  then      the same make command goes on from here"; exit $$code; \
+	fi
+
+test: $(VENV)/.ready-dev  ## lint and all tests (real data where RLHF_RECIPES_REAL_DATA points to it)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A run is of one MODEL, DATA, RECIPE and ARGS: another choice under the same name would mix two runs unseen.
+same-run:
+	@mkdir -p $(RUNS)/$(RUN); asked="MODEL=$$MODEL DATA=$$DATA RECIPE=$$RECIPE ARGS=$$ARGS"; \
+	held=$$(cat $(RUNS)/$(RUN)/.asked 2>/dev/null || echo "$$asked"); \
+	[ "$$held" = "$$asked" ] || { echo "error: run $(RUN) was made with $$held; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; }; \
+	echo "$$asked" > $(RUNS)/$(RUN)/.asked
+
+clean-run:  ## throw away one run: make clean-run RUN=x
+	rm -rf $(RUNS)/$(RUN)

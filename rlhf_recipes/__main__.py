@@ -1,0 +1,126 @@
+"""`python -m rlhf_recipes stage=sft …`: from the shell to a composed config to a stage. Imports neither torch nor TRL."""
+
+import os
+import re
+import sys
+from importlib import import_module
+
+from rlhf_recipes import __version__
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.paths import CONF, HOUSE, RECIPES, headline, options
+
+FIRST_COMMANDS = """\
+  rlhf-recipes stage=pretrain recipes=embedded/pretrain       the embedded model, from scratch
+  rlhf-recipes stage=sft recipes=embedded/sft                 then sft, reward, ppo, evaluate alike
+  rlhf-recipes stage=sft model=qwen0.5b data=hh_rlhf          a hub model on a hub dataset
+  rlhf-recipes stage=sft data=local data.demos.path=my.jsonl  your own file
+  rlhf-recipes stage=sft preview=true                         rows as the trainer will see them
+  rlhf-recipes stage=ppo trainer.kl_coef=0.05                 any field of TRL's config class
+  rlhf-recipes stage=ppo --cfg job                            the composed config, nothing run
+  rlhf-recipes -m stage=ppo seed=0,1,2                        a sweep, one run directory a job"""
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 done, 1 a failure inside a stage, 2 bad input, 130 interrupted."""
+    if any(a in ("--help", "-h") for a in sys.argv[1:]):
+        print(help_text())
+        return
+    if "--version" in sys.argv[1:]:
+        print(f"rlhf-recipes {__version__}")
+        return
+    user_wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the one line is ours to print
+    try:
+        _compose_and_run()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if user_wants_traceback or not _is_users(error):
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _compose_and_run() -> None:
+    import hydra
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class Recipes(SearchPathPlugin):
+        """Makes recipes/ a config group; registered here so that no `hydra_plugins` namespace is needed."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append(provider="rlhf_recipes", path=f"file://{HOUSE}")
+
+    Plugins.instance().register(Recipes)
+    sys.argv[1:] = rewrite(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_run)()
+
+
+def _run(cfg) -> object:
+    return import_module("rlhf_recipes.stages").run(cfg)
+
+
+def groups(argv: list[str]) -> set[str]:
+    """Names that choose a file (`model=tiny`) rather than set a value: folders of conf/ and of --config-dir."""
+    folders = [CONF]
+    for i, arg in enumerate(argv):
+        if arg.startswith("--config-dir="):
+            folders.append(CONF.__class__(arg.partition("=")[2]))
+        elif arg in ("--config-dir", "-cd") and i + 1 < len(argv):
+            folders.append(CONF.__class__(argv[i + 1]))
+    return {"recipes"} | {d.name for f in folders if f.is_dir() for d in f.iterdir() if d.is_dir()}
+
+
+def rewrite(argv: list[str]) -> list[str]:
+    """`trainer.vf_coef=0.2` becomes `++trainer.vf_coef=0.2`: TRL's fields need not be listed in a YAML to be set.
+
+    Unknown keys are not Hydra's to find any more; `settings.check` finds them, with did-you-mean.
+    """
+    choices = groups(argv)
+
+    def one(arg: str) -> str:
+        match = re.match(r"([A-Za-z_][\w.]*)=", arg)
+        if not match or match[1] in choices or match[1].startswith("hydra."):
+            return arg
+        return "++" + arg
+
+    return [one(a) for a in argv]
+
+
+def _is_users(error: BaseException) -> bool:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
+def _message(error: BaseException) -> str:
+    from hydra.errors import MissingConfigException
+
+    from rlhf_recipes.settings import one_line, suggest
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+        known = list(error.options or options(RECIPES if group == "recipes" else CONF / group))
+        return f"{group}={choice}: no such option{suggest(choice, known)} Known: {', '.join(known)}"
+    return one_line(error)
+
+
+def help_text() -> str:
+    """What `--help` prints: the commands people type first, then every stage, model, dataset and recipe."""
+    parts = ["usage: rlhf-recipes stage=<stage> [model=… data=… peft=… recipes=<recipe>/<stage>] [key=value …]", ""]
+    parts += ["first commands (python -m rlhf_recipes is the same program)", FIRST_COMMANDS]
+    for group in ("stage", "model", "data", "reward", "kl", "peft", "logger"):
+        parts += ["", f"{group}="]
+        parts += [f"  {name:<18} {headline(CONF / group / (name + '.yaml'))}" for name in options(CONF / group)]
+    parts += ["", "recipes="]
+    parts += [f"  {name:<28} {headline(RECIPES / (name + '.yaml'))}" for name in options(RECIPES)]
+    parts += ["", "--cfg job shows the composed config · -m sweeps · --config-dir DIR adds options · see README.md"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    main()

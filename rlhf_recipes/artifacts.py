@@ -1,0 +1,284 @@
+"""What a stage leaves behind in runs/<run>/<stage>/, and how a later command finds it. No torch here.
+
+summary.json is written last and in one step: where it stands the stage is finished, and a Makefile may rely on it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_recipes.errors import UserError
+
+PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
+# Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.
+INCIDENTAL = ("run", "preview", "preview_rows", "logger", "needs")
+INCIDENTAL_TRAINER = ("resume_from_checkpoint", "disable_tqdm", "report_to", "run_name", "save_total_limit")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file in one step: a reader sees the old content or the new, never half of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def read_json(path: Path) -> dict | None:
+    """A JSON file's content, None where it is absent or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's names and contents; of names and sizes where it holds over 2 GiB."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    whole = sum(f.stat().st_size for f in files) <= 2 << 30
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(path) if file != path else file.name}:{file.stat().st_size}".encode())
+        if whole:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+class StageRun:
+    """The directory of one stage of one run.
+
+    Args:
+        cfg: the checked config; `run.root`, `run.name`, `run.parent`, `stage` and `inputs` are read.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+        self.root = Path(cfg.run.root)
+        self.dir = self.root / cfg.run.name / cfg.stage
+        self.inputs: dict[str, dict] = {}
+        self.started = time.time()
+        if cfg.preview:  # a preview builds the trainer, which makes its output folder: let it be one that vanishes
+            self._scratch = tempfile.TemporaryDirectory(prefix="rlhf_recipes_")
+            self.dir = Path(self._scratch.name)
+
+    @property
+    def model(self) -> Path:
+        return self.dir / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.dir / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.dir / "metrics.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        return self.dir / "samples.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.dir / "summary.json"
+
+    def resolve(self) -> None:
+        """Find every model this stage starts from, before anything is loaded.
+
+        An input is a list of places, the first that exists wins: a stage's name (that stage of this run or of
+        run.parent), `base` (model.path), a folder, or a hub id; a last `none` says that it may be absent.
+        Fills `self.inputs`: {name: {path, hash}}.
+
+        Raises:
+            UserError: none exists; names the command that makes it.
+        """
+        for name, places in self.cfg.inputs.items():
+            if places is not None and (
+                found := self._first(name, [places] if isinstance(places, str) else list(places))
+            ):
+                self.inputs[name] = found
+
+    def _first(self, name: str, places: list[str]) -> dict | None:
+        for place in places:
+            if place == "none":
+                return None
+            if place == "base":
+                if self.cfg.model.path:
+                    return _source(self.cfg.model.path)
+                if self.cfg.model.init and places == ["base"]:
+                    return None  # made from nothing
+            elif found := self.finished(place):
+                return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": place}
+            elif place not in STAGES and (Path(place).exists() or not _looks_local(place)):
+                return _source(place)
+        stages = [p for p in places if p in STAGES]
+        if stages:
+            recipe = f" recipes={self.cfg.recipe}/{stages[-1]}" if self.cfg.get("recipe") else ""
+            raise UserError(
+                f"stage={self.cfg.stage} starts from {' or '.join(places)}, and run {self.cfg.run.name} has no "
+                f"finished {stages[-1]}; make it first: python -m rlhf_recipes stage={stages[-1]}{recipe} "
+                f"run.name={self.cfg.run.name}, or give inputs.{name}=<folder or hub id>"
+            )
+        raise UserError(f"inputs.{name}={places[0]}: no such folder; expected a stage, a folder or a hub id")
+
+    def finished(self, stage: str) -> Path | None:
+        """Where a finished stage of this run, or of run.parent, lies."""
+        names = [self.cfg.run.name, *([self.cfg.run.parent] if self.cfg.run.parent else [])]
+        return next((d for n in names if (d := self.root / n / stage) and (d / "summary.json").is_file()), None)
+
+    def open(self) -> str:
+        """Claim the directory: "done" (nothing to do), "resume" or "fresh".
+
+        Raises:
+            UserError: it holds another config's work.
+        """
+        if self.cfg.run.overwrite and self.dir.exists():
+            shutil.rmtree(self.dir)
+        held, done = self.dir / "config.yaml", read_json(self.summary)
+        started = self.checkpoints.is_dir() and any(self.checkpoints.glob("checkpoint-*"))
+        if held.is_file() and (done or started):
+            changed = differences(OmegaConf.load(held), self.cfg)
+            if changed:
+                raise UserError(
+                    f"{self.dir} holds a run of another config ({'; '.join(changed[:3])}"
+                    f"{' …' if len(changed) > 3 else ''}); choose run.name=<new>, or run.overwrite=true to redo it"
+                )
+        if done and self._same_inputs(done):
+            os.utime(self.summary)  # newer than its inputs again, for make
+            return "done"
+        if done:
+            print(f"{self.dir}: its inputs have changed since; made again", file=sys.stderr)
+            shutil.rmtree(self.dir)
+        self.dir.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.cfg, held)
+        return "resume" if started and not done else "fresh"
+
+    def _same_inputs(self, done: dict) -> bool:
+        before = {name: entry.get("hash") for name, entry in done.get("inputs", {}).items()}
+        return all(before.get(name) == entry["hash"] for name, entry in self.inputs.items())
+
+    def last_checkpoint(self) -> str | None:
+        """The newest whole checkpoint, or None; a torn one (killed while writing) is named and passed over."""
+        wanted = self.cfg.trainer.get("resume_from_checkpoint") if self.cfg.trainer else None
+        if wanted is False or str(wanted) == "none":
+            return None
+        if wanted not in (None, True, "auto"):
+            if not Path(wanted).is_dir():
+                raise UserError(
+                    f"trainer.resume_from_checkpoint={wanted}: no such folder; expected a checkpoint or auto"
+                )
+            return str(wanted)
+        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+        for folder in reversed(found):
+            if whole(folder):
+                print(f"resuming from {folder}", file=sys.stderr)
+                return str(folder)
+            print(f"{folder} is torn (the run died while writing it); passed over", file=sys.stderr)
+        return None
+
+    def finish(self, metrics: dict) -> dict:
+        """Write summary.json, the sign that the stage is finished."""
+        summary = {
+            "stage": self.cfg.stage,
+            "status": "done",
+            "seed": self.cfg.seed,
+            "wall_seconds": round(time.time() - self.started, 1),
+            **peak_memory(),
+            "versions": versions(),
+            "inputs": self.inputs,
+            "metrics": metrics,
+        }
+        write_json(self.summary, summary)
+        return summary
+
+
+STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate", "report", "export")
+
+
+def whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its last file stands, and every safetensors file has its length."""
+    if read_json(checkpoint / "trainer_state.json") is None:
+        return False
+    return all(_whole_safetensors(f) for f in checkpoint.rglob("*.safetensors"))
+
+
+def _whole_safetensors(file: Path) -> bool:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > size:
+            return False
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError:
+            return False
+    ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+    return size == 8 + length + max(ends, default=0)
+
+
+def differences(old: DictConfig, new: DictConfig) -> list[str]:
+    """«key: old -> new» for every setting that matters to the result."""
+    a, b = _flat(old), _flat(new)
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+
+
+def _flat(cfg: DictConfig) -> dict[str, object]:
+    result: dict[str, object] = {}
+
+    def walk(node, prefix):
+        for key, value in node.items():
+            if not prefix and key in INCIDENTAL:
+                continue
+            if prefix == "trainer." and key in INCIDENTAL_TRAINER:
+                continue
+            walk(value, f"{prefix}{key}.") if isinstance(value, dict) else result.update({f"{prefix}{key}": value})
+
+    walk(OmegaConf.to_container(cfg, resolve=True), "")
+    return result
+
+
+def _looks_local(place: str) -> bool:
+    return place.startswith((".", "/", "~")) or place.count("/") != 1
+
+
+def _source(place: str) -> dict:
+    path = Path(place).expanduser()
+    if path.exists():
+        return {"path": str(path), "hash": fingerprint(path)}
+    if _looks_local(place):
+        raise UserError(
+            f"model.path={place}: no such folder; expected a model folder or a hub id such as Qwen/Qwen2.5-0.5B"
+        )
+    return {"path": place, "hash": place}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages a result depends on, and of Python."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Peak resident memory of this process, and of its GPU where torch is loaded and has one, in MB (10^6 bytes)."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch and torch.cuda.is_available() else None
+    return {"peak_rss_mb": round(rss, 1), "peak_gpu_mb": round(gpu, 1) if gpu else None}

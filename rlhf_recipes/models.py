@@ -1,0 +1,185 @@
+"""Tokenizer, policy, reward model and value model from a path, an adapter folder or a config: one loader for every stage."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_recipes.errors import UserError
+
+
+def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with pad, eos and, where asked for, a chat template.
+
+    Args:
+        model: the `model` node; `tokenizer`, `chat_template` and `pad_token` override what lies at `path`.
+        path: a model folder, an adapter folder or a hub id.
+
+    Raises:
+        UserError: no EOS; or pad is EOS, which would mask every EOS out of the loss (trl-lib issue 3750).
+    """
+    place = model.tokenizer or path
+    tokenizer = _load(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if tokenizer.eos_token is None:
+        raise UserError(f"the tokenizer of {place} has no EOS token; a model trained with it would never stop")
+    if model.pad_token:
+        tokenizer.add_special_tokens({"pad_token": model.pad_token})
+    elif tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            f"the tokenizer of {place} pads with its EOS token {tokenizer.eos_token!r}, so no stage could learn to stop; "
+            "give model.pad_token='<|pad|>' (added to the vocabulary if new)"
+        )
+    if model.chat_template:
+        file = Path(model.chat_template)
+        tokenizer.chat_template = file.read_text(encoding="utf-8") if file.is_file() else model.chat_template
+    return tokenizer
+
+
+def load_policy(
+    model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase, *, frozen: bool = False
+) -> PreTrainedModel:
+    """A causal language model; an adapter folder is loaded as its base with the adapter merged in.
+
+    Args:
+        model: the `model` node (dtype, attention, quantisation, further from_pretrained keywords).
+        path: a model folder, an adapter folder or a hub id.
+        tokenizer: embeddings grow to hold its tokens.
+        frozen: no gradients will be asked for: it may lie in a smaller dtype.
+    """
+    return _fit(_pretrained(AutoModelForCausalLM, model, path, tokenizer, frozen), tokenizer, path)
+
+
+def load_reward_model(
+    model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase, *, frozen: bool = False, seed: int = 0
+) -> PreTrainedModel:
+    """A model with a scalar head on the last token, r(x, y) of Ouyang et al. 2022 section 3.5.
+
+    A head that is not at `path` starts from N(0, 1 / (hidden + 1)), seeded, as Stiennon et al. 2020 do.
+    """
+    torch.manual_seed(seed)
+    loaded = _pretrained(AutoModelForSequenceClassification, model, path, tokenizer, frozen, num_labels=1)
+    head = getattr(loaded, "score", None)
+    if head is not None and not _has_head(path):
+        torch.nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+        if head.bias is not None:  # a constant added to every score moves no preference
+            torch.nn.init.zeros_(head.bias)
+    return _fit(loaded, tokenizer, path)
+
+
+def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A model from `model.init` (a transformers config's fields, `model_type` among them) with seeded random weights."""
+    torch.manual_seed(seed)
+    fields = OmegaConf.to_container(model.init)
+    config = AutoConfig.for_model(fields.pop("model_type"), vocab_size=len(tokenizer), **fields)
+    return _fit(AutoModelForCausalLM.from_config(config), tokenizer, "model.init")
+
+
+def parameters(model: torch.nn.Module) -> str:
+    """«2.1 M parameters, all trained», for the screen."""
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = "all trained" if trained == total else f"{trained / 1e6:.2f} M trained"
+    return f"{total / 1e6:.1f} M parameters, {share}"
+
+
+def _pretrained(cls, model: DictConfig, path: str, tokenizer, frozen: bool, **more) -> PreTrainedModel:
+    adapter = Path(path) / "adapter_config.json"
+    if adapter.is_file():
+        from peft import PeftModel
+
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        loaded = _pretrained(cls, model, base, tokenizer, frozen, **more)
+        if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
+            loaded.resize_token_embeddings(len(tokenizer))
+        loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()
+        loaded.config._name_or_path = str(path)
+        return loaded
+    keywords = OmegaConf.to_container(model.kwargs) | more | {"dtype": _dtype(model, frozen)}
+    if model.attn_implementation:
+        keywords["attn_implementation"] = model.attn_implementation
+    if model.quantization:
+        keywords["quantization_config"] = _quantization(model)
+    return _load(cls, path, revision=model.revision, trust_remote_code=model.trust_remote_code, **keywords)
+
+
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.pad_token_id = tokenizer.pad_token_id
+        # A model may stop on more tokens than the tokenizer's own EOS (Qwen, Llama 3): keep those, and add it.
+        stops = generation.eos_token_id
+        stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+        if tokenizer.eos_token_id not in stops:
+            stops = [tokenizer.eos_token_id, *stops]
+        generation.eos_token_id = stops if len(stops) > 1 else stops[0]
+    return model
+
+
+def _dtype(model: DictConfig, frozen: bool) -> str | torch.dtype:
+    """Weights that are trained in full stay float32 (autocast does the rest); frozen ones may be half as large on a GPU."""
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype, None) or model.dtype
+    return "auto" if (frozen or model.quantization) and torch.cuda.is_available() else torch.float32
+
+
+def _quantization(model: DictConfig):
+    if not torch.cuda.is_available():
+        raise UserError("peft=qlora keeps the base in 4 bits, which needs a GPU; expected CUDA, use peft=lora here")
+    from transformers import BitsAndBytesConfig  # imports bitsandbytes, which prints a notice: only when asked for
+
+    return BitsAndBytesConfig(**OmegaConf.to_container(model.quantization))
+
+
+def _has_head(path: str) -> bool:
+    config = Path(path) / "config.json"
+    if not config.is_file():
+        return (Path(path) / "adapter_config.json").is_file() or not Path(path).exists()
+    architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    return any("SequenceClassification" in a for a in architectures)
+
+
+def _load(cls, place: str, **keywords):
+    """from_pretrained, with a hub that cannot be reached told at once and in one line."""
+    if not Path(place).exists():
+        reach_hub(place)
+    try:
+        return cls.from_pretrained(place, **keywords)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path={place} could not be loaded as {cls.__name__}: {first}") from error
+
+
+def reach_hub(place: str) -> None:
+    """Raise unless `place` is in the local cache or the hub answers within three seconds.
+
+    The hub client retries for minutes; a person at the shell wants to know now.
+    """
+    import httpx
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(place, "config.json"), str) or isinstance(
+        try_to_load_from_cache(place, "tokenizer_config.json"), str
+    ):
+        return
+    fix = f"give model.path=<a folder>, or download {place} first (hf download {place})"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        raise UserError(f"{place} is not in the local cache and HF_HUB_OFFLINE=1; {fix}")
+    try:
+        httpx.head(constants.ENDPOINT, timeout=3)
+    except httpx.HTTPError as error:
+        raise UserError(f"the hub cannot be reached to load {place} ({type(error).__name__}); {fix}") from error

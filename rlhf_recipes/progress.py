@@ -1,0 +1,79 @@
+"""Callbacks every stage has: metrics.jsonl, and plain progress lines where no terminal shows a bar."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
+
+
+def terminal() -> bool:
+    """Whether progress bars can be redrawn: a terminal, or make's log pipe in front of one."""
+    return sys.stderr.isatty() or os.environ.get("RLHF_RECIPES_PROGRESS") == "bar"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends one JSON object a logged step: {"step": int, "time": seconds since the epoch, <TRL's metric names>}."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """On resume, forget what was logged after the checkpoint; on a fresh start, forget everything."""
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = read_jsonl(self.path) if state.global_step else []
+        lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
+        torn = self.path.with_suffix(".tmp")
+        torn.write_text("".join(lines), encoding="utf-8")
+        os.replace(torn, self.path)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write what Trainer logs, numbers as they are."""
+        if state.is_world_process_zero and logs:
+            row = {"step": state.global_step, "time": round(time.time(), 3)} | dict(logs)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, default=float) + "\n")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Rows of a file that may end in a torn line (the run was killed while writing it)."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class PlainProgress(TrainerCallback):
+    """One line every tenth of the run, for logs and terminals that cannot redraw."""
+
+    def __init__(self):
+        self.started = 0.0
+        self.said = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the clock."""
+        self.started, self.first = time.time(), state.global_step
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Step, share done, time left, and the figures that tell how it goes."""
+        if not state.is_world_process_zero or not state.max_steps:
+            return
+        tenth = 10 * state.global_step // state.max_steps
+        if tenth == self.said or not logs:
+            return
+        self.said = tenth
+        spent = time.time() - self.started
+        left = spent / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
+        figures = " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if k in logs)
+        print(
+            f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {figures}", file=sys.stderr, flush=True
+        )

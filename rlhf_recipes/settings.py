@@ -1,0 +1,157 @@
+"""The settings that are ours, and the checks on a composed config that need no model: they take well under a second.
+
+TRL's and PEFT's own settings (`trainer`, `peft`) are not declared here: their keys are read from their classes' source.
+"""
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_recipes import fields as sources
+from rlhf_recipes.errors import UserError
+
+
+@dataclass
+class Run:
+    name: str = "default"
+    root: str = "runs"
+    parent: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class Model:
+    name: str = "custom"
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    pad_token: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    init: dict[str, Any] | None = None
+    tokenizer_init: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Logger:
+    report_to: str = "none"
+    project: str = "rlhf_recipes"
+    offline: bool = False
+
+
+@dataclass
+class Collect:
+    prompts: int = 1000
+    answers: int = 4
+    keep: str = "best_worst"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 48
+    batch_size: int = 64
+
+
+@dataclass
+class Evaluate:
+    prompts: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 48
+    batch_size: int = 64
+    ppl_rows: int = 256
+
+
+@dataclass
+class Score:
+    file: str | None = None
+
+
+@dataclass
+class Settings:
+    """Every node of a composed config. `Any` marks what another package's class or another module checks."""
+
+    stage: str = "???"
+    needs: list[str] = field(default_factory=list)
+    run: Run = field(default_factory=Run)
+    seed: int = 0
+    preview: bool = False
+    preview_rows: int = 3
+    inputs: dict[str, Any] = field(default_factory=dict)
+    model: Model = field(default_factory=Model)
+    data: Any = None
+    reward: Any = None
+    kl: Any = None
+    peft: Any = None
+    trainer: Any = None
+    logger: Logger = field(default_factory=Logger)
+    collect: Collect = field(default_factory=Collect)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    score: Score = field(default_factory=Score)
+
+
+def check(cfg: DictConfig) -> DictConfig:
+    """The config with our defaults filled in and every key known, or one line that says what is wrong.
+
+    Raises:
+        UserError: unknown key (with did-you-mean), wrong type, or a value that must be chosen and was not.
+    """
+    _known(cfg, Settings, "")
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(f"no value for {', '.join(missing)}; give it as {missing[0]}=…")
+    for node in ("trainer", "peft"):
+        _against_source(node, cfg.get(node))
+    try:
+        return OmegaConf.merge(OmegaConf.structured(Settings), cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+
+
+def _known(node: DictConfig, schema: type, prefix: str) -> None:
+    types = get_type_hints(schema)
+    names = [f.name for f in fields(schema)]
+    for key in node:
+        if key not in names:
+            raise UserError(f"no setting {prefix}{key}{suggest(str(key), names, prefix)}")
+        if is_dataclass(types[key]) and isinstance(node._get_node(key), DictConfig):
+            _known(node[key], types[key], f"{prefix}{key}.")
+
+
+def _against_source(node: str, values: DictConfig | None) -> None:
+    """Keys and simple types of a node that builds another package's class by `_target_`."""
+    if not values or "_target_" not in values:
+        return
+    target = values["_target_"]
+    known = sources.fields(target)
+    owner = target.rpartition(".")[2]
+    for key, value in values.items():
+        if key == "_target_":
+            continue
+        if key not in known:
+            raise UserError(f"{owner} has no field {key}{suggest(str(key), known)}")
+        if expected := sources.misfit(known[key], OmegaConf.to_container(values)[key]):
+            raise UserError(f"{node}.{key}={value!r}: {owner} expects {expected}")
+
+
+def suggest(word: str, known, prefix: str = "") -> str:
+    """«; did you mean x?», or the end of the sentence where nothing is close.
+
+    >>> suggest("vf_coeff", ["vf_coef", "lam"])
+    '; did you mean vf_coef?'
+    """
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known here: {', '.join(sorted(known)[:12])} …"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks and OmegaConf's bookkeeping lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    text = " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference")))
+    return f"{key}: {text}" if key else text

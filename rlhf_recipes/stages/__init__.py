@@ -1,0 +1,51 @@
+"""From a composed config to a finished stage: every check that needs no model first, then the stage's own file."""
+
+import os
+import sys
+from importlib import import_module
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from rlhf_recipes import data, settings
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.paths import CONF, options
+
+
+def run(cfg: DictConfig) -> dict:
+    """Check, claim the run directory, run the stage, write summary.json. Returns the stage's metrics.
+
+    Raises:
+        UserError: whatever the user can mend; nothing is written then.
+    """
+    if not cfg.get("stage"):
+        raise UserError(f"no stage chosen; give stage=<one of {', '.join(options(CONF / 'stage'))}>")
+    cfg = settings.check(cfg)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        _own_directory(cfg, HydraConfig.get().job.num)
+    for kind in cfg.needs:
+        data.check(cfg.data, kind, stage=cfg.stage)
+    stage_run = StageRun(cfg)
+    stage_run.resolve()
+    if cfg.stage in ("score",) or cfg.preview:
+        return _stage(cfg.stage).run(cfg, stage_run)
+    if stage_run.open() == "done":
+        print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
+        return {}
+    metrics = _stage(cfg.stage).run(cfg, stage_run)
+    if int(os.environ.get("RANK", "0")) == 0:
+        stage_run.finish(metrics)
+    return metrics
+
+
+def _stage(name: str):
+    return import_module(f"rlhf_recipes.stages.{name}")
+
+
+def _own_directory(cfg: DictConfig, job: int) -> None:
+    """Job k of a sweep over run x is the run `x.sweep/k`; x's finished stages serve it as their start."""
+    with open_dict(cfg):
+        cfg.run.parent = cfg.run.parent or cfg.run.name
+        cfg.run.name = f"{cfg.run.name}.sweep/{job}"

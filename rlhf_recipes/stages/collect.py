@@ -1,0 +1,75 @@
+"""Preferences from a model's own answers: several a prompt, ranked by the reward signal, kept as pairs."""
+
+import json
+import os
+
+from omegaconf import DictConfig
+
+from rlhf_recipes import data, models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.evaluation import measure
+from rlhf_recipes.evaluation.compare import as_completion
+from rlhf_recipes.signal import build_signal
+from rlhf_recipes.training import quiet
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Writes preferences.jsonl (prompt, chosen, rejected, margin); `data.preferences.path` may name it.
+
+    Returns:
+        prompts, answers, pairs, ties (prompts whose answers all score alike: no pair), score_mean, margin_mean.
+    """
+    quiet()
+    settings, path = cfg.collect, run.inputs["policy"]["path"]
+    tokenizer = models.load_tokenizer(cfg.model, path)
+    rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, seed=cfg.seed).train
+    rows = [rows[i] for i in range(min(settings.prompts, len(rows)))]
+    asked = [row["prompt"] for row in rows for _ in range(settings.answers)]
+    columns = {n: [row[n] for row in rows for _ in range(settings.answers)] for n in rows[0] if n != "prompt"}
+    answers = measure.generate(
+        models.load_policy(cfg.model, path, tokenizer, frozen=True),
+        tokenizer,
+        asked,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        batch_size=settings.batch_size,
+        seed=cfg.seed,
+    )
+    texts = [as_completion(prompt, answer.text) for prompt, answer in zip(asked, answers, strict=True)]
+    scores, _ = build_signal(cfg, run)(asked, texts, columns)
+    pairs, ties = [], 0
+    for k, row in enumerate(rows):
+        group = slice(k * settings.answers, (k + 1) * settings.answers)
+        ranked = sorted(zip(scores[group], texts[group], strict=True), key=lambda pair: -pair[0])
+        found = list(_pairs(ranked, settings.keep))
+        ties += not found
+        pairs += [{"prompt": row["prompt"], "chosen": a, "rejected": b, "margin": m} for m, a, b in found]
+    if not pairs:
+        raise UserError(
+            "all answers to every prompt score alike: the reward tells nothing apart; try collect.temperature=1.0"
+        )
+    out = run.dir / "preferences.jsonl"
+    part = out.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
+    os.replace(part, out)
+    print(f"collect: {len(asked)} answers to {len(rows)} prompts, {len(pairs)} pairs in {out}, {ties} prompts all tied")
+    return {
+        "prompts": len(rows),
+        "answers": len(asked),
+        "pairs": len(pairs),
+        "ties": ties,
+        "score_mean": sum(scores) / len(scores),
+        "margin_mean": sum(p["margin"] for p in pairs) / len(pairs),
+    }
+
+
+def _pairs(ranked: list[tuple], keep: str):
+    """(margin, better, worse) of answers ranked best first: the ends, or every pair that differs."""
+    last = len(ranked) - 1
+    chosen = [(0, last)] if keep == "best_worst" else [(i, j) for i in range(last) for j in range(i + 1, last + 1)]
+    for i, j in chosen:
+        if ranked[i][0] > ranked[j][0]:
+            yield ranked[i][0] - ranked[j][0], ranked[i][1], ranked[j][1]

@@ -1,0 +1,40 @@
+"""Direct preference optimisation (arXiv:2305.18290) from the SFT model. TRL's DPOTrainer."""
+
+from omegaconf import DictConfig
+from trl import DPOTrainer
+
+from rlhf_recipes import data, models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns eval_accuracy and eval_margin of the implicit reward, and eval_loss, on held-out preferences."""
+    args = arguments(cfg, run)
+    path = run.inputs["policy"]["path"]
+    tokenizer = models.load_tokenizer(cfg.model, path)
+    rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
+    print(rows.describe())
+    adapter = peft_config(cfg, "CAUSAL_LM")
+    trainer = DPOTrainer(
+        model=models.load_policy(cfg.model, path, tokenizer),
+        # With an adapter the reference is the policy with its adapter switched off.
+        ref_model=None if adapter else models.load_policy(cfg.model, path, tokenizer, frozen=True),
+        args=args,
+        train_dataset=rows.train,
+        eval_dataset=rows.eval,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks(cfg, run),
+    )
+    if cfg.preview:
+        return show(trainer, "preferences", cfg.preview_rows)
+    print(f"dpo: {models.parameters(trainer.model)}")
+    train = fit(trainer, run)
+    last = trainer.evaluate()
+    return {
+        "train_loss": train["train_loss"],
+        "eval_loss": last["eval_loss"],
+        "eval_accuracy": last["eval_rewards/accuracies"],
+        "eval_margin": last["eval_rewards/margins"],
+    }

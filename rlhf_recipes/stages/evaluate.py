@@ -1,0 +1,49 @@
+"""Every model at hand on the same held-out prompts: scores, gold, KL to SFT, perplexity, and who beats whom."""
+
+import json
+
+from omegaconf import DictConfig
+
+from rlhf_recipes import data, models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
+from rlhf_recipes.rewards.load import load_function
+from rlhf_recipes.signal import build_signal
+from rlhf_recipes.training import quiet
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns `models` and `win_rate` as evaluation.compare gives them; every answer goes to samples.jsonl."""
+    quiet()
+    settings = cfg.evaluate
+    compared = {name: entry["path"] for name, entry in run.inputs.items() if name != "reward_model"}
+    tokenizers = {name: models.load_tokenizer(cfg.model, path) for name, path in compared.items()}
+    first = next(iter(tokenizers.values()))
+    prompts = data.load(cfg.data, "prompts", tokenizer=first, seed=cfg.seed).eval
+    demos = data.load(cfg.data, "demos", tokenizer=first, seed=cfg.seed).eval if settings.ppl_rows else []
+    summary, samples = evaluate_models(
+        {
+            name: lambda n=name: (models.load_policy(cfg.model, compared[n], tokenizers[n], frozen=True), tokenizers[n])
+            for name in compared
+        },
+        [prompts[i] for i in range(min(settings.prompts, len(prompts)))],
+        signal=build_signal(cfg, run),
+        gold=_function(cfg.data.get("gold")),
+        exact=_function(cfg.data.get("exact")),
+        demos=[demos[i] for i in range(min(settings.ppl_rows, len(demos)))],
+        sampling=Sampling(
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            batch_size=settings.batch_size,
+            seed=cfg.seed,
+        ),
+        seed=cfg.seed,
+    )
+    with run.samples.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    return summary
+
+
+def _function(path: str | None):
+    return load_function({"path": path}) if path else None

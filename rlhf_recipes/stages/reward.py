@@ -1,0 +1,41 @@
+"""Stage 2 of InstructGPT: a reward model on preferences, -log sigmoid(r_chosen - r_rejected). TRL's RewardTrainer."""
+
+from omegaconf import DictConfig
+from trl import RewardTrainer
+
+from rlhf_recipes import data, models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns eval_accuracy, eval_loss, eval_margin on held-out preferences, and their label ceiling where known."""
+    args = arguments(cfg, run)
+    path = run.inputs["policy"]["path"]
+    tokenizer = models.load_tokenizer(cfg.model, path)
+    rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
+    print(rows.describe())
+    trainer = RewardTrainer(
+        model=models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed),
+        args=args,
+        train_dataset=rows.train,
+        eval_dataset=rows.eval,
+        processing_class=tokenizer,
+        peft_config=peft_config(cfg, "SEQ_CLS"),
+        callbacks=callbacks(cfg, run),
+    )
+    if cfg.preview:
+        return show(trainer, "preferences", cfg.preview_rows)
+    print(f"reward: {models.parameters(trainer.model)}")
+    train = fit(trainer, run)
+    last = trainer.evaluate()
+    metrics = {f"eval_{k}": last[f"eval_{k}"] for k in ("accuracy", "loss", "margin")}
+    return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
+
+
+def ceiling(rows) -> dict:
+    """Share of held-out labels that agree with the gold scorer, where the domain has one: no model can agree with more."""
+    if "gold_chosen" not in rows.column_names or not len(rows):
+        return {}
+    agree = [c > r for c, r in zip(rows["gold_chosen"], rows["gold_rejected"], strict=True)]
+    return {"label_ceiling": sum(agree) / len(agree)}

@@ -1,0 +1,83 @@
+"""What every training stage does alike: arguments from the config, callbacks, train, save."""
+
+import logging
+import os
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from transformers import TrainingArguments
+from transformers.trainer import Trainer
+
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.progress import MetricsFile, PlainProgress, terminal
+
+
+def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
+    """The `trainer` node as its class, with the fields that are ours to fill: places, seed, reporting, precision."""
+    import torch
+
+    fields = OmegaConf.to_container(cfg.trainer, resolve=True)
+    target = fields.pop("_target_")
+    fields.pop("resume_from_checkpoint", None)  # StageRun.last_checkpoint reads it
+    fields |= {"output_dir": str(run.checkpoints), "run_name": f"{cfg.run.name}/{cfg.stage}"}
+    fields.setdefault("seed", cfg.seed)
+    fields.setdefault("report_to", [] if cfg.preview else _reporters(cfg))
+    fields.setdefault("disable_tqdm", not terminal())
+    fields.setdefault("do_train", True)
+    if fields.get("bf16") is None and not fields.get("fp16"):
+        # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
+        fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return get_class(target)(**fields)
+
+
+def _reporters(cfg: DictConfig) -> list[str]:
+    if cfg.logger.report_to == "none":
+        return []
+    if cfg.logger.report_to == "wandb":
+        os.environ.setdefault("WANDB_PROJECT", cfg.logger.project)
+        if cfg.logger.offline:
+            os.environ["WANDB_MODE"] = "offline"
+    return [cfg.logger.report_to]
+
+
+def peft_config(cfg: DictConfig, task_type: str):
+    """The `peft` node as PEFT's class, or None. A reward model trains its new head whole beside the adapter."""
+    if not cfg.peft or "_target_" not in cfg.peft:
+        return None
+    fields = OmegaConf.to_container(cfg.peft, resolve=True)
+    target = fields.pop("_target_")
+    if task_type == "SEQ_CLS":
+        fields["modules_to_save"] = [*(fields.get("modules_to_save") or []), "score"]
+    return get_class(target)(**fields | {"task_type": task_type})
+
+
+def callbacks(cfg: DictConfig, run: StageRun) -> list:
+    """metrics.jsonl for the report, and a line now and then where there is no terminal for a progress bar."""
+    return [MetricsFile(run.metrics), *([] if terminal() else [PlainProgress()])]
+
+
+def fit(trainer: Trainer, run: StageRun) -> dict:
+    """Train (from the last whole checkpoint where there is one), then save model and tokenizer.
+
+    Returns:
+        Trainer's train metrics.
+    """
+    quiet()
+    result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    trainer.save_model(str(run.model))
+    return result.metrics
+
+
+def quiet() -> None:
+    """Libraries' notices about their own defaults are no news to the person at the screen."""
+    for name in ("transformers", "trl", "datasets", "accelerate"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def show(trainer: Trainer, kind: str, rows: int) -> dict:
+    """`preview=true`: the first rows as the trainer will see them, on the screen."""
+    from rlhf_recipes.data import preview
+
+    tokenizer = trainer.processing_class
+    preview.show(preview.rows_of(trainer, kind, rows), tokenizer, rows)
+    return {}

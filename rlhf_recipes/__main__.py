@@ -1,4 +1,4 @@
-"""`python -m rlhf_recipes stage=sft …`: from the shell to a composed config to a stage. Imports neither torch nor TRL."""
+"""`python -m rlhf_recipes stage=sft …`: from shell to composed config to stage. Imports neither torch nor TRL."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Tokenizer, policy, reward model and value model from a path, an adapter folder or a config: one loader for every stage."""
+"""Tokenizer, policy, reward model and value model from a path, an adapter folder or a config."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"the tokenizer of {place} pads with its EOS token {tokenizer.eos_token!r}, so no stage could learn to stop; "
+            f"the tokenizer of {place} pads with its EOS token {tokenizer.eos_token!r}, so nothing would learn to stop; "
             "give model.pad_token='<|pad|>' (added to the vocabulary if new)"
         )
     if model.chat_template:
@@ -79,7 +79,7 @@ def load_reward_model(
 
 
 def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A model from `model.init` (a transformers config's fields, `model_type` among them) with seeded random weights."""
+    """A model of seeded random weights from `model.init`: a transformers config's fields, `model_type` among them."""
     torch.manual_seed(seed)
     fields = OmegaConf.to_container(model.init)
     config = AutoConfig.for_model(fields.pop("model_type"), vocab_size=len(tokenizer), **fields)
@@ -131,7 +131,7 @@ def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) 
 
 
 def _dtype(model: DictConfig, frozen: bool) -> str | torch.dtype:
-    """Weights that are trained in full stay float32 (autocast does the rest); frozen ones may be half as large on a GPU."""
+    """Weights trained in full stay float32 (autocast does the rest); frozen ones may be half as large on a GPU."""
     if model.dtype != "auto":
         return getattr(torch, model.dtype, None) or model.dtype
     return "auto" if (frozen or model.quantization) and torch.cuda.is_available() else torch.float32

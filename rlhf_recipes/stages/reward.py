@@ -34,7 +34,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
 
 def ceiling(rows) -> dict:
-    """Share of held-out labels that agree with the gold scorer, where the domain has one: no model can agree with more."""
+    """Share of held-out labels that agree with the gold scorer, where the domain has one: no model can beat it."""
     if "gold_chosen" not in rows.column_names or not len(rows):
         return {}
     agree = [c > r for c, r in zip(rows["gold_chosen"], rows["gold_rejected"], strict=True)]

@@ -44,7 +44,7 @@ def language_metrics(trainer: SFTTrainer, train: dict) -> dict:
 
 
 def epochs(history: list[dict]) -> list[dict]:
-    """Trainer's log as one row an evaluation: the mean training loss logged since the last one, and the held-out loss."""
+    """Trainer's log as one row an evaluation: mean training loss since the last one, and the held-out loss."""
     rows, losses = [], []
     for entry in history:
         if "loss" in entry:

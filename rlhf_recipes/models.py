@@ -38,7 +38,7 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise UserError(
-            f"the tokenizer of {place} pads with its EOS token {tokenizer.eos_token!r}, so nothing would learn to stop; "
+            f"the tokenizer of {place} pads with its EOS {tokenizer.eos_token!r}: nothing would learn to stop; "
             "give model.pad_token='<|pad|>' (added to the vocabulary if new)"
         )
     if model.chat_template:

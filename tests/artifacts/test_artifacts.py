@@ -1,0 +1,145 @@
+"""The run directory: claimed once, never half-written, never mixed with another config's."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlhf_recipes.artifacts import StageRun, differences, fingerprint, whole, write_json
+from rlhf_recipes.errors import UserError
+
+
+def config(root, **changes):
+    base = {
+        "stage": "sft",
+        "preview": False,
+        "seed": 0,
+        "run": {"name": "r", "root": str(root), "parent": None, "overwrite": False},
+        "inputs": {},
+        "model": {"path": None, "init": {"model_type": "llama"}},
+        "trainer": {"learning_rate": 1e-3, "save_total_limit": 2},
+        "logger": {"report_to": "none"},
+    }
+    return OmegaConf.merge(base, changes)
+
+
+def finished(root, run, stage, content="weights"):
+    folder = root / run / stage / "model"
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_text(content)
+    write_json(folder.parent / "summary.json", {"stage": stage, "inputs": {}})
+    return folder
+
+
+def test_an_interrupted_write_leaves_the_old_content(tmp_path):
+    target = tmp_path / "summary.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(target, {"a": object()})
+    assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_inputs_take_the_first_place_that_exists(tmp_path):
+    finished(tmp_path, "r", "sft")
+    run = StageRun(config(tmp_path, stage="reward", inputs={"policy": ["pretrain", "sft"]}))
+    run.resolve()
+    assert run.inputs["policy"]["stage"] == "sft"
+
+
+def test_a_parent_run_serves_where_this_one_has_none(tmp_path):
+    folder = finished(tmp_path, "old", "sft")
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}, run={"parent": "old"}))
+    run.resolve()
+    assert run.inputs["policy"]["path"] == str(folder)
+
+
+def test_none_lets_an_input_be_absent(tmp_path):
+    run = StageRun(config(tmp_path, stage="evaluate", inputs={"ppo": ["ppo", "none"]}))
+    run.resolve()
+    assert run.inputs == {}
+
+
+def test_a_missing_stage_names_the_command_that_makes_it(tmp_path):
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}))
+    with pytest.raises(UserError, match="python -m rlhf_recipes stage=sft .*run.name=r"):
+        run.resolve()
+
+
+def test_a_missing_folder_is_not_taken_for_a_hub_id(tmp_path):
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": "./nowhere"}))
+    with pytest.raises(UserError, match=r"\./nowhere: no such folder"):
+        run.resolve()
+
+
+def test_a_finished_stage_is_done_until_its_inputs_change(tmp_path):
+    finished(tmp_path, "r", "pretrain", "v1")
+    cfg = config(tmp_path, inputs={"policy": ["pretrain"]})
+
+    def claim():
+        run = StageRun(cfg)
+        run.resolve()
+        return run, run.open()
+
+    run, state = claim()
+    assert state == "fresh"
+    run.finish({"eval_loss": 1.0})
+    assert claim()[1] == "done"
+    (tmp_path / "r" / "pretrain" / "model" / "model.bin").write_text("v2")
+    assert claim()[1] == "fresh"
+
+
+def test_another_config_in_the_same_directory_is_refused_and_named(tmp_path):
+    run = StageRun(config(tmp_path))
+    run.open()
+    run.finish({})
+    with pytest.raises(UserError, match=r"trainer.learning_rate: 0.001 -> 0.1"):
+        StageRun(config(tmp_path, trainer={"learning_rate": 0.1})).open()
+    assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True})).open() == "fresh"
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_change_its_config(tmp_path):
+    StageRun(config(tmp_path)).open()
+    assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1})).open() == "fresh"
+
+
+def test_settings_that_change_no_result_are_no_difference(tmp_path):
+    other = config(tmp_path, run={"name": "x"}, trainer={"save_total_limit": 5}, logger={"report_to": "wandb"})
+    assert differences(config(tmp_path), other) == []
+
+
+def checkpoint(folder, step, torn=False):
+    import struct
+
+    target = folder / f"checkpoint-{step}"
+    target.mkdir(parents=True)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    body = struct.pack("<Q", len(header)) + header + b"\0" * (4 if torn else 8)
+    (target / "model.safetensors").write_bytes(body)
+    (target / "trainer_state.json").write_text("{}")
+    return target
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
+    run = StageRun(config(tmp_path))
+    good = checkpoint(run.checkpoints, 9)
+    torn = checkpoint(run.checkpoints, 10, torn=True)
+    assert whole(good)
+    assert not whole(torn)
+    assert run.last_checkpoint() == str(good)
+    assert "checkpoint-10 is torn" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_last_file_is_torn(tmp_path):
+    target = checkpoint(tmp_path, 1)
+    (target / "trainer_state.json").unlink()
+    assert not whole(target)
+
+
+def test_fingerprints_follow_content_and_names(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, name in ((a, "x"), (b, "x")):
+        folder.mkdir()
+        (folder / name).write_text("same")
+    assert fingerprint(a) == fingerprint(b)
+    (b / "x").rename(b / "y")
+    assert fingerprint(a) != fingerprint(b)

@@ -4,7 +4,7 @@ Shapes: N tokens, d hidden size, V vocabulary. Only real tokens come here (paddi
 logits live in two buffers that every chunk reuses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,13 +33,14 @@ class Constraint:
             logits[index[:, None], self.tokens] = float("-inf")
 
 
-def _chunks(n: int, vocab: int):
+def chunks(n: int, vocab: int) -> Iterator[slice]:
+    """Slices of 0..n such that n x vocab logits of each fit CHUNK_ELEMENTS; at least 16 tokens each."""
     size = max(16, CHUNK_ELEMENTS // vocab)
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
 
 
-class _Logits:
+class Logits:
     """logits = (hidden / temperature) @ weight.T + bias / temperature, in float32, one chunk at a time."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, dtype: torch.dtype):
@@ -47,7 +48,7 @@ class _Logits:
         self.hidden = (hidden / temperature).to(dtype)
         self.weight = weight.to(dtype)
         self.bias = None if bias is None else bias.float() / temperature
-        n, vocab = max((s.stop - s.start for s in _chunks(len(hidden), len(weight))), default=0), len(weight)
+        n, vocab = max((s.stop - s.start for s in chunks(len(hidden), len(weight))), default=0), len(weight)
         self.buffer = torch.empty(n, vocab, device=hidden.device)
 
     def __call__(self, rows: slice) -> Tensor:
@@ -98,9 +99,9 @@ def token_logprobs(
     Returns:
         (N,) float32, nats.
     """
-    logits = _Logits(hidden, weight, bias, temperature, dtype)
+    logits = Logits(hidden, weight, bias, temperature, dtype)
     out = torch.empty(len(tokens), device=hidden.device)
-    for rows in _chunks(len(tokens), len(weight)):
+    for rows in chunks(len(tokens), len(weight)):
         z = logits(rows)
         if constraint is not None:
             constraint.apply_(z, rows)
@@ -119,7 +120,7 @@ class _FusedPolicyLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, tokens, temperature, constraint, dtype, terms, entropy_weight, want_entropy):
-        logits = _Logits(hidden, weight, bias, temperature, dtype)
+        logits = Logits(hidden, weight, bias, temperature, dtype)
         exp = torch.empty_like(logits.buffer)
         n = len(tokens)
         loss = torch.zeros((), device=hidden.device)
@@ -129,7 +130,7 @@ class _FusedPolicyLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(logits.hidden, dtype=torch.float32) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
-        for rows in _chunks(n, len(weight)):
+        for rows in chunks(n, len(weight)):
             z = logits(rows)
             if constraint is not None:
                 constraint.apply_(z, rows)

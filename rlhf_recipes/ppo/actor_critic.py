@@ -1,0 +1,325 @@
+"""One module that holds policy and critic, so that Trainer prepares, clips, saves and shards a single model."""
+
+import inspect
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_recipes.ppo import core
+from rlhf_recipes.ppo.head import Constraint, Logits, chunks, policy_loss, token_logprobs
+
+
+@dataclass
+class Sequences:
+    """Prompts and completions side by side: prompts padded on the left, completions on the right.
+
+    Args:
+        prompt_ids: (B, P); prompt_mask: (B, P), true on real tokens.
+        completion_ids: (B, T); mask: (B, T), true on real tokens, the stop token included.
+    """
+
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    completion_ids: Tensor
+    mask: Tensor
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Model inputs (B, P + T). Padding is token 0, masked; position ids count real tokens from 0."""
+        mask = torch.cat([self.prompt_mask, self.mask], 1).long()
+        ids = torch.cat([self.prompt_ids, self.completion_ids], 1) * mask
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(1) - mask}
+
+    def trim(self) -> "Sequences":
+        """Drop the columns in which every row is padding. At least one column of each part stays."""
+        first = int(self.prompt_mask.any(0).int().argmax()) if self.prompt_mask.any() else self.prompt_mask.shape[1] - 1
+        width = max(1, int(self.mask.sum(1).max()))
+        return Sequences(
+            self.prompt_ids[:, first:],
+            self.prompt_mask[:, first:],
+            self.completion_ids[:, :width],
+            self.mask[:, :width],
+        )
+
+    def __getitem__(self, rows) -> "Sequences":
+        return Sequences(self.prompt_ids[rows], self.prompt_mask[rows], self.completion_ids[rows], self.mask[rows])
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids)
+
+
+@dataclass
+class PolicyLanguage:
+    """What the policy can say: the distribution that is sampled from, and that every log-probability refers to.
+
+    Args:
+        temperature: above 0.
+        stop_ids: tokens that end a response.
+        min_length: the stop tokens have probability 0 at the first `min_length` steps.
+    """
+
+    temperature: float = 1.0
+    stop_ids: list[int] = field(default_factory=list)
+    min_length: int = 0
+
+    def constraint(self, mask: Tensor) -> Constraint | None:
+        """The tokens forbidden at each true position of mask (B, T), in row-major order; None where all are allowed."""
+        if not (self.min_length and self.stop_ids):
+            return None
+        early = (torch.arange(mask.shape[1], device=mask.device) < self.min_length).expand_as(mask)
+        return Constraint(torch.tensor(self.stop_ids, device=mask.device), early[mask])
+
+
+def causal_lm(policy: nn.Module) -> nn.Module:
+    """The causal language model inside, with any adapter's layers in place."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+
+
+def accepted(module: nn.Module, inputs: dict) -> dict:
+    """Those of `inputs` that the module's forward takes by name (OPT has no position ids in some versions)."""
+    names = inspect.signature(module.forward).parameters
+    return {k: v for k, v in inputs.items() if k in names}
+
+
+def hidden_states(causal: nn.Module, sequences: Sequences) -> Tensor:
+    """Last hidden states (B, T + 1, d) at the prompt's end and at each completion token. No KV cache."""
+    inputs = accepted(causal.base_model, sequences.inputs() | {"use_cache": False})
+    hidden = causal.base_model(**inputs)[0]
+    return hidden[:, sequences.prompt_ids.shape[1] - 1 :]
+
+
+@torch.no_grad()
+def head_is_linear(causal: nn.Module) -> bool:
+    """Whether logits are lm_head(hidden) and nothing else (no soft cap, no scale, no adapter or quantisation)."""
+    head = causal.get_output_embeddings()
+    if type(head) is not nn.Linear or not hasattr(causal, "base_model"):
+        return False
+    was_training = causal.training
+    causal.eval()
+    try:
+        ids = torch.arange(1, 4, device=head.weight.device)[None] % head.weight.shape[0]
+        logits = causal(input_ids=ids, use_cache=False).logits
+        hidden = causal.base_model(input_ids=ids, use_cache=False)[0]
+        return logits.shape == (*hidden.shape[:2], len(head.weight)) and torch.allclose(
+            logits.float(), head(hidden).float(), rtol=1e-3, atol=1e-3
+        )
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    finally:
+        causal.train(was_training)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function.
+
+    Args:
+        policy: a causal language model, or a PEFT model around one.
+        value_model: a sequence classifier with one label, read at every step through its `.score` head (TRL's
+            convention), or None for a linear value head on the policy's own hidden states.
+        language: the policy's sampling distribution.
+    """
+
+    def __init__(self, policy: nn.Module, value_model: nn.Module | None, language: PolicyLanguage):
+        super().__init__()
+        self.policy = policy
+        self.value_model = value_model
+        self.language = language
+        self.config = policy.config
+        causal = causal_lm(policy)
+        self.linear_head = head_is_linear(causal)
+        self.value_head = None
+        if value_model is None:
+            weight = causal.get_output_embeddings().weight
+            size = getattr(causal.config.get_text_config(), "hidden_size", None) or weight.shape[1]
+            self.value_head = nn.Linear(size, 1)
+            nn.init.zeros_(self.value_head.weight)  # the first values are 0: no noise in the first advantages
+            nn.init.zeros_(self.value_head.bias)
+            self.value_head.to(weight.device)
+
+    # ---- what the training step calls ----
+
+    def forward(
+        self, sequences: Sequences, terms=None, entropy_weight: float = 0.0, corpus: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Values, and with `terms` the policy's loss.
+
+        Args:
+            sequences: (B, P), (B, T), trimmed.
+            terms: maps log-probabilities (n,) of the real tokens in `slice` to loss terms (n,); None for the critic only.
+            entropy_weight: coefficient of the summed entropy, subtracted from the loss.
+            corpus: (C, L) token ids for the language-model loss of the pretraining mix, -1 on padding; None for none.
+
+        Returns:
+            values (B, T + 1) float32; with terms: policy_loss (scalar), logprobs and entropies (N,) without gradient,
+            N the real tokens in row-major order; with corpus: corpus_loss (scalar), nats summed over its tokens.
+        """
+        out = {}
+        if self.value_head is not None or terms is not None:
+            hidden, logits = self._read(sequences)
+        if terms is not None:
+            out |= self._policy_loss(hidden, logits, sequences, terms, entropy_weight)
+        if self.value_head is not None:
+            out["values"] = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+        else:
+            out["values"] = self._critic(sequences)
+        if corpus is not None:
+            out["corpus_loss"] = self._corpus_loss(corpus)
+        return out
+
+    def _read(self, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
+        """Hidden states (B, T + 1, d), and logits (B, T + 1, V) where the head is not a plain linear layer."""
+        causal = causal_lm(self.policy)
+        if self.linear_head:
+            return hidden_states(causal, sequences), None
+        keep = sequences.completion_ids.shape[1] + 1
+        inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep, "output_hidden_states": True}
+        out = causal(**accepted(causal, inputs))
+        return out.hidden_states[-1][:, -keep:], out.logits[:, -keep:]
+
+    def _policy_loss(self, hidden, logits, sequences, terms, entropy_weight) -> dict[str, Tensor]:
+        mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
+        constraint = self.language.constraint(mask)
+        if logits is None:
+            head = causal_lm(self.policy).get_output_embeddings()
+            loss, logprobs, entropies = policy_loss(
+                hidden[:, :-1][mask],
+                head.weight,
+                head.bias,
+                tokens,
+                terms,
+                self.language.temperature,
+                constraint,
+                entropy_weight,
+                dtype=self._dtype(head.weight),
+            )
+        else:
+            chosen = self._language_logits(logits[:, :-1][mask], constraint)
+            logprobs = core.logprobs_from_logits(chosen, tokens)
+            entropies = core.entropy_from_logits(chosen)
+            loss = terms(logprobs, slice(0, len(tokens))).sum() - entropy_weight * entropies.sum()
+        return {"policy_loss": loss, "logprobs": logprobs.detach(), "entropies": entropies.detach()}
+
+    def _language_logits(self, logits: Tensor, constraint: Constraint | None) -> Tensor:
+        logits = logits.float() / self.language.temperature
+        if constraint is not None:
+            logits = logits.clone()
+            constraint.apply_(logits, slice(0, len(logits)))
+        return logits
+
+    def _dtype(self, weight: Tensor) -> torch.dtype:
+        device = weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+    def _critic(self, sequences: Sequences) -> Tensor:
+        model = causal_lm(self.value_model)
+        inputs = accepted(model.base_model, sequences.inputs() | {"use_cache": False})
+        hidden = model.base_model(**inputs)[0]
+        return model.score(hidden[:, sequences.prompt_ids.shape[1] - 1 :]).squeeze(-1).float()
+
+    def _corpus_loss(self, corpus: Tensor) -> Tensor:
+        """Negative log-likelihood of a corpus at temperature 1, summed over its tokens (arXiv:2203.02155 eq. 2)."""
+        causal, keep = causal_lm(self.policy), corpus >= 0
+        ids = corpus.clamp(min=0)
+        out = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "attention_mask": keep.long()}))
+        head = causal.get_output_embeddings()
+        if not self.linear_head:
+            logits = causal(input_ids=ids, attention_mask=keep.long()).logits
+            return -core.logprobs_from_logits(logits[:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]).sum()
+        hidden, tokens = out[0][:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]
+        dtype = self._dtype(head.weight)
+        return policy_loss(
+            hidden, head.weight, head.bias, tokens, lambda logp, _: -logp, want_entropy=False, dtype=dtype
+        )[0]
+
+    # ---- what the rollout calls ----
+
+    @torch.no_grad()
+    def logprobs(self, sequences: Sequences, causal: nn.Module | None = None) -> Tensor:
+        """log pi of the completion tokens (B, T), 0 on padding; of another model with `causal` (the reference)."""
+        causal = causal_lm(self.policy) if causal is None else causal
+        mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
+        constraint = self.language.constraint(mask)
+        out = torch.zeros(mask.shape, device=mask.device)
+        if self.linear_head:
+            head = causal.get_output_embeddings()
+            hidden = hidden_states(causal, sequences)[:, :-1][mask]
+            dtype = self._dtype(head.weight)
+            out[mask] = token_logprobs(
+                hidden, head.weight, head.bias, tokens, self.language.temperature, constraint, dtype
+            )
+        else:
+            keep = mask.shape[1] + 1
+            inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep}
+            logits = causal(**accepted(causal, inputs)).logits[:, -keep:-1][mask]
+            out[mask] = core.logprobs_from_logits(self._language_logits(logits, constraint), tokens)
+        return out
+
+    @torch.no_grad()
+    def full_kl(self, sequences: Sequences, reference) -> Tensor:
+        """Exact KL(policy || reference) over the vocabulary at each completion token (B, T), 0 on padding.
+
+        Args:
+            reference: () -> context manager that yields the reference's causal model.
+        """
+        mask = sequences.mask
+        constraint = self.language.constraint(mask)
+        logits = self._chunked_logits(sequences, causal_lm(self.policy))
+        with reference() as causal:
+            ref_logits = self._chunked_logits(sequences, causal)
+        parts = []
+        for rows in chunks(int(mask.sum()), self.config.get_text_config().vocab_size):
+            pair = [each(rows) for each in (logits, ref_logits)]
+            if constraint is not None:
+                for z in pair:
+                    constraint.apply_(z, rows)
+            parts.append(core.full_kl(*pair))
+        out = torch.zeros(mask.shape, device=mask.device)
+        out[mask] = torch.cat(parts) if parts else out.new_zeros(0)
+        return out
+
+    def _chunked_logits(self, sequences: Sequences, causal: nn.Module):
+        """slice -> logits (n, V) of those real tokens, divided by the temperature."""
+        mask, temperature = sequences.mask, self.language.temperature
+        if self.linear_head:
+            head = causal.get_output_embeddings()
+            hidden = hidden_states(causal, sequences)[:, :-1][mask]
+            return Logits(hidden, head.weight, head.bias, temperature, self._dtype(head.weight))
+        keep = mask.shape[1] + 1
+        inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep}
+        logits = causal(**accepted(causal, inputs)).logits[:, -keep:-1][mask].float() / temperature
+        return lambda rows: logits[rows].clone()
+
+    @torch.no_grad()
+    def values(self, sequences: Sequences) -> Tensor:
+        """Values (B, T + 1)."""
+        return self(sequences)["values"]
+
+    # ---- what Trainer calls ----
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return bool(getattr(causal_lm(self.policy), "is_gradient_checkpointing", False))
+
+    def activation_checkpointing_enable(self, *args, **kwargs) -> None:
+        """Recompute activations in policy and critic, instead of storing them."""
+        for model in filter(None, (self.policy, self.value_model)):
+            model.activation_checkpointing_enable(*args, **kwargs)
+            if hasattr(model, "peft_config") and hasattr(model, "enable_input_require_grads"):
+                model.enable_input_require_grads()
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # Trainer counts by a formula for one plain forward, which does not hold here
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None):
+    """Switch modules to eval mode, and back to what they were."""
+    training = [m for m in modules if m is not None and m.training]
+    for m in training:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.train()

@@ -1,0 +1,80 @@
+"""PPOConfig: TRL's fields, and beside them only those that TRL's PPO lacks."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.core import KL_ESTIMATORS
+
+
+@dataclass
+class PPOConfig(TRLPPOConfig):
+    """Settings of PPOTrainer. TRL's fields keep TRL's names and meaning; below are the fields added here.
+
+    Counting. A rollout is `per_device_train_batch_size * gradient_accumulation_steps * processes` episodes
+    (`batch_size`), answered, scored, and then learned from in one *update*: `num_ppo_epochs` passes over
+    `num_mini_batches` shuffled minibatches, an optimizer step each. Whatever is given in steps (`max_steps`,
+    `save_steps`, `eval_steps`, `logging_steps`, `warmup_steps`) counts updates, as in TRL; the learning rate moves once
+    an update. Trainer's own `global_step` counts optimizer steps, as in GRPO.
+
+    Args:
+        kl_estimator: k1 (log-ratio; the only unbiased one in the reward), k2, k3, or full (exact, over the vocabulary).
+        logging_steps: updates between two log lines; 1 here, for TRL's PPO logs every update.
+        target_kl: nats a token; when the mean approxkl of a PPO epoch exceeds it, the rest of this update is skipped.
+        entropy_coef: weight of the entropy bonus, 0 for none.
+        value_learning_rate: the critic's own rate; None for `learning_rate`.
+        value_warmup_updates: first updates in which only the critic learns.
+        top_k, top_p: cut the tail when sampling; 0 and 1.0 leave it whole.
+        min_length: tokens before the stop token may be drawn; its probability is 0 until then, in the ratio too.
+        stop_strings: end an answer when one of these has been written.
+        reward_weights: one for each reward function; None for all 1.
+        reward_append_eos: give a reward model an EOS after answers that were cut off too, as RewardTrainer trained it.
+        sync_ref_model: move the reference towards the policy every `ref_model_sync_steps` updates:
+            ref <- a policy + (1 - a) ref with a = `ref_model_mixup_alpha` (1 refreshes it outright).
+        ptx_coef: gamma of InstructGPT eq. 2, the weight of the language-model loss on `ptx_dataset`; 0 for none.
+        on_nonfinite: stop the run at a NaN or infinite loss, score or gradient, or skip that optimizer step.
+    """
+
+    kl_estimator: Literal["k1", "k2", "k3", "full"] = field(
+        default="k1", metadata={"help": "k1, k2, k3, or full: exact over the vocabulary."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Updates between two log lines."})
+    target_kl: float | None = field(default=None, metadata={"help": "Stop an update's PPO epochs above this approxkl."})
+    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
+    value_learning_rate: float | None = field(default=None, metadata={"help": "The critic's learning rate."})
+    value_warmup_updates: int = field(default=0, metadata={"help": "First updates in which only the critic learns."})
+    top_k: int = field(default=0, metadata={"help": "Draw among the k likeliest tokens; 0 for all."})
+    top_p: float = field(default=1.0, metadata={"help": "Draw in the nucleus of this mass; 1.0 for all."})
+    min_length: int = field(default=0, metadata={"help": "Tokens before the stop token may be drawn."})
+    stop_strings: list[str] | None = field(default=None, metadata={"help": "End an answer at one of these."})
+    reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of the reward functions."})
+    reward_append_eos: bool = field(default=True, metadata={"help": "Close every answer with EOS for reward models."})
+    sync_ref_model: bool = field(default=False, metadata={"help": "Move the reference towards the policy."})
+    ref_model_mixup_alpha: float = field(default=1.0, metadata={"help": "Share of the policy in the new reference."})
+    ref_model_sync_steps: int = field(default=64, metadata={"help": "Updates between two moves of the reference."})
+    ptx_coef: float = field(default=0.0, metadata={"help": "Weight of the language-model loss on ptx_dataset."})
+    on_nonfinite: Literal["stop", "skip"] = field(default="stop", metadata={"help": "What a NaN does to the run."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        positive = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches", "num_ppo_epochs")
+        for name in (*positive, "response_length", "temperature", "ref_model_sync_steps"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"trainer.{name} is {getattr(self, name)}; expected a number above 0")
+        if self.kl_estimator not in KL_ESTIMATORS:
+            raise UserError(f"trainer.kl_estimator={self.kl_estimator}; expected one of {', '.join(KL_ESTIMATORS)}")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise UserError(f"trainer.on_nonfinite={self.on_nonfinite}; expected stop or skip")
+        if not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise UserError(f"trainer.top_p={self.top_p}, top_k={self.top_k}; expected 0 < top_p <= 1 and top_k >= 0")
+        if not 0 <= self.min_length <= self.response_length:
+            raise UserError(
+                f"trainer.min_length={self.min_length}; expected 0 to response_length={self.response_length}"
+            )
+        if self.stop_token not in (None, "eos") or (self.stop_token and self.stop_token_id is not None):
+            raise UserError(
+                f"trainer.stop_token={self.stop_token}, stop_token_id={self.stop_token_id}; expected stop_token=eos, or "
+                "an id, or neither"
+            )

@@ -1,0 +1,126 @@
+"""The generation engine: sampling with a KV cache, finished rows leaving the batch.
+
+Every random number is given from outside, one for each row and step. What a row says therefore depends on its own
+numbers only: not on the batch it is in, not on how many processes share the work.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from rlhf_recipes.ppo.actor_critic import PolicyLanguage, Sequences, accepted
+
+
+@dataclass
+class Sampling:
+    """How to draw: the policy's language, and what cuts its tail.
+
+    Args:
+        language: temperature, stop tokens and minimum length; log-probabilities refer to it.
+        max_length: tokens at most, the stop token included.
+        top_k: draw among the k likeliest; 0 for all. top_p: draw in the nucleus of this mass; 1 for all.
+        stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings.
+    """
+
+    language: PolicyLanguage
+    max_length: int
+    top_k: int = 0
+    top_p: float = 1.0
+    stopped: Callable[[list[int]], bool] | None = None
+
+
+def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds u.
+
+    Args:
+        logits: (B, V) float32, divided by the temperature. Overwritten.
+        uniforms: (B,) in [0, 1).
+        top_k, top_p: cut the tail before drawing.
+
+    Returns:
+        tokens (B,) and their log-probabilities (B,) under the whole distribution, before any cut.
+    """
+    z = logits.sub_(logits.amax(-1, keepdim=True))
+    p = z.exp()
+    log_total = p.sum(-1).log()
+    if top_k:
+        kth = z.topk(min(top_k, z.shape[-1]), dim=-1).values[:, -1:]
+        p.masked_fill_(z < kth, 0.0)
+    if top_p < 1.0:
+        ranked, order = p.sort(-1, descending=True)
+        # a token stays while the mass before it is below top_p: the likeliest always does
+        outside = ranked.cumsum(-1) - ranked >= top_p * ranked.sum(-1, keepdim=True)
+        p.masked_fill_(outside.gather(-1, order.argsort(-1)), 0.0)
+    cdf = p.cumsum(-1)
+    total = cdf[:, -1:]
+    point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cdf, point, right=True).squeeze(-1)
+    return tokens, z.gather(-1, tokens[:, None]).squeeze(-1) - log_total
+
+
+@torch.no_grad()
+def generate(
+    causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, uniforms: Tensor, sampling: Sampling, pad_id: int
+) -> tuple[Sequences, Tensor, Tensor]:
+    """Answer every prompt once.
+
+    Args:
+        causal: the language model, in eval mode. Its generation_config is not read and not touched.
+        prompt_ids: (B, P) padded on the left; prompt_mask: (B, P).
+        uniforms: (B, max_length) in [0, 1).
+        sampling: how to draw.
+        pad_id: fills completions after their end.
+
+    Returns:
+        the sequences (completions (B, max_length)), log-probabilities (B, max_length), 0 on padding, and
+        finished (B,): true where a stop token or string ended the answer.
+    """
+    batch, width = len(prompt_ids), sampling.max_length
+    device, language = prompt_ids.device, sampling.language
+    ids = torch.full((batch, width), pad_id, device=device)
+    mask = torch.zeros(batch, width, dtype=torch.bool, device=device)
+    logprobs = torch.zeros(batch, width, device=device)
+    finished = torch.zeros(batch, dtype=torch.bool, device=device)
+    stop_ids = torch.tensor(language.stop_ids, dtype=torch.long, device=device)
+
+    alive = torch.arange(batch, device=device)
+    attention = torch.zeros(batch, prompt_ids.shape[1] + width, dtype=torch.long, device=device)
+    attention[:, : prompt_ids.shape[1]] = prompt_mask
+    length = prompt_ids.shape[1]
+    position = attention[:, :length].cumsum(1) - attention[:, :length]
+    step_ids = prompt_ids * attention[:, :length]
+    cache = DynamicCache(config=causal.config)
+    for step in range(width):
+        inputs = {
+            "input_ids": step_ids,
+            "attention_mask": attention[:, :length],
+            "position_ids": position,
+            "past_key_values": cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        logits = causal(**accepted(causal, inputs)).logits[:, -1].float() / language.temperature
+        if step < language.min_length and len(stop_ids):
+            logits[:, stop_ids] = float("-inf")
+        tokens, logp = draw(logits, uniforms[alive, step], sampling.top_k, sampling.top_p)
+        ids[alive, step], mask[alive, step], logprobs[alive, step] = tokens, True, logp
+        done = torch.isin(tokens, stop_ids)
+        if sampling.stopped is not None:
+            hits = [sampling.stopped(ids[row, : step + 1].tolist()) for row in alive.tolist()]
+            done |= torch.tensor(hits, device=device)
+        finished[alive] = done
+        if step + 1 == width:
+            break
+        position, step_ids = position[:, -1:] + 1, tokens[:, None]
+        if done.any():
+            keep = (~done).nonzero().squeeze(-1)
+            if len(keep) == 0:
+                break
+            alive, attention, position, step_ids = alive[keep], attention[keep], position[keep], step_ids[keep]
+            cache.batch_select_indices(keep)
+        attention[:, length] = 1
+        length += 1
+    return Sequences(prompt_ids, prompt_mask, ids, mask), logprobs, finished

@@ -1,0 +1,226 @@
+"""From answers to scores: reward functions, reward models, or a signal that is already combined."""
+
+import inspect
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_recipes.errors import UserError
+
+
+@dataclass
+class Answers:
+    """A batch of answered prompts, as the reward side sees them. All lists have one entry a row.
+
+    Args:
+        prompts, completions: text, or lists of messages.
+        prompt_ids, completion_ids: the policy's tokens, without padding; completions with their stop token.
+        columns: every other column of the dataset, by name.
+    """
+
+    prompts: list
+    completions: list
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    columns: dict[str, list]
+
+
+class ModelReward:
+    """A sequence classifier as a reward function.
+
+    With the policy's own tokenizer it reads the policy's tokens. With another one, the text is written anew in that
+    model's chat template (or plainly, prompt and completion joined) and tokenised again.
+
+    Args:
+        model: one label, or several and `label` says which one's logit is the reward.
+        tokenizer: the model's; None if it is the policy's.
+        eos_id: the policy's EOS, for a model that shares its tokenizer.
+        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are.
+        label: index or name of the rewarding label.
+        batch_size: answers a forward.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        eos_id: int | None = None,
+        append_eos: bool = True,
+        label: int | str | None = None,
+        batch_size: int = 64,
+    ):
+        self.model, self.tokenizer, self.eos_id = model.eval(), tokenizer, eos_id
+        self.append_eos, self.batch_size = append_eos, batch_size
+        self.label = self._label(label)
+        self.__name__ = type(model).__name__
+
+    def _label(self, label: int | str | None) -> int:
+        config = getattr(self.model, "config", None)
+        names = getattr(config, "label2id", None) or {}
+        count = getattr(config, "num_labels", 1)
+        if label is None and count > 1:
+            raise UserError(f"the reward model has {count} labels ({', '.join(names)}); say which one is the reward")
+        if isinstance(label, str) and label not in names:
+            raise UserError(f"the reward model has no label {label!r}; it has {', '.join(names)}")
+        return names[label] if isinstance(label, str) else label or 0
+
+    def check(self, policy_tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a model that cannot read what it will be given, before any training.
+
+        Raises:
+            UserError: the policy's tokens (or its own tokenizer's) do not fit its vocabulary.
+        """
+        reads = self.tokenizer or policy_tokenizer
+        size = getattr(getattr(self.model, "config", None), "vocab_size", None)
+        if size is not None and size < len(reads):
+            whose = "its tokenizer" if self.tokenizer else "the policy's tokenizer"
+            raise UserError(
+                f"the reward model has a vocabulary of {size}, {whose} one of {len(reads)}: it was made for another "
+                "tokenizer. Give that one as the reward model's processing class."
+            )
+
+    @torch.no_grad()
+    def __call__(self, prompts, completions, prompt_ids=None, completion_ids=None, **columns) -> list[float]:
+        """One score an answer. TRL's reward-function form; the ids are used where the tokenizer is shared."""
+        if self.tokenizer is None:
+            rows = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+            rows = [self._close(row, self.eos_id) for row in rows]
+        else:
+            rows = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = [0.0] * len(rows)
+        for start in range(0, len(order), self.batch_size):
+            part = order[start : start + self.batch_size]
+            for i, score in zip(part, self._read([rows[i] for i in part]).tolist(), strict=True):
+                scores[i] = score
+        return scores
+
+    def _close(self, row: list[int], eos_id: int | None) -> list[int]:
+        return [*row, eos_id] if self.append_eos and eos_id is not None and row[-1] != eos_id else row
+
+    def _tokens(self, prompt, completion) -> list[int]:
+        if not isinstance(prompt, str) and self.tokenizer.chat_template:
+            return self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
+        text = _plain(prompt) + _plain(completion)
+        limit = self.tokenizer.model_max_length
+        ids = self.tokenizer(text, truncation=limit < 10**6, max_length=limit if limit < 10**6 else None)["input_ids"]
+        # encoders close their input themselves ([SEP]) and know no EOS
+        return self._close(ids, self.tokenizer.eos_token_id)
+
+    def _read(self, rows: list[list[int]]) -> Tensor:
+        device = next(self.model.parameters()).device
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        if not hasattr(self.model, "score"):
+            return self.model(input_ids=ids, attention_mask=mask).logits[:, self.label].float()
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        # its own forward looks for the last token that is not pad, which is wrong where pad is EOS
+        hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
+        last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
+        return base.score(last)[:, self.label].float()
+
+
+def _plain(text) -> str:
+    return text if isinstance(text, str) else "\n\n".join(message["content"] for message in text)
+
+
+class RewardSum:
+    """Weighted sum of reward functions; a function's None leaves that row to the others.
+
+    Args:
+        functions: {name: reward function}, TRL's GRPO callables.
+        weights: {name: weight}.
+    """
+
+    def __init__(self, functions: dict, weights: dict[str, float]):
+        self.functions, self.weights = functions, weights
+
+    def __call__(self, answers: Answers) -> tuple[list[float], dict[str, list[float | None]]]:
+        by_name = {}
+        for name, function in self.functions.items():
+            values = call_reward(function, answers)
+            if len(values) != len(answers.prompts):
+                raise UserError(
+                    f"reward/{name} gave {len(values)} scores for {len(answers.prompts)} answers; expected one each"
+                )
+            by_name[name] = [None if v is None else float(v) for v in values]
+        total = []
+        for row in range(len(answers.prompts)):
+            given = [(name, values[row]) for name, values in by_name.items() if values[row] is not None]
+            total.append(sum(self.weights[name] * value for name, value in given) if given else math.nan)
+        return total, by_name
+
+
+class ReadySignal:
+    """A combined signal `signal(prompts, completions, columns) -> (scores, by_name)` behind the same call."""
+
+    def __init__(self, signal):
+        self.signal = signal
+
+    def __call__(self, answers: Answers) -> tuple[list[float], dict[str, list[float | None]]]:
+        scores, by_name = self.signal(answers.prompts, answers.completions, answers.columns)
+        return [float(s) for s in scores], by_name
+
+
+def call_reward(function, answers: Answers) -> list[float | None]:
+    """Call a reward function with what it can take: everything, if it has **kwargs."""
+    offered = {**answers.columns, "prompt_ids": answers.prompt_ids, "completion_ids": answers.completion_ids}
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        offered = {k: v for k, v in offered.items() if k in parameters}
+    return list(function(prompts=answers.prompts, completions=answers.completions, **offered))
+
+
+def build_signal(reward_funcs, weights, reward_processing_classes, tokenizer, append_eos: bool, device):
+    """One callable Answers -> (scores, by_name) from what PPOTrainer was given as reward_funcs."""
+    if callable(reward_funcs) and not isinstance(reward_funcs, nn.Module) and _is_signal(reward_funcs):
+        return ReadySignal(reward_funcs)
+    functions = reward_funcs if isinstance(reward_funcs, dict | list | tuple) else [reward_funcs]
+    if not isinstance(functions, dict):
+        functions = {_name(f, i, functions): f for i, f in enumerate(functions)}
+    if not functions:
+        raise UserError("PPO has no reward; give a reward model or a reward function")
+    tokenizers = reward_processing_classes
+    if not isinstance(tokenizers, dict):
+        tokenizers = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(functions)
+        tokenizers = dict(zip(functions, tokenizers, strict=True))
+    ready = {}
+    for name, function in functions.items():
+        if isinstance(function, nn.Module):
+            own = tokenizers.get(name)
+            if (
+                own is not None
+                and own.get_vocab() == tokenizer.get_vocab()
+                and own.chat_template == tokenizer.chat_template
+            ):
+                own = None
+            function.to(device).requires_grad_(False)
+            function = ModelReward(function, own, tokenizer.eos_token_id, append_eos)
+        if isinstance(function, ModelReward):
+            function.check(tokenizer)
+        ready[name] = function
+    weights = [1.0] * len(ready) if weights is None else list(weights)
+    if len(weights) != len(ready):
+        raise UserError(
+            f"trainer.reward_weights has {len(weights)} numbers for {len(ready)} rewards: {', '.join(ready)}"
+        )
+    return RewardSum(ready, dict(zip(ready, weights, strict=True)))
+
+
+def _is_signal(function) -> bool:
+    parameters = inspect.signature(function).parameters
+    return "columns" in parameters and parameters["columns"].kind is not inspect.Parameter.VAR_KEYWORD
+
+
+def _name(function, index: int, functions) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    names = [getattr(f, "__name__", type(f).__name__) for f in functions]
+    return name if names.count(name) == 1 else f"{name}_{index}"

@@ -1,0 +1,150 @@
+"""The five rewards usually trained with on GSM8K: is it right, is it an integer, and three marks for the XML form.
+
+    <reasoning>
+    48 / 2 = 24, 48 + 24 = 72
+    </reasoning>
+    <answer>
+    72
+    </answer>
+
+Source: the five functions of W. Brown's GRPO demo (2025). Departures, all on purpose: the patterns see more than one
+line, an answer counts by its value and wherever it is marked, and words behind `</answer>` are charged once.
+Full marks for a gold answer in this form: 2.0 + 0.5 + 0.5 + 0.5 + 0.5 = 4.0.
+"""
+
+from typing import Any
+
+from rlhf_recipes.rewards.answers import marked_answer, same_answer, whole_number
+from rlhf_recipes.rewards.messages import Text, column_of, text_of
+
+
+def correctness(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    column: str = "final_answer|answer",
+    tag: str = "answer",
+    reward: float = 2.0,
+    **columns: Any,
+) -> list[float | None]:
+    r"""Is the answer right?
+
+    Args:
+        column: the dataset column with the gold answer, bare or in GSM8K's own form ending `#### 72`; of several
+            names parted by `|` the first that the rows have.
+        tag: the XML tag that may hold the answer; `\boxed{}`, `####` and "the answer is" are read as well.
+        reward: for a right answer.
+
+    Returns:
+        `reward` or 0.0 a row; None where the gold is None.
+
+    >>> correctness(["?", "?"], ["<answer>\n72\n</answer>", "It is 71."], answer=["48 + 24 = 72\n#### 72"] * 2)
+    [2.0, 0.0]
+    """
+    golds = column_of(columns, column)
+    return [
+        None if gold is None else reward * same_answer(text_of(completion), gold, tag)
+        for completion, gold in zip(completions, golds, strict=True)
+    ]
+
+
+def integer(
+    prompts: list[Text], completions: list[Text], *, tag: str = "answer", reward: float = 0.5, **columns: Any
+) -> list[float]:
+    """Is the answer an integer and nothing else? Currency, sign and thousands separators may stand with it.
+
+    Args:
+        tag: the XML tag that may hold the answer.
+        reward: for an integer, right or wrong.
+
+    >>> integer(["?"] * 3, ["<answer>1,234</answer>", "<answer>72 clips</answer>", "I do not know."])
+    [0.5, 0.0, 0.0]
+    """
+    texts = [text_of(completion) for completion in completions]
+    answers = [text if (marked := marked_answer(text, tag)) is None else marked for text in texts]
+    return [reward * (whole_number(answer) is not None) for answer in answers]
+
+
+def strict_format(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    reasoning_tag: str = "reasoning",
+    tag: str = "answer",
+    reward: float = 0.5,
+    **columns: Any,
+) -> list[float]:
+    r"""Is the whole text the form above, each tag once and on a line of its own? The last line break may be missing.
+
+    Args:
+        reasoning_tag, tag: names of the two tags.
+        reward: for the exact form.
+
+    >>> good = "<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n"
+    >>> strict_format(["?"] * 2, [good, "Sure! " + good])
+    [0.5, 0.0]
+    """
+    first, between, last = f"<{reasoning_tag}>\n", f"\n</{reasoning_tag}>\n<{tag}>\n", f"\n</{tag}>"
+    tags = (f"<{reasoning_tag}>", f"</{reasoning_tag}>", f"<{tag}>", f"</{tag}>")
+    scores = []
+    for text in map(text_of, completions):
+        text = text.removesuffix("\n")
+        formed = text.startswith(first) and text.endswith(last) and between in text
+        scores.append(reward * (formed and all(text.count(mark) == 1 for mark in tags)))
+    return scores
+
+
+def soft_format(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    reasoning_tag: str = "reasoning",
+    tag: str = "answer",
+    reward: float = 0.5,
+    **columns: Any,
+) -> list[float]:
+    """Do the two tagged parts follow each other, with nothing but white space between, anywhere in the text?
+
+    Args:
+        reasoning_tag, tag: names of the two tags.
+        reward: for the form.
+
+    >>> soft_format(["?"] * 2, ["<reasoning>6 x 12</reasoning> <answer>72</answer> Done.", "<answer>72</answer>"])
+    [0.5, 0.0]
+    """
+    scores = []
+    for text in map(text_of, completions):
+        start = text.find(f"<{reasoning_tag}>")
+        middle = text.find(f"</{reasoning_tag}>", start) if start >= 0 else -1
+        rest = text[middle + len(reasoning_tag) + 3 :].lstrip() if middle >= 0 else ""
+        scores.append(reward * (rest.startswith(f"<{tag}>") and f"</{tag}>" in rest))
+    return scores
+
+
+def xml_count(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    reasoning_tag: str = "reasoning",
+    tag: str = "answer",
+    reward: float = 0.5,
+    **columns: Any,
+) -> list[float]:
+    r"""A quarter of `reward` for each tag that stands once and on its own line, less 0.001 a character behind the end.
+
+    Args:
+        reasoning_tag, tag: names of the two tags.
+        reward: for all four tags. Never below 0, so that a long tail costs at most what the tags earned.
+
+    >>> xml_count(["?"] * 2, ["<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n", "<reasoning>\nHm"])
+    [0.5, 0.125]
+    """
+    marks = (f"<{reasoning_tag}>\n", f"\n</{reasoning_tag}>\n", f"\n<{tag}>\n", f"\n</{tag}>")
+    scores = []
+    for text in map(text_of, completions):
+        score = reward / 4 * sum(text.count(mark) == 1 for mark in marks)
+        _, closed, tail = text.rpartition(marks[3])
+        if closed:
+            score -= 0.001 * len(tail.strip())
+        scores.append(max(score, 0.0))
+    return scores

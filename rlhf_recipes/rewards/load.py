@@ -1,0 +1,149 @@
+"""A reward function by its path: `pkg.module:function`, or `./file.py:function` for one's own.
+
+Imports no torch itself, so the shell can load (and so check) every function of a config before training starts.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rlhf_recipes.errors import UserError
+
+RewardFunction = Callable[..., list[float | None]]
+
+
+def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
+    """The function behind `path`, its kwargs bound.
+
+    What a parameter of the function receives: `prompts` and `completions` the batch; one without a default, or whose
+    default is None, the dataset column of its name; one with any other default is a setting that `kwargs` alone sets,
+    so that a dataset with a column called `weight` changes nothing. `**columns` receives all remaining columns.
+
+    Args:
+        spec: `{"path": ..., "kwargs": {...}}` (other keys belong to RewardSignal), or the path alone.
+
+    Returns:
+        A callable `f(prompts, completions, **columns) -> list[float | None]`.
+
+    Raises:
+        UserError: no such file, module or function, something that is not a function, or kwargs it does not take.
+
+    >>> integer = load_function({"path": "rlhf_recipes.rewards.gsm8k:integer", "kwargs": {"reward": 2.0}})
+    >>> integer(["?"], ["#### 72"], reward=["a column of that name"])
+    [2.0]
+    """
+    spec = {"path": spec} if isinstance(spec, str) else spec
+    path = spec.get("path")
+    if not isinstance(path, str) or not all(path.rpartition(":")):
+        raise UserError(
+            f"reward path {path!r} does not name a function. Write pkg.module:function, or ./file.py:function."
+        )
+    place, _, name = path.rpartition(":")
+    module = _file(place) if place.endswith(".py") else _module(place)
+    function = _member(module, place, name)
+    return _bind(function, path, _plain(spec.get("kwargs") or {}))
+
+
+def _file(place: str) -> ModuleType:
+    file = Path(place).expanduser().resolve()
+    if not file.is_file():
+        near = get_close_matches(file.name, [f.name for f in file.parent.glob("*.py")], n=1)
+        raise UserError(f"no reward file {place} (looked for {file}).{_hint(near)}")
+    name = f"_reward_{file.stem}_{abs(hash(file)):x}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look the module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"reward file {place} fails when imported: {_said(error)}") from error
+    return module
+
+
+def _module(place: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
+            raise UserError(f"reward module {place} needs the package {error.name}, which is not installed.") from error
+        parent, _, leaf = place.rpartition(".")
+        raise UserError(
+            f"no reward module {place}.{_hint(get_close_matches(leaf, _siblings(parent), n=1))} "
+            "For a file of your own write its path with .py, as in ./my_reward.py:score."
+        ) from error
+    except Exception as error:
+        raise UserError(f"reward module {place} fails when imported: {_said(error)}") from error
+
+
+def _siblings(parent: str) -> list[str]:
+    package = sys.modules.get(parent)
+    return [f.stem for folder in getattr(package, "__path__", []) for f in Path(folder).glob("*.py")]
+
+
+def _member(module: ModuleType, place: str, name: str) -> Callable:
+    found = getattr(module, name, None)
+    names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+    if found is None:
+        have = f" It has: {', '.join(names)}." if names else ""
+        raise UserError(f"{place} has no function {name}.{_hint(get_close_matches(name, names, n=1))}{have}")
+    if not callable(found) or inspect.isclass(found):
+        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
+        raise UserError(f"{place}:{name} is {kind}; a reward is a function f(prompts, completions, **columns).")
+    if inspect.iscoroutinefunction(found):
+        raise UserError(f"{place}:{name} is async; write it as a plain function (threads may wait inside it).")
+    return found
+
+
+def _bind(function: Callable, path: str, kwargs: dict[str, Any]) -> RewardFunction:
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    batch = ("prompts", "completions")
+    for name in kwargs:
+        if name not in parameters or name in batch:
+            can = [p for p in parameters if p not in batch]
+            have = f" It takes: {', '.join(can)}." if can else " It takes none."
+            raise UserError(f"{path} has no keyword {name}.{_hint(get_close_matches(name, can, n=1))}{have}")
+    settings = {n for n, p in parameters.items() if p.default is not p.empty and p.default is not None} | set(kwargs)
+    required = {n for n, p in parameters.items() if p.default is p.empty} - set(kwargs) - set(batch)
+
+    @wraps(function)
+    def reward(prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        given = {n: v for n, v in columns.items() if n not in settings and (takes_all or n in parameters)}
+        if missing := sorted(required - given.keys()):
+            have = ", ".join(sorted(n for n, v in columns.items() if isinstance(v, list))) or "none"
+            raise UserError(
+                f"{path} needs the column '{missing[0]}'; the rows have, beside prompt and completion: {have}."
+            )
+        for name, value in zip(batch, (prompts, completions), strict=True):
+            if takes_all or name in parameters:
+                given[name] = value
+        return function(**given, **kwargs)
+
+    return reward
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries and lists of a config library as Python's own."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _hint(near: list[str]) -> str:
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

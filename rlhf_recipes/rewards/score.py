@@ -1,0 +1,200 @@
+"""`stage=score`: try rewards on a file of answers before an hour of training is spent on them."""
+
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards.combine import RewardSignal, row_of
+
+_BATCH = 16  # rows scored together: a judge works on them at once, and a slow one is still found
+
+
+def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[str, Any]:
+    """Score the rows of a JSONL file, one output row each, and sum up.
+
+    A function that fails on a row is noted there and does not stop the others.
+
+    Args:
+        signal: the rewards.
+        file: rows {"prompt", "completion", and whatever columns the rewards read}.
+        out: where the scores go, {"line", "prompt", "completion", "score", "reward/<name>"... and, if any,
+            "errors": {name: why}}; written whole or not at all. `score` is null where a function failed.
+
+    Returns:
+        {"rows", "seconds", "score": stats, "functions": {name: stats + weight, failures, first_failure,
+        seconds_per_row, slowest}}. Stats are mean, std, min, max and count of the rows with a score, None where
+        there is none; slowest is {"lines": [first, last], "seconds_per_row"} of the slowest batch.
+
+    Raises:
+        UserError: there are no rewards, the file is missing, or a line is no row.
+    """
+    if not signal.parts:
+        raise UserError("there is nothing to score with: choose a reward, for example reward=gsm8k.")
+    start = time.perf_counter()
+    rows, lines = _rows(Path(file))
+    functions = {name: _Tally(name, len(rows)) for name in signal.parts}
+    for first in range(0, len(rows), _BATCH):
+        batch = rows[first : first + _BATCH]
+        prompts, completions, columns = _batch(batch)
+        for tally in functions.values():
+            tally.score(signal, first, prompts, completions, columns, lines)
+
+    by_name = {name: tally.scores for name, tally in functions.items()}
+    totals: list[float | None] = list(signal.combine(by_name, len(rows)))
+    written = []
+    for i, row in enumerate(rows):
+        errors = {name: tally.errors[i] for name, tally in functions.items() if i in tally.errors}
+        totals[i] = None if errors else totals[i]
+        scores = {f"reward/{name}": column[i] for name, column in by_name.items()}
+        written.append(
+            {"line": lines[i], "prompt": row["prompt"], "completion": row["completion"], "score": totals[i], **scores}
+            | ({"errors": errors} if errors else {})
+        )
+    _write(Path(out), written)
+    return {
+        "rows": len(rows),
+        "seconds": time.perf_counter() - start,
+        "score": _stats(totals),
+        "functions": {
+            name: {"weight": signal.parts[name].weight, **tally.summary()} for name, tally in functions.items()
+        },
+    }
+
+
+class _Tally:
+    """One function's scores, failures and time."""
+
+    def __init__(self, name: str, rows: int):
+        self.name = name
+        self.scores: list[float | None] = [None] * rows
+        self.errors: dict[int, str] = {}
+        self.seconds = 0.0
+        self.slowest: dict[str, Any] = {"lines": None, "seconds_per_row": 0.0}
+
+    def score(
+        self, signal: RewardSignal, first: int, prompts: list, completions: list, columns: dict, lines: list
+    ) -> None:
+        rows = len(completions)
+        start = time.perf_counter()
+        try:
+            self.scores[first : first + rows] = signal.score_by(self.name, prompts, completions, columns)
+        except UserError:
+            for i in range(rows):  # find which rows fail, keep the others
+                try:
+                    only = row_of(columns, i, rows)
+                    one = signal.score_by(self.name, prompts[i : i + 1], completions[i : i + 1], only)
+                    self.scores[first + i] = one[0]
+                except UserError as error:
+                    self.errors[first + i] = str(error)
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        if seconds / rows > self.slowest["seconds_per_row"]:
+            self.slowest = {"lines": [lines[first], lines[first + rows - 1]], "seconds_per_row": seconds / rows}
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            **_stats(self.scores),
+            "failures": len(self.errors),
+            "first_failure": next(iter(self.errors.values()), None),
+            "seconds_per_row": self.seconds / len(self.scores),
+            "slowest": self.slowest,
+        }
+
+
+def print_scores(summary: Mapping[str, Any]) -> None:
+    """The summary of `score_file` as a table on the screen, failures below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary['rows']} rows in {summary['seconds']:.1f} s")
+    table.add_column("reward")
+    for heading in ("weight", "mean", "std", "min", "max", "scored", "failed", "ms a row", "slowest lines"):
+        table.add_column(heading, justify="right")
+    for name, stats in summary["functions"].items():
+        lines = stats["slowest"]["lines"] or ["-", "-"]
+        table.add_row(
+            name,
+            f"{stats['weight']:g}",
+            *_cells(stats),
+            str(stats["failures"]),
+            f"{1000 * stats['seconds_per_row']:.2f}",
+            f"{lines[0]}-{lines[1]} ({1000 * stats['slowest']['seconds_per_row']:.2f} ms)",
+        )
+    table.add_section()
+    table.add_row("score", "", *_cells(summary["score"]), "", "", "")
+    console = Console()
+    console.print(table)
+    for stats in summary["functions"].values():
+        if stats["failures"]:
+            console.print(
+                f"{stats['failures']} rows failed, first: {stats['first_failure']}", markup=False, style="red"
+            )
+
+
+def _cells(stats: Mapping[str, Any]) -> list[str]:
+    numbers = ["-" if stats[key] is None else f"{stats[key]:.3f}" for key in ("mean", "std", "min", "max")]
+    return [*numbers, str(stats["count"])]
+
+
+def _stats(scores: list[float | None]) -> dict[str, float | int | None]:
+    known = [score for score in scores if score is not None]
+    if not known:
+        return {"mean": None, "std": None, "min": None, "max": None, "count": 0}
+    mean = math.fsum(known) / len(known)
+    return {
+        "mean": mean,
+        "std": statistics.pstdev(known, mean),
+        "min": min(known),
+        "max": max(known),
+        "count": len(known),
+    }
+
+
+def _rows(file: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The rows, and the line each stands in."""
+    if not file.is_file():
+        raise UserError(f"no file {file} to score. Give JSONL rows with prompt and completion as score.file=<file>.")
+    rows, lines = [], []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file} line {number} is no JSON ({error}); expected one row a line.") from error
+        missing = [key for key in ("prompt", "completion") if not isinstance(row, dict) or key not in row]
+        if missing:
+            raise UserError(f"{file} line {number} has no {missing[0]}; a row to score needs prompt and completion.")
+        for key in ("prompt", "completion"):
+            if not _is_text(row[key]):
+                raise UserError(f"{file} line {number}: {key} is neither a text nor a list of messages with a role.")
+        rows.append(row)
+        lines.append(number)
+    if not rows:
+        raise UserError(f"{file} is empty; expected JSONL rows with prompt and completion.")
+    return rows, lines
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(m, dict) and "role" in m for m in value)
+    )
+
+
+def _batch(rows: list[dict[str, Any]]) -> tuple[list, list, dict[str, list]]:
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "completion"))
+    columns = {name: [row.get(name) for row in rows] for name in names}  # a row without the column has None there
+    return [row["prompt"] for row in rows], [row["completion"] for row in rows], columns
+
+
+def _write(out: Path, rows: list[dict[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, out)

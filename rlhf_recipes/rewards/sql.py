@@ -1,0 +1,204 @@
+"""Rewards for text to SQL: does the query give what the gold one gives, is it the same, does it compile?
+
+Predictions run in a sandbox (see sqlite_sandbox): they cannot write, attach, or run for ever; such a query scores 0.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards.messages import Text, column_of, text_of
+from rlhf_recipes.rewards.sql_tables import made_up
+from rlhf_recipes.rewards.sql_text import is_ordered, query_in, schema_of, tokens_of
+from rlhf_recipes.rewards.sqlite_sandbox import SANDBOX, Database, Limits, Row
+
+_SEEDS = 8  # how many fillings are tried for a gold query before it counts as telling nothing
+
+Tests = tuple[tuple[Database, list[Row]], ...]  # databases, and the gold query's rows in each
+
+
+def execution(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    column: str = "sql",
+    database: str = "",
+    context_column: str = "context",
+    fillings: int = 3,
+    ignore_case: bool = False,
+    skip_empty: bool = True,
+    tag: str = "answer",
+    seconds: float = 1.0,
+    max_rows: int = 10_000,
+    reward: float = 1.0,
+    **columns: Any,
+) -> list[float | None]:
+    """Execution accuracy: the predicted query's rows are the gold query's, in its order if it asks for one.
+
+    Args:
+        column: the dataset column with the gold query.
+        database: an SQLite file with rows; `{db_id}` in it stands for the row's column of that name. Empty: tables are
+            made from the CREATE TABLE statements of `context_column` and filled with seeded rows.
+        context_column: read only where `database` is empty.
+        fillings: how many differently filled databases a prediction must get right (only where `database` is empty).
+        ignore_case: in such databases, compare text without regard to case.
+        skip_empty: give None where the gold query finds nothing, since any query that finds nothing would equal it.
+        tag: the XML tag that may hold the query.
+        seconds, max_rows: limits of one query.
+        reward: for the same rows. Numbers count as equal to 9 digits, columns must come in the gold one's order.
+
+    Returns:
+        `reward` or 0.0 a row; None where the gold query is None, fails, or tells nothing.
+
+    Raises:
+        UserError: the database file or the context is missing.
+
+    >>> rows = {"sql": ["SELECT a FROM t WHERE b > 2"] * 3, "context": ["CREATE TABLE t (a TEXT, b INT)"] * 3}
+    >>> said = ["SELECT a FROM t WHERE 2 < b", "SELECT a FROM t WHERE b > 3", "DROP TABLE t"]
+    >>> execution(["?"] * 3, said, **rows)
+    [1.0, 0.0, 0.0]
+    """
+    limits = Limits(seconds=seconds, rows=max_rows)
+    golds = column_of(columns, column)
+    queries = [query_in(text_of(completion), tag) for completion in completions]
+    scores: list[float | None] = [None] * len(completions)
+    groups: dict[tuple[str, str], list[int]] = {}  # rows that share database and gold query
+    for i, gold in enumerate(golds):
+        if gold is not None:
+            place = _path(database, columns, i) if database else str(column_of(columns, context_column)[i])
+            groups.setdefault((place, str(gold)), []).append(i)
+    for (place, gold), members in groups.items():
+        if database:
+            tests = _test_on_file(place, gold, limits, skip_empty)
+        else:
+            tests = _tests_on_fillings(place, gold, limits, fillings, ignore_case)
+        if not tests:
+            continue
+        ordered = is_ordered(gold)
+        right = {query for i in members if (query := queries[i])}
+        for base, expected in tests:
+            asked = sorted(right)
+            results = SANDBOX.run(base, asked, limits)
+            right = {
+                query
+                for query, result in zip(asked, results, strict=True)
+                if result.rows is not None and same_rows(result.rows, expected, ordered)
+            }
+        for i in members:
+            scores[i] = reward * (queries[i] in right)
+    return scores
+
+
+def exact_match(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    column: str = "sql",
+    tag: str = "answer",
+    reward: float = 1.0,
+    **columns: Any,
+) -> list[float | None]:
+    """The predicted query is the gold one, but for case of names and keywords, white space, comments and semicolon.
+
+    Args:
+        column: the dataset column with the gold query.
+        tag: the XML tag that may hold the query.
+        reward: for the same query.
+
+    >>> exact_match(["?"] * 2, ["select A from t", "select b from t"], sql=["SELECT a FROM t;"] * 2)
+    [1.0, 0.0]
+    """
+    scores: list[float | None] = []
+    for completion, gold in zip(completions, column_of(columns, column), strict=True):
+        query = query_in(text_of(completion), tag)
+        same = query is not None and gold is not None and tokens_of(query) == tokens_of(str(gold).strip().rstrip("; "))
+        scores.append(None if gold is None else reward * same)
+    return scores
+
+
+def parses(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    database: str = "",
+    context_column: str = "context",
+    tag: str = "answer",
+    reward: float = 1.0,
+    **columns: Any,
+) -> list[float]:
+    """The completion holds one query that compiles against the tables and only reads. It is not run.
+
+    Args:
+        database, context_column: where the tables are, as for `execution`.
+        tag: the XML tag that may hold the query.
+        reward: for a query that compiles.
+
+    >>> parses(["?"] * 2, ["SELECT a FROM t", "SELECT c FROM t"], context=["CREATE TABLE t (a TEXT)"] * 2)
+    [1.0, 0.0]
+    """
+    scores = []
+    for i, completion in enumerate(completions):
+        query = query_in(text_of(completion), tag)
+        if database:
+            base = Database(path=_path(database, columns, i))
+        else:
+            base = made_up(schema_of(str(column_of(columns, context_column)[i])), "", seed=0, rows=0)
+        good = query is not None and SANDBOX.run(base, [query], Limits(), explain=True)[0].error is None
+        scores.append(reward * good)
+    return scores
+
+
+def same_rows(rows: list[Row], expected: list[Row], ordered: bool) -> bool:
+    """Whether two results are equal, as lists where an order was asked for, else as bags.
+
+    >>> same_rows([(1, "a"), (2, "b")], [(2.0, "b"), (1, "a")], ordered=False)
+    True
+    """
+    if len(rows) != len(expected):
+        return False
+    left, right = ([tuple(map(_cell, row)) for row in side] for side in (rows, expected))
+    return left == right if ordered else Counter(left) == Counter(right)
+
+
+def _cell(cell: Any) -> Any:
+    return float(f"{cell:.9g}") if isinstance(cell, float) else cell
+
+
+@lru_cache(maxsize=1024)  # a group of completions shares its gold query
+def _test_on_file(path: str, gold: str, limits: Limits, skip_empty: bool) -> Tests:
+    base = Database(path=path)
+    rows = SANDBOX.run(base, [gold.strip().rstrip("; ")], limits)[0].rows
+    return () if rows is None or (skip_empty and not rows) else ((base, rows),)
+
+
+@lru_cache(maxsize=1024)
+def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, ignore_case: bool) -> Tests:
+    schema = schema_of(context)
+    if not schema.tables:
+        raise UserError(
+            f"no CREATE TABLE statement in the context {context[:60]!r}. Give an SQLite file as kwargs.database, "
+            "or the column with the statements as kwargs.context_column."
+        )
+    tests: list[tuple[Database, list[Row]]] = []
+    for seed in range(_SEEDS):
+        base = made_up(schema, gold, seed, ignore_case=ignore_case)
+        result = SANDBOX.run(base, [gold.strip().rstrip("; ")], limits)[0]
+        if result.rows and any(cell not in (None, 0) for row in result.rows for cell in row):
+            tests.append((base, result.rows))
+        if result.rows is None or len(tests) == fillings:
+            break
+    return tuple(tests)
+
+
+def _path(database: str, columns: Mapping[str, Any], i: int) -> str:
+    """The file for row `i`: `database` with its `{column}` marks filled in."""
+    try:
+        path = database.format_map({k: v[i] for k, v in columns.items() if isinstance(v, list) and i < len(v)})
+    except KeyError as error:
+        raise UserError(f"kwargs.database is {database!r}, but the rows have no column {error}.") from error
+    if not Path(path).is_file():
+        raise UserError(f"no SQLite file {path} (kwargs.database is {database!r}).")
+    return str(Path(path).resolve())

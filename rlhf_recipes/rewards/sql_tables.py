@@ -1,0 +1,127 @@
+"""Rows for tables that come without any, made so that a right query and a wrong one give different results.
+
+The idea of test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simplest form: the columns that the gold
+query compares hold its literals, near misses of them and other values; columns that are joined share few values; all
+other values are numbers, so that any sum or maximum of any column is telling; some rows occur twice, for DISTINCT.
+"""
+
+import random
+import re
+
+from rlhf_recipes.rewards.sql_text import Schema, tokens_of
+from rlhf_recipes.rewards.sqlite_sandbox import Database
+
+_NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_JOINED = 8  # values that joined columns share
+
+Value = int | float | str
+
+
+def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: bool = False) -> Database:
+    """A database for one gold query; the same arguments always give the same one.
+
+    Args:
+        schema: the tables to fill.
+        gold: the query whose literals and joins the rows are made for.
+        rows: of each table.
+        ignore_case: compare text without regard to case, as WikiSQL's lower-cased golds need.
+
+    >>> from rlhf_recipes.rewards.sql_text import schema_of
+    >>> database = made_up(schema_of("CREATE TABLE t (a TEXT, b INT)"), "SELECT b FROM t WHERE a = 'x'", seed=0)
+    >>> [row[0] for row in database.tables[0][2]][:3]
+    ['x', 'x', 'x']
+    """
+    draw = random.Random(f"{seed} {gold}")
+    names = {name.lower() for columns in schema.tables.values() for name, _ in columns}
+    literals, joined = _read(gold, names, schema.references)
+    pools: dict[str, list[Value]] = {}
+    for columns in schema.tables.values():
+        for name, _ in columns:
+            group = joined.get(name.lower(), name.lower())
+            shared = (
+                sum(joined.get(c.lower(), c.lower()) == group for cols in schema.tables.values() for c, _ in cols) > 1
+            )
+            pools.setdefault(group, draw.sample(range(1, 1000), _JOINED if shared else rows))
+
+    tables = []
+    for table, columns in schema.tables.items():
+        made: list[list[Value]] = []
+        for i in range(rows):
+            if i > 4 and draw.random() < 0.2:
+                made.append(list(draw.choice(made)))
+                continue
+            row = []
+            for name, kind in columns:
+                group = joined.get(name.lower(), name.lower())
+                row.append(_typed(_value(literals.get(group, []), pools[group], i < 3, draw), kind))
+            made.append(row)
+        collate = " COLLATE NOCASE" if ignore_case else ""
+        tables.append((table, [(name, kind + collate) for name, kind in columns], made))
+    return Database(tables=tuple(tables))
+
+
+def _value(literals: list[Value], pool: list[Value], exact: bool, draw: random.Random) -> Value:
+    """A literal of the gold query (always, in the first rows), a near miss of one, or something else."""
+    kind = draw.random()
+    if not literals or (kind > 0.8 and not exact):
+        return draw.choice(pool)
+    literal = draw.choice(literals)
+    if isinstance(literal, str):
+        word = str(draw.choice(pool))
+        return literal if exact or kind < 0.5 else draw.choice([literal + " " + word, literal[:-1], word])
+    return (
+        literal if exact or kind < 0.5 else literal + draw.choice([-1, 1, 10, -literal / 2 if literal % 2 == 0 else -2])
+    )
+
+
+def _words(token: str, is_pattern: bool) -> str:
+    """A string literal's text; of a LIKE pattern, a text that it matches."""
+    text = token[1:-1].replace("''", "'")
+    return text.replace("%", "17").replace("_", "1") if is_pattern else text
+
+
+def _typed(value: Value, kind: str) -> Value:
+    if not _NUMERIC.search(kind):
+        return str(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _read(
+    gold: str, names: set[str], references: list[tuple[str, str]]
+) -> tuple[dict[str, list[Value]], dict[str, str]]:
+    """Literals by column group, and the group of each joined column, from the gold query's tokens.
+
+    A literal belongs to the column named last before it; two columns are joined by `a = b` or `a IN (SELECT b`.
+    """
+    groups: dict[str, str] = {}
+
+    def join(a: str, b: str) -> None:
+        old, new = groups.get(b, b), groups.get(a, a)
+        groups.update({a: new, b: new} | {name: new for name, group in groups.items() if group == old})
+
+    for a, b in references:
+        join(a.lower(), b.lower())
+    tokens = tokens_of(gold)
+    column, compared = "", ""
+    found: list[tuple[str, Value]] = []
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+        name = token.strip('"`[]').lower()
+        if name in names and token[0] != "'" and after != ".":
+            if compared and compared != name:
+                join(compared, name)
+            column, compared = name, ""
+        elif token in ("=", "in") and column:
+            compared = column if token == "in" or before.strip('"`[]').lower() in names else ""
+        elif token[0] in "'\"" and column:
+            found.append((column, _words(token, is_pattern=before == "like")))
+            compared = ""
+        elif _NUMBER.fullmatch(token) and column and before not in ("limit", "offset"):
+            found.append((column, (-1 if before == "-" else 1) * (int(token) if token.isdigit() else float(token))))
+            compared = ""
+        elif token in ("and", "or", "where", "group", "order", "having", "limit"):
+            compared = ""
+    literals: dict[str, list[Value]] = {}
+    for name, value in found:
+        literals.setdefault(groups.get(name, name), []).append(value)
+    return literals, groups

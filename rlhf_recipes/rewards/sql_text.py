@@ -1,0 +1,141 @@
+"""SQL as text: the query in a completion, its tokens, and the tables of a CREATE TABLE context."""
+
+import re
+from dataclasses import dataclass, field
+
+_TOKEN = re.compile(
+    r"""--[^\n]*|/\*.*?(?:\*/|\Z)|\s+              # comments and space: no tokens
+      |(?P<token>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+|<>|[<>=!]=|\|\||.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_FENCE = re.compile(r"```[ \t]*(?:sqlite|sql)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_CTE = r"\bwith\s+(?:recursive\s+)?[\w\"]+\s*(?:\([^()]*\)\s*)?as\b"  # not "With this query ..."
+_SHOUTED = re.compile(rf"\bSELECT\b|(?i:{_CTE})")
+_QUERY = re.compile(rf"\bselect\b|{_CTE}", re.IGNORECASE)
+_STATEMENT = re.compile(
+    rf"(?:select|values|insert|update|delete|replace|drop|create|alter|attach|detach|pragma|vacuum|reindex)\b|{_CTE}",
+    re.IGNORECASE,
+)
+_LONGEST = 10_000  # characters of a completion that are searched for a query
+_CREATE = re.compile(
+    r"create\s+table\s+(?:if\s+not\s+exists\s+)?(?P<name>(?:[\w.]|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])+)\s*\(", re.IGNORECASE
+)
+_NAME = re.compile(r"\s*(\"[^\"]+\"|`[^`]+`|\[[^\]]+\]|[\w$]+)")
+_TYPE = re.compile(r"\s*([A-Za-z]+(?:\s*\(\s*\d+(?:\s*,\s*\d+)?\s*\))?)")
+_REFERENCES = re.compile(r"references\s+\S+?\s*\(\s*([^),]+)\)", re.IGNORECASE)
+_FOREIGN_KEY = re.compile(r"foreign\s+key\s*\(\s*([^),]+)\)", re.IGNORECASE)
+_NO_COLUMN = re.compile("primary|foreign|unique|check|constraint|key|index|fulltext", re.IGNORECASE)
+_NO_TYPE = re.compile("primary|not|null|default|unique|check|references|collate|auto_?increment", re.IGNORECASE)
+
+
+@dataclass
+class Schema:
+    """Tables with their columns and types, and pairs of columns that refer to each other (all names as written)."""
+
+    tables: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    references: list[tuple[str, str]] = field(default_factory=list)
+
+
+def query_in(text: str, tag: str = "answer") -> str | None:
+    r"""The one query that a completion answers with: in the tag, in the last fence, or from the first SELECT on.
+
+    Words behind the semicolon are dropped; a second statement there is not, it makes the answer no query.
+
+    Returns:
+        The query without its semicolon; None where there is none, or where it is not alone.
+
+    >>> query_in("Sure:\n```sql\nSELECT a FROM t;\n```"), query_in("SELECT a FROM t; DROP TABLE t")
+    ('SELECT a FROM t', None)
+    """
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    if (start := text.rfind(f"<{tag}>")) >= 0:
+        text = text[start + len(tag) + 2 :].partition(f"</{tag}>")[0]
+    fences = _FENCE.findall(text)
+    text = (fences[-1] if fences else text)[:_LONGEST]
+    if not fences and not _is_statement(text):  # prose first, which may itself say "select"
+        found = _SHOUTED.search(text) or _QUERY.search(text)
+        text = text[found.start() :] if found else ""
+    end = len(text)
+    for match in _TOKEN.finditer(text):
+        if match["token"] == ";":
+            end = match.start()
+            break
+    if _is_statement(text[end + 1 :].lstrip("; \n")):
+        return None
+    return text[:end].strip() or None
+
+
+def tokens_of(sql: str) -> list[str]:
+    """Tokens of a query, keywords and names in lower case, literals as they are, comments left out.
+
+    >>> tokens_of("SELECT  Name FROM t WHERE a='It''s' -- hm")
+    ['select', 'name', 'from', 't', 'where', 'a', '=', "'It''s'"]
+    """
+    found = (match["token"] for match in _TOKEN.finditer(sql))
+    return [token if token[0] in "'\"" else token.lower() for token in found if token]
+
+
+def is_ordered(sql: str) -> bool:
+    """Whether a query asks for an order: ORDER BY outside every parenthesis.
+
+    >>> is_ordered("SELECT a FROM t ORDER BY a"), is_ordered("SELECT a FROM (SELECT a FROM t ORDER BY a)")
+    (True, False)
+    """
+    depth, tokens = 0, tokens_of(sql)
+    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+        depth += (token == "(") - (token == ")")
+        if depth == 0 and token == "order" and following == "by":
+            return True
+    return False
+
+
+def schema_of(context: str) -> Schema:
+    """The tables that CREATE TABLE statements describe, in SQLite's, MySQL's or PostgreSQL's dialect. Nothing is run.
+
+    >>> schema_of("CREATE TABLE `city` (id INT PRIMARY KEY, name VARCHAR(9) NOT NULL, PRIMARY KEY (id));").tables
+    {'city': [('id', 'INT'), ('name', 'VARCHAR(9)')]}
+    """
+    schema = Schema()
+    for match in _CREATE.finditer(context):
+        columns = []
+        for part in _parts(context, match.end()):
+            name = _NAME.match(part)
+            if name is None:
+                continue
+            refers = _REFERENCES.search(part)
+            if _NO_COLUMN.fullmatch(name[1]):
+                own = _FOREIGN_KEY.search(part)
+                if own and refers:
+                    schema.references.append((_bare(own[1]), _bare(refers[1])))
+                continue
+            kind = _TYPE.match(part, name.end())
+            columns.append((_bare(name[1]), kind[1] if kind and not _NO_TYPE.fullmatch(kind[1]) else ""))
+            if refers:
+                schema.references.append((_bare(name[1]), _bare(refers[1])))
+        if columns:
+            schema.tables[_bare(match["name"].rpartition(".")[2])] = columns
+    return schema
+
+
+def _parts(text: str, start: int) -> list[str]:
+    """The comma-separated parts up to the parenthesis that closes the one before `start`."""
+    parts, depth, begin = [], 1, start
+    for match in _TOKEN.finditer(text, start):
+        token = match["token"]
+        depth += (token == "(") - (token == ")")
+        if depth == 0 or (depth == 1 and token == ","):
+            parts.append(text[begin : match.start()])
+            begin = match.end()
+        if depth == 0:
+            break
+    return parts
+
+
+def _is_statement(text: str) -> bool:
+    start = next((match.start() for match in _TOKEN.finditer(text) if match["token"]), len(text))
+    return _STATEMENT.match(text, start) is not None
+
+
+def _bare(name: str) -> str:
+    return name.strip().strip('"`[]')

@@ -1,0 +1,304 @@
+"""Rewards for how a text is written: length, repetition, language, words it must or must not have, JSON."""
+
+import json
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards.messages import Text, column_of, text_of
+
+# The commonest short words that tell a language written in Latin letters from its neighbours.
+_COMMON = {
+    "en": "the and of to is in that it was for you with are this be have not they on at",
+    "de": "der die das und ist nicht ein eine mit auf den von zu sich ich auch es im dem für",
+    "fr": "le la les et est une des que pas pour dans qui sur au avec ce je vous nous du",
+    "es": "el la los las que y es una por con para no se del como más pero su al lo",
+    "it": "il lo la gli che di è un una per non con sono si della anche come ma del nel",
+    "pt": "o os as que e é um uma não para com por se do da mais como mas ao na",
+    "nl": "de het een en is van niet dat op te zijn met voor ik er maar om aan ook je",
+}
+_WORDS_OF = {language: frozenset(words.split()) for language, words in _COMMON.items()}
+_SCRIPTS = (
+    "latin",
+    "cyrillic",
+    "greek",
+    "arabic",
+    "hebrew",
+    "devanagari",
+    "thai",
+    "hangul",
+    "hiragana",
+    "katakana",
+    "cjk",
+)
+_SCRIPTS_OF = {"zh": ("cjk",), "ja": ("hiragana", "katakana"), "ko": ("hangul",), "ru": ("cyrillic",), "el": ("greek",)}
+_UNITS = ("words", "characters", "tokens")
+_FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+
+
+def length(
+    prompts: list[Text], completions: list[Text], *, unit: str = "words", per: float = 100.0, **columns: Any
+) -> list[float]:
+    """The length itself, in hundreds: a metric at weight 0, a price on length at a negative weight.
+
+    Args:
+        unit: words, characters, or tokens (only where the trainer passes `completion_ids`, as TRL's do).
+        per: what counts as 1.0.
+
+    >>> length(["?"], ["one two three"], per=1)
+    [3.0]
+    """
+    return [count / per for count in _lengths(completions, unit, columns)]
+
+
+def length_target(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    target: float,
+    width: float,
+    unit: str = "words",
+    **columns: Any,
+) -> list[float]:
+    """1 at the target length, falling evenly to 0 at `width` away from it on either side.
+
+    Args:
+        target: the length wanted, in units.
+        width: how far off it scores 0, in units.
+        unit: words, characters or tokens.
+
+    >>> length_target(["?"] * 3, ["a b c d", "a b", ""], target=4, width=4)
+    [1.0, 0.5, 0.0]
+    """
+    if width <= 0:
+        raise UserError(f"kwargs.width is {width}; it must be above 0.")
+    return [max(0.0, 1.0 - abs(count - target) / width) for count in _lengths(completions, unit, columns)]
+
+
+def repetition(prompts: list[Text], completions: list[Text], *, n: int = 3, **columns: Any) -> list[float]:
+    """Minus the share of n-grams of words that stood in the text before: 0 for none, towards -1 for a loop.
+
+    Args:
+        n: words in a gram. A text shorter than n words scores 0.
+
+    Source: the penalty of "Demystifying Long Chain-of-Thought", arXiv:2502.03373, appendix C.2, for a whole text.
+
+    >>> repetition(["?"] * 2, ["the cat sat on the mat", "ha ha ha ha ha ha"], n=2)
+    [0.0, -0.8]
+    """
+    scores = []
+    for completion in completions:
+        words = text_of(completion).lower().split()
+        grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+        scores.append((len(set(grams)) - len(grams)) / len(grams) if grams else 0.0)
+    return scores
+
+
+def script(prompts: list[Text], completions: list[Text], *, script: str, **columns: Any) -> list[float | None]:
+    """The share of letters in one script; None for a text without letters.
+
+    Args:
+        script: latin, cyrillic, greek, arabic, hebrew, devanagari, thai, hangul, hiragana, katakana or cjk.
+
+    >>> script(["?"] * 2, ["Straße", "да da"], script="latin")
+    [1.0, 0.5]
+    """
+    if script not in _SCRIPTS:
+        raise UserError(f"kwargs.script is {script!r}; choose one of {', '.join(_SCRIPTS)}.")
+    return [_share(text_of(completion), (script,)) for completion in completions]
+
+
+def language(prompts: list[Text], completions: list[Text], *, language: str, **columns: Any) -> list[float | None]:
+    """Is the text in one language? By its commonest words, or by its script where that decides.
+
+    Good for telling drift (an answer in another language than asked for), not for short or mixed texts.
+
+    Args:
+        language: en, de, fr, es, it, pt, nl (by words); zh, ja, ko, ru, el (share of letters in the script).
+
+    Returns:
+        By words: 1.0 if no other language has more of its common words in the text, else 0.0; None where no common
+        word of any language stands in it. By script: a share from 0 to 1, None for a text without letters.
+
+    >>> language(["?"] * 2, ["The cat is on the mat.", "Die Katze ist auf dem Dach."], language="en")
+    [1.0, 0.0]
+    """
+    if language in _SCRIPTS_OF:
+        return [_share(text_of(completion), _SCRIPTS_OF[language], min_scripts=True) for completion in completions]
+    if language not in _WORDS_OF:
+        raise UserError(f"kwargs.language is {language!r}; choose one of {', '.join([*_WORDS_OF, *_SCRIPTS_OF])}.")
+    scores: list[float | None] = []
+    for completion in completions:
+        words = re.findall(r"[^\W\d_]+", text_of(completion).lower())
+        counts = {name: sum(word in common for word in words) for name, common in _WORDS_OF.items()}
+        best = max(counts.values())
+        scores.append(float(counts[language] == best) if best else None)
+    return scores
+
+
+def keywords(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    required: tuple[str, ...] | list[str] = (),
+    forbidden: tuple[str, ...] | list[str] = (),
+    column: str = "",
+    ignore_case: bool = True,
+    **columns: Any,
+) -> list[float | None]:
+    """The share of required words that the text has; 0 if it has a forbidden one.
+
+    Args:
+        required: whole words or phrases; none makes 1.0 the score of any text without a forbidden one.
+        forbidden: words or phrases of which one is enough for 0.
+        column: a dataset column with more required words for its row (a list, or None: the reward does not apply).
+        ignore_case: whether Paris is paris.
+
+    >>> keywords(["?"] * 2, ["Paris, France", "Paris, Texas"], required=["paris", "france"], forbidden=["texas"])
+    [1.0, 0.0]
+    """
+    own = column_of(columns, column) if column else [()] * len(completions)
+    flags = re.IGNORECASE if ignore_case else 0
+    scores: list[float | None] = []
+    for completion, more in zip(completions, own, strict=True):
+        if more is None:
+            scores.append(None)
+            continue
+        text, wanted = text_of(completion), [*required, *more]
+        if any(_has(text, word, flags) for word in forbidden):
+            scores.append(0.0)
+        else:
+            scores.append(sum(_has(text, word, flags) for word in wanted) / len(wanted) if wanted else 1.0)
+    return scores
+
+
+def pattern(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    regex: str,
+    whole: bool = False,
+    reward: float = 1.0,
+    **columns: Any,
+) -> list[float]:
+    r"""Does a regular expression match? The pattern is yours to keep simple: a slow one is slow on every completion.
+
+    Args:
+        regex: Python's syntax; `.` matches line breaks too.
+        whole: match all of the text, not a part of it.
+        reward: for a match.
+
+    Raises:
+        UserError: the expression does not compile.
+
+    >>> pattern(["?"] * 2, ["#### 72", "72"], regex=r"^#### \d+$")
+    [1.0, 0.0]
+    """
+    try:
+        compiled = re.compile(regex, re.DOTALL)
+    except re.error as error:
+        raise UserError(f"kwargs.regex {regex!r} is no regular expression: {error}.") from error
+    match = compiled.fullmatch if whole else compiled.search
+    return [reward * (match(text_of(completion)) is not None) for completion in completions]
+
+
+def json_schema(
+    prompts: list[Text],
+    completions: list[Text],
+    *,
+    schema: Any = True,
+    column: str = "",
+    valid: float = 1.0,
+    parses: float = 0.5,
+    **columns: Any,
+) -> list[float | None]:
+    """Is the completion JSON (alone or in its last fence), and does it follow a schema?
+
+    Args:
+        schema: a JSON schema, as a dictionary or as JSON text; `true` accepts any JSON. Needs the package jsonschema.
+        column: a dataset column with each row's own schema instead (None: the reward does not apply).
+        valid: the mark for JSON that follows the schema.
+        parses: the mark for JSON that does not.
+
+    Raises:
+        UserError: a schema that is none, or jsonschema is not installed.
+
+    >>> json_schema(["?"] * 2, ['{"a": 1}', '{"a": '])
+    [1.0, 0.0]
+    """
+    schemas = column_of(columns, column) if column else [schema] * len(completions)
+    scores: list[float | None] = []
+    for completion, wanted in zip(completions, schemas, strict=True):
+        if wanted is None:
+            scores.append(None)
+            continue
+        is_valid = _validator(wanted if isinstance(wanted, str) else json.dumps(wanted))
+        try:
+            document = json.loads(_json_part(text_of(completion)), parse_constant=_reject)
+            scores.append(valid if is_valid(document) else parses)
+        except (ValueError, RecursionError):  # hostile nesting overflows the parser's stack
+            scores.append(0.0)
+    return scores
+
+
+def _lengths(completions: list[Text], unit: str, columns: dict[str, Any]) -> list[int]:
+    if unit not in _UNITS:
+        raise UserError(f"kwargs.unit is {unit!r}; choose one of {', '.join(_UNITS)}.")
+    if unit == "tokens":
+        return [len(ids) for ids in column_of(columns, "completion_ids")]
+    texts = map(text_of, completions)
+    return [len(text.split()) if unit == "words" else len(text) for text in texts]
+
+
+def _share(text: str, scripts: tuple[str, ...], min_scripts: bool = False) -> float | None:
+    letters = [found for char in text if char.isalpha() and (found := _script_of(char))]
+    if not letters:
+        return None
+    if min_scripts and scripts == _SCRIPTS_OF["ja"] and any(found in scripts for found in letters):
+        scripts = (*scripts, "cjk")  # Japanese has Chinese characters too, but never only those for long
+    return sum(found in scripts for found in letters) / len(letters)
+
+
+@lru_cache(maxsize=4096)
+def _script_of(char: str) -> str:
+    return unicodedata.name(char, "").partition(" ")[0].lower()
+
+
+def _has(text: str, word: str, flags: int) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags) is not None
+
+
+def _json_part(text: str) -> str:
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    fences = _FENCE.findall(text)
+    return fences[-1] if fences else text
+
+
+def _reject(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    try:
+        wanted = json.loads(schema)
+    except ValueError as error:
+        raise UserError(f"the JSON schema {schema[:60]!r} is no JSON: {error}.") from error
+    if wanted is True:
+        return lambda document: True
+    try:
+        import jsonschema
+    except ImportError as error:
+        raise UserError(
+            "rewards.text:json_schema checks schemas with the package jsonschema, which is not installed. "
+            "Run: pip install jsonschema"
+        ) from error
+    kind = jsonschema.validators.validator_for(wanted, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(wanted)
+    except jsonschema.SchemaError as error:
+        raise UserError(f"the JSON schema is none: {error.message}") from error
+    return kind(wanted).is_valid

@@ -1,0 +1,251 @@
+"""Extraction against what models really write, and against GSM8K's own answers."""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from rlhf_recipes.rewards import gsm8k
+from rlhf_recipes.rewards.answers import final_number, gold_answer, marked_answer, number_in, same_answer, whole_number
+
+WRITTEN = [
+    # boxed
+    (r"Therefore the total is \boxed{72}.", 72),
+    (r"The final answer is $\boxed{72}$.", 72),
+    (r"\[ \boxed{1,234} \]", 1234),
+    (r"\boxed{1{,}234}", 1234),
+    (r"\boxed{1\,234}", 1234),
+    (r"\boxed{12\,345\,678}", 12345678),
+    (r"\boxed{\$18}", 18),
+    (r"\boxed{\$1,234.50}", Fraction(2469, 2)),
+    (r"\boxed{-5}", -5),
+    ("\\boxed{\u22125}", -5),
+    (r"\boxed{\frac{3}{4}}", Fraction(3, 4)),
+    (r"\boxed{-\frac{3}{4}}", Fraction(-3, 4)),
+    (r"\boxed{\dfrac{3}{4}}", Fraction(3, 4)),
+    (r"\boxed{\tfrac12}", Fraction(1, 2)),
+    (r"\boxed{2\frac{1}{2}}", Fraction(5, 2)),
+    (r"\boxed{3/4}", Fraction(3, 4)),
+    (r"\boxed{50\%}", 50),
+    (r"\boxed{72\text{ clips}}", 72),
+    (r"\boxed{72 \text{ cm}^2}", 72),
+    (r"\boxed{\text{72 clips}}", 72),
+    (r"\boxed{\textbf{72}}", 72),
+    (r"\boxed{x = 5}", 5),
+    (r"\boxed{ 72 }", 72),
+    (r"\boxed 72", 72),
+    (r"\boxed{5 \times 10^{3}}", 5000),
+    (r"\boxed{2.5 \cdot 10^{-1}}", Fraction(1, 4)),
+    (r"\boxed{5}. Wait, that is wrong. \boxed{6}", 6),
+    (r"The answer is 5. Put in a box: \boxed{6}", 6),
+    (r"\boxed{6} is the number of apples left after 2 days.", 6),
+    (r"\boxed{72", 72),
+    (r"\boxed{}, that is 72", 72),
+    (r"\boxed{5, 6}", None),
+    (r"\boxed{5 \text{ or } 6}", None),
+    (r"\boxed{2\sqrt{3}}", None),
+    (r"\boxed{2\pi}", None),
+    (r"\boxed{2^{10}}", None),
+    (r"\boxed{2x}", None),
+    (r"\boxed{x}", None),
+    # GSM8K's own mark
+    ("48 + 24 = 72\n#### 72", 72),
+    ("#### 72.", 72),
+    ("####72", 72),
+    ("#### $1,234", 1234),
+    ("#### -5", -5),
+    ("#### **72**", 72),
+    ("#### 72 clips in 2 months", 72),
+    ("#### 10,000,000", 10_000_000),
+    ("#### 5\nLet me check.\n#### 6", 6),
+    ("#### Step 1: add\n48 + 24 = 72\n#### Step 2: done", 72),
+    ("#### 1. Add them\n48 + 24 = 72\n#### 2. Conclude\nSo 72 clips.", 72),
+    ("#### Answer: 72", 72),
+    # a statement
+    ("The answer is 72.", 72),
+    ("The answer is 72", 72),
+    ("The answer is: 72", 72),
+    ("The answer is $72.", 72),
+    ("The answer is $72$.", 72),
+    ("the answer is -$5.25.", Fraction(-21, 4)),
+    ("The answer is $-5.", -5),
+    ("The answer is 1,234,567 people.", 1234567),
+    ("The answer is 72 clips, which is 3 times 24.", 72),
+    ("The answer is 72. I checked it 2 times.", 72),
+    ("The final answer is **72**.", 72),
+    ("**Answer:** 72", 72),
+    ("**Answer**: 72 clips", 72),
+    ("**Final Answer: 72**", 72),
+    ("### Final Answer\n72", 72),
+    ("Final Answer:\n\n\\[\n72\n\\]", 72),
+    ("Answer: 48 + 24 = 72", 72),
+    ("Answer = 72", 72),
+    ("A: so the answer would be 72 dollars", 72),
+    ("The answer to the question is 72.", 72),
+    ("The answer is about ≈ 33.3 %", Fraction(333, 10)),
+    ("The answer is 3/4 of a cup.", Fraction(3, 4)),
+    ("The answer is 1 1/2 cups.", Fraction(3, 2)),
+    ("The answer is 2.5 million dollars.", 2_500_000),
+    ("The answer is 5%.", 5),
+    ("The answer is .5", Fraction(1, 2)),
+    ("The answer is 1e3.", 1000),
+    ("The answer is €1 or so", 1),
+    ("The answer is not 5. The answer is 6.", 6),
+    ("The answer is not 5, it is 6", 6),
+    ("The answer is 5 or 6.", None),
+    ("The answer is 5, 6 or 7.", None),
+    ("The answer is 72 or 72.0.", 72),
+    ("The answer is 5. No, the answer is 6.", 6),
+    ("This answers the question. In total 72 clips.", 72),
+    ("The answer is seventy-two.", None),
+    # tags
+    ("<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n", 72),
+    ("<answer>$1,234</answer>", 1234),
+    ("<answer>72", 72),
+    ("<answer>The answer is \\boxed{72}</answer>", 72),
+    ("<answer>48 + 24 = 72</answer>", 72),
+    ("<answer>5</answer> Hm. <answer>6</answer>", 6),
+    ("<answer>many</answer> 72", None),
+    ("The answer is 5 <answer>6</answer>", 6),
+    # thinking
+    ("<think>The answer is 5</think>The answer is 6.", 6),
+    ("<think>maybe \\boxed{5}</think> 6", 6),
+    ("<think>The answer is 72", None),
+    ("it is 5</think>so 72", 72),
+    # bold
+    ("She sold **72** clips in 2 months.", 72),
+    ("So **$1,234.50** in the 12 months.", Fraction(2469, 2)),
+    ("**1. Add**: 48 + 24\n**2. Result**: 72", 72),
+    # nothing but numbers
+    ("She sold 48 + 24 = 72 clips altogether in April and May.", 72),
+    ("So she pays $18.", 18),
+    ("48-24=24", 24),
+    ("She loses 5, that is -5", -5),
+    ("She ends with 1,234.", 1234),
+    ("She ends with 1\u202f234.", 1234),
+    ("1. Add 48\n2. Add 24: 72\n3. Done.", 72),
+    ("They have 72 left on the 5th day", 72),
+    ("72 is what we find after Step 2", 72),
+    ("It is 72cm", 72),
+    ("H2O and x2 are no numbers", None),
+    ("I do not know.", None),
+    ("", None),
+    ("....", None),
+    ("#" * 500, None),
+    ("1/0", None),
+    ("9" * 5000, None),
+    ("1e99", 10**99),
+    ("\\boxed" * 2000, None),
+    ("\\boxed{" * 2000, None),
+    ("answer is " * 2000, None),
+]
+
+
+@pytest.mark.parametrize(("text", "number"), WRITTEN, ids=[repr(text[:40]) for text, _ in WRITTEN])
+def test_the_number_a_model_means(text, number):
+    assert final_number(text) == number
+
+
+def test_long_reasoning_before_the_last_number():
+    assert final_number("12 apples and " * 300 + "so there are 1,072 clips") == 1072
+    assert final_number("72 clips, " + "and no more words with digits " * 40) == 72
+
+
+@pytest.mark.parametrize(
+    ("text", "marked"),
+    [
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        ("<answer> Paris </answer>", "Paris"),
+        ("The answer is Paris.", "Paris"),
+        ("#### 72", "72"),
+        ("Paris", None),
+    ],
+)
+def test_marked_answer(text, marked):
+    assert marked_answer(text) == marked
+
+
+def test_the_tag_is_the_callers():
+    assert final_number("<result>5</result> or 6", tag="result") == 5
+
+
+def test_number_in_takes_the_side_behind_the_equals_sign():
+    assert number_in("6 x 12 = 72") == 72
+    assert number_in("72 = total") == 72
+
+
+@pytest.mark.parametrize(
+    ("span", "number"),
+    [
+        ("72", 72),
+        ("+72", 72),
+        ("-5", -5),
+        ("$1,234", 1234),
+        ("72.0", 72),
+        ("7.5", None),
+        ("72 clips", None),
+        ("", None),
+    ],
+)
+def test_whole_number(span, number):
+    assert whole_number(span) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "same"),
+    [
+        ("72.00", "72", True),
+        ("0.75", "3/4", True),
+        ("The answer is $1,234.", "... #### 1,234", True),
+        (r"\boxed{72}", r"so we find \boxed{72}", True),
+        ("71", "72", False),
+        ("<answer> paris. </answer>", "Paris", True),
+        ("<answer>London</answer>", "Paris", False),
+        ("Paris", "Paris", True),
+        ("7", "7 apples or 8", False),
+        ("", "72", False),
+    ],
+)
+def test_same_answer(text, gold, same):
+    assert same_answer(text, gold) is same
+
+
+def test_gold_answer_reads_numbers_too():
+    assert [gold_answer(gold) for gold in (72, 7.5, "x\n#### 1,072", r"\boxed{\frac{1}{2}}")] == [
+        "72",
+        "7.5",
+        "1,072",
+        r"\frac{1}{2}",
+    ]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("split", "rows"), [("train", 7473), ("test", 1319)])
+def test_every_gsm8k_gold_answer_scores_in_full(split, rows):
+    root = os.environ.get("RLHF_RECIPES_REAL_DATA")
+    if not root:
+        pytest.skip("RLHF_RECIPES_REAL_DATA is not set")
+    lines = (Path(root) / "data/gsm8k" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [json.loads(line)["answer"] for line in lines]
+    assert len(golds) == rows
+    bodies, numbers = zip(*(gold.split("\n#### ") for gold in golds), strict=True)
+    assert [final_number(gold) for gold in golds] == [int(number.replace(",", "")) for number in numbers]
+
+    formed = [
+        f"<reasoning>\n{body}\n</reasoning>\n<answer>\n{number}\n</answer>\n"
+        for body, number in zip(bodies, numbers, strict=True)
+    ]
+    rewards = (gsm8k.correctness, gsm8k.integer, gsm8k.strict_format, gsm8k.soft_format, gsm8k.xml_count)
+    totals = [sum(marks) for marks in zip(*(f(formed, formed, answer=golds) for f in rewards), strict=True)]
+    assert totals == [4.0] * rows
+    for written in (
+        "{body}\n#### {n}",
+        "{body} The answer is ${n}.",
+        "{body} \\boxed{{{n}}}",
+        "{body}\n**Answer:** {n}",
+    ):
+        texts = [written.format(body=body, n=n) for body, n in zip(bodies, numbers, strict=True)]
+        assert gsm8k.correctness(texts, texts, answer=golds) == [2.0] * rows

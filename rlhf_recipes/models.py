@@ -78,6 +78,11 @@ def load_reward_model(
     return _fit(loaded, tokenizer, path)
 
 
+def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A finished reward model or classifier, frozen, with however many labels it has."""
+    return _fit(_pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True), tokenizer, path).eval()
+
+
 def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """A model of seeded random weights from `model.init`: a transformers config's fields, `model_type` among them."""
     torch.manual_seed(seed)

@@ -28,10 +28,7 @@ class MetricsFile(TrainerCallback):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = read_jsonl(self.path) if state.global_step else []
-        lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= state.global_step]
-        torn = self.path.with_suffix(".tmp")
-        torn.write_text("".join(lines), encoding="utf-8")
-        os.replace(torn, self.path)
+        rewrite_jsonl(self.path, [row for row in rows if row["step"] <= state.global_step])
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write what Trainer logs, numbers as they are."""
@@ -50,6 +47,13 @@ def read_jsonl(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def rewrite_jsonl(path: Path, rows: list[dict]) -> None:
+    """Replace a file's rows in one step."""
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(part, path)
 
 
 class PlainProgress(TrainerCallback):
@@ -77,3 +81,51 @@ class PlainProgress(TrainerCallback):
         print(
             f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {figures}", file=sys.stderr, flush=True
         )
+
+
+class HeldOut(TrainerCallback):
+    """PPO's answers to held-out prompts as it goes: samples.jsonl, and how often they beat the SFT model's.
+
+    The same prompts and the same random numbers every time, so that two rows differ by the policy alone. Judged by
+    reward/gold where it is watched, else by the score. Logs eval_score, eval_gold, eval_kl, eval_length and
+    eval_win_rate (share of decided comparisons with the answers before training).
+    """
+
+    def __init__(self, trainer, path: Path):
+        self.trainer, self.path = trainer, path
+        self.before: list[float] | None = None
+
+    def begin(self) -> None:
+        """Answer before training, where a run that is resumed has not done so already."""
+        if self.trainer.eval_dataset is None or not len(self.trainer.eval_dataset):
+            return
+        first = [row for row in read_jsonl(self.path) if row["step"] == 0]
+        if first:
+            self.before = [_judged(row) for row in first]
+        else:
+            self.path.unlink(missing_ok=True)
+            self.trainer.generate_completions(sampling=True)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """On resume, forget what was sampled after the checkpoint."""
+        if state.is_world_process_zero and self.path.exists():
+            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
+
+    def on_samples(self, args, state, control, samples, **kwargs):
+        """Append the rows and log their means."""
+        judged = [_judged(row) for row in samples]
+        if self.before is None:
+            self.before = judged
+        if not state.is_world_process_zero:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+        wins = sum(a > b for a, b in zip(judged, self.before, strict=True))
+        losses = sum(a < b for a, b in zip(judged, self.before, strict=True))
+        figures = {"eval_score": "score", "eval_kl": "kl", "eval_length": "length", "eval_gold": "reward/gold"}
+        logs = {k: sum(r[v] for r in samples) / len(samples) for k, v in figures.items() if v in samples[0]}
+        self.trainer.log(logs | {"eval_win_rate": wins / (wins + losses) if wins + losses else 0.5})
+
+
+def _judged(row: dict) -> float:
+    return row.get("reward/gold", row["score"])

@@ -70,6 +70,7 @@ class Evaluate:
 @dataclass
 class Score:
     file: str | None = None
+    out: str | None = None
 
 
 @dataclass

@@ -29,7 +29,7 @@ def run(cfg: DictConfig) -> dict:
         data.check(cfg.data, kind, stage=cfg.stage)
     stage_run = StageRun(cfg)
     stage_run.resolve()
-    if cfg.stage in ("score",) or cfg.preview:
+    if cfg.stage in ("score", "report") or cfg.preview:  # these leave no stage behind
         return _stage(cfg.stage).run(cfg, stage_run)
     if stage_run.open() == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)

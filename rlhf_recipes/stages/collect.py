@@ -1,8 +1,5 @@
 """Preferences from a model's own answers: several a prompt, ranked by the reward signal, kept as pairs."""
 
-import json
-import os
-
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
@@ -10,6 +7,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.evaluation.compare import as_completion
+from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
 
@@ -51,10 +49,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
             "all answers to every prompt score alike: the reward tells nothing apart; try collect.temperature=1.0"
         )
     out = run.dir / "preferences.jsonl"
-    part = out.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs)
-    os.replace(part, out)
+    rewrite_jsonl(out, pairs)
     print(f"collect: {len(asked)} answers to {len(rows)} prompts, {len(pairs)} pairs in {out}, {ties} prompts all tied")
     return {
         "prompts": len(rows),

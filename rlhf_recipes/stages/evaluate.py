@@ -1,12 +1,11 @@
 """Every model at hand on the same held-out prompts: scores, gold, KL to SFT, perplexity, and who beats whom."""
 
-import json
-
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
+from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
@@ -40,8 +39,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         ),
         seed=cfg.seed,
     )
-    with run.samples.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+    rewrite_jsonl(run.samples, samples)
     return summary
 
 

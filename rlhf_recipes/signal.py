@@ -1,0 +1,58 @@
+"""The `reward` node as one signal: functions by path, reward models as scorers, the domain's gold as a metric."""
+
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_recipes import models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.rewards.combine import RewardSignal
+
+
+def build_signal(cfg: DictConfig, run: StageRun, *, watch_gold: bool = False) -> RewardSignal:
+    """What ppo, grpo, collect and evaluate score with.
+
+    Args:
+        cfg: the config; `reward.functions`, `reward.models` and `data.gold` are read.
+        run: `run.inputs["reward_model"]` is what a reward model with path `auto` means.
+        watch_gold: add the domain's gold scorer with weight 0: logged as reward/gold, never felt.
+
+    Raises:
+        UserError: `auto` and no reward model at hand; no reward at all; a name given twice.
+    """
+    functions = dict(OmegaConf.to_container(cfg.reward.get("functions") or OmegaConf.create({}), resolve=True))
+    if watch_gold and cfg.data.get("gold") and "gold" not in functions:
+        functions["gold"] = {"path": cfg.data.gold, "weight": 0.0}
+    scorers = {}
+    for name, spec in (cfg.reward.get("models") or {}).items():
+        if spec is not None:
+            scorers[name] = (_scorer(cfg, run, name, spec), spec.get("weight", 1.0))
+    signal = RewardSignal(functions, scorers)
+    if not any(part.weight for part in signal.parts.values()):
+        raise UserError("reward= gives nothing to optimise; expected a model or a function of weight other than 0")
+    return signal
+
+
+def _scorer(cfg: DictConfig, run: StageRun, name: str, spec: DictConfig) -> ModelReward:
+    path = spec.path
+    if path == "auto":
+        if "reward_model" not in run.inputs:
+            raise UserError(
+                f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
+                f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"
+            )
+        path = run.inputs["reward_model"]["path"]
+    # The policy's tokenizer settings are not the reward model's: it brings its own.
+    own = OmegaConf.merge(cfg.model, {"tokenizer": None, "chat_template": None, "quantization": None})
+    tokenizer = models.load_tokenizer(own, path)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = models.load_classifier(own, path, tokenizer).to(device)
+    return ModelReward(model, tokenizer, label=spec.get("label"), batch_size=spec.get("batch_size", 64))
+
+
+def kl_controller(cfg: DictConfig):
+    """The `kl` node as its controller: an object with `kl_coef` and `update(kl, episodes)`."""
+    fields = OmegaConf.to_container(cfg.kl, resolve=True)
+    return get_class(fields.pop("_target_"))(**fields)

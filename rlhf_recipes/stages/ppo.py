@@ -1,0 +1,63 @@
+"""Stage 3 of InstructGPT: PPO against the reward signal with a KL penalty to the SFT model. Our PPOTrainer on TRL's."""
+
+import time
+
+from datasets import Dataset
+from omegaconf import DictConfig
+
+from rlhf_recipes import data, models
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.callbacks import KLControl
+from rlhf_recipes.ppo import PPOTrainer
+from rlhf_recipes.progress import HeldOut
+from rlhf_recipes.signal import build_signal, kl_controller
+from rlhf_recipes.stages.grpo import policy_metrics
+from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second."""
+    args = arguments(cfg, run)
+    path = run.inputs["policy"]["path"]
+    tokenizer = models.load_tokenizer(cfg.model, path)
+    tokenizer.padding_side = "left"
+    rows = data.load(
+        cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=cfg.data.get("max_prompt_length"), seed=cfg.seed
+    )
+    print(rows.describe())
+    controller = kl_controller(cfg)
+    args.kl_coef = controller.kl_coef
+    adapter = peft_config(cfg, "CAUSAL_LM")
+    value_model = None
+    if "value_model" in run.inputs:
+        value_model = models.load_reward_model(cfg.model, run.inputs["value_model"]["path"], tokenizer, seed=cfg.seed)
+    trainer = PPOTrainer(
+        model=models.load_policy(cfg.model, path, tokenizer),
+        args=args,
+        processing_class=tokenizer,
+        reward_funcs=build_signal(cfg, run, watch_gold=True),
+        train_dataset=rows.train,
+        eval_dataset=rows.eval,
+        value_model=value_model,
+        peft_config=adapter,
+        value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
+        ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
+        callbacks=[*callbacks(cfg, run), KLControl(controller)],
+    )
+    if cfg.preview:
+        return show(trainer, "prompts", cfg.preview_rows)
+    print(
+        f"ppo: {models.parameters(trainer.model)}; {trainer.plan.updates} updates of {trainer.plan.batch_size} episodes"
+    )
+    held_out = HeldOut(trainer, run.samples)
+    trainer.add_callback(held_out)
+    held_out.begin()
+    began = time.time()
+    fit(trainer, run)
+    return policy_metrics(
+        trainer.state.log_history, controller.kl_coef, time.time() - began, score="objective/scores", kl="objective/kl"
+    )
+
+
+def _corpus(cfg: DictConfig, tokenizer) -> Dataset:
+    return data.load(cfg.data, "corpus", tokenizer=tokenizer, seed=cfg.seed).train

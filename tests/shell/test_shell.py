@@ -1,0 +1,170 @@
+"""The command line as a user meets it: each case in its own process, without torch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_recipes.__main__ import groups, help_text, rewrite
+from rlhf_recipes.paths import CONF, RECIPES, options
+
+ROOT = Path(__file__).parents[2]
+
+
+def shell(*args, cwd=None, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhf_recipes", *args],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"} | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def composed(*args):
+    import yaml
+
+    done = shell(*args, "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+def test_help_lists_every_stage_model_dataset_and_recipe():
+    text = help_text()
+    for group in ("stage", "model", "data", "reward", "kl", "peft", "logger"):
+        assert all(name in text for name in options(CONF / group))
+    assert all(name in text for name in options(RECIPES))
+
+
+def test_the_shell_imports_no_torch():
+    code = (
+        "import sys; sys.argv=['x','stage=sft','--cfg','job']; from rlhf_recipes.__main__ import main; main();"
+        "sys.exit('torch' in sys.modules or 'trl' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_plain_overrides_become_forced_ones_and_choices_stay():
+    assert rewrite(["stage=ppo", "model=tiny", "trainer.vf_coef=0.2", "+a.b=1", "hydra.verbose=true", "-m"]) == [
+        "stage=ppo",
+        "model=tiny",
+        "++trainer.vf_coef=0.2",
+        "+a.b=1",
+        "hydra.verbose=true",
+        "-m",
+    ]
+
+
+def test_a_users_config_dir_adds_options_and_groups(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name: mine\npath: ./mine\n")
+    (tmp_path / "extra").mkdir()
+    assert "extra" in groups(["--config-dir", str(tmp_path)])
+    assert composed("--config-dir", str(tmp_path), "stage=sft", "model=mine")["model"]["path"] == "./mine"
+
+
+def test_the_shell_wins_over_the_recipe_over_the_stage_over_the_root(tmp_path):
+    folder = tmp_path / "recipes" / "probe"
+    folder.mkdir(parents=True)
+    (folder / "sft.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /stage: sft\n  - override /peft: lora\n"
+        "seed: 7\ntrainer: {learning_rate: 0.5, max_length: 77}\n"
+    )
+    plain = composed("stage=sft")
+    assert plain["trainer"]["learning_rate"] == 2e-5  # the stage
+    assert plain["seed"] == 0  # the root
+    laid = composed("--config-dir", str(tmp_path), "recipes=probe/sft")
+    assert (laid["stage"], laid["seed"], laid["trainer"]["learning_rate"], laid["peft"]["r"]) == ("sft", 7, 0.5, 16)
+    over = composed("--config-dir", str(tmp_path), "recipes=probe/sft", "trainer.learning_rate=0.1", "peft=none")
+    assert over["trainer"]["learning_rate"] == 0.1
+    assert over["trainer"]["max_length"] == 77
+    assert not over.get("peft")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "empty.jsonl").write_text("")
+    (folder / "broken.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": \n')
+    (folder / "columns.jsonl").write_text('{"ask": "a", "say": "b"}\n')
+    (folder / "good.jsonl").write_text("".join(f'{{"prompt": "p{i}", "completion": " c"}}\n' for i in range(20)))
+    return folder
+
+
+# (arguments, what the one line must say)
+BAD = {
+    "unknown option": (["stage=sft", "model=quen0.5b"], ["model=quen0.5b", "did you mean", "qwen0.5b"]),
+    "unknown stage": (["stage=sfft"], ["stage=sfft", "did you mean sft?"]),
+    "unknown recipe": (["recipes=embeded/sft"], ["recipes=embeded/sft", "embedded/sft"]),
+    "no stage": ([], ["no stage chosen", "stage="]),
+    "misspelt key of ours": (["stage=sft", "run.nmae=x"], ["run.nmae", "did you mean run.name?"]),
+    "misspelt root key": (["stage=sft", "modle.path=x"], ["modle", "did you mean model?"]),
+    "misspelt TRL field": (
+        ["stage=sft", "trainer.lerning_rate=1"],
+        ["SFTConfig has no field lerning_rate", "learning_rate?"],
+    ),
+    "misspelt PPO field": (
+        ["stage=ppo", "trainer.vf_coeff=0.2"],
+        ["PPOConfig has no field vf_coeff; did you mean vf_coef?"],
+    ),
+    "misspelt PEFT field": (["stage=sft", "peft=lora", "peft.rank=4"], ["LoraConfig has no field rank"]),
+    "wrong type": (["stage=sft", "trainer.learning_rate=fast"], ["trainer.learning_rate='fast'", "a number"]),
+    "wrong type of ours": (["stage=sft", "seed=many"], ["seed", "many"]),
+    "broken override": (["stage=sft", "trainer.x=[1"], ["trainer.x"]),
+    "missing file": (["stage=sft", "data=local", "data.demos.path=nowhere.jsonl"], ["nowhere.jsonl"]),
+    "empty file": (["stage=sft", "data=local", "data.demos.path={}/empty.jsonl"], ["empty"]),
+    "broken line": (["stage=sft", "data=local", "data.demos.path={}/broken.jsonl"], ["broken.jsonl", "line 2"]),
+    "missing column": (["stage=sft", "data=local", "data.demos.path={}/columns.jsonl"], ["ask", "say", "prompt"]),
+    "kind lacking": (["stage=reward", "data=alpaca"], ["data=alpaca", "preferences", "data=hh_rlhf"]),
+    "no earlier stage": (["stage=ppo"], ["stage=sft", "run.name=default"]),
+    "no such model folder": (
+        ["stage=sft", "model.path=./nowhere", "data=local", "data.demos.path={}/good.jsonl"],
+        ["./nowhere"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(case, files, tmp_path):
+    arguments, expected = BAD[case]
+    done = shell(*[a.format(files) for a in arguments], cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for part in expected:
+        assert part in done.stderr, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_traceback_is_there_on_request(tmp_path):
+    done = shell("stage=sft", "run.nmae=x", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert "Traceback" in done.stderr
+
+
+def test_an_unreachable_hub_is_told_at_once(files, tmp_path):
+    done = shell(
+        "stage=sft",
+        "model=qwen0.5b",
+        "data=local",
+        f"data.demos.path={files}/good.jsonl",
+        cwd=tmp_path,
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 2
+    assert "model.path=" in done.stderr
+
+
+def test_completion_is_hydras_own():
+    done = shell("-sc", "install=bash")
+    assert done.returncode == 0
+    assert "complete" in done.stdout
+
+
+def test_version_is_the_packages():
+    from rlhf_recipes import __version__
+
+    assert shell("--version").stdout.strip() == f"rlhf-recipes {__version__}"

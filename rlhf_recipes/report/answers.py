@@ -1,0 +1,120 @@
+"""Answers side by side with filters, and an answer token by token, as HTML."""
+
+from collections.abc import Sequence
+from html import escape
+
+from rlhf_recipes.report.content import show
+from rlhf_recipes.report.provenance import final_model
+from rlhf_recipes.report.run import Run, plain
+
+PROMPTS = 200  # shown in the page; all of them are in samples.jsonl
+LONGEST = 3000  # characters of one text
+TOKEN_ROWS, TOKENS = 20, 400
+QUANTITIES = ("advantage", "reward", "value", "kl")
+
+
+def across(runs: Sequence[Run]) -> list[dict]:
+    """The final model of every run on the same prompts, in the shape of `Run.answers`."""
+    merged: dict[str, dict] = {}
+    for run in runs:
+        last = final_model(run)
+        for answered in run.answers:
+            if last in answered["by"]:
+                found = merged.setdefault(answered["prompt"], {"prompt": answered["prompt"], "by": {}})
+                found["by"].setdefault(run.name, answered["by"][last])
+    return list(merged.values())
+
+
+def html(answers: Sequence[dict], evaluation: dict) -> str:
+    """Every prompt with its answers, and the controls that filter them; empty where there are none."""
+    if not answers:
+        return ""
+    names = list(dict.fromkeys(name for answered in answers for name in answered["by"]))
+    ours, theirs = _sides(names)
+    by = "gold" if evaluation.get("judge") == "gold" else "score"
+    items = [_item(i, answered, ours, theirs, by) for i, answered in enumerate(answers[:PROMPTS])]
+    boxes = "".join(
+        f'<label><input type="checkbox" class="model" value="{escape(name)}" checked>{escape(name)}</label>'
+        for name in names
+    )
+    judged = any('data-outcome=""' not in item for item in items)
+    outcome = order = ""
+    if judged:
+        options = [("", "All outcomes"), *((o, f"{ours} {o} {theirs}") for o in ("beats", "ties with", "loses to"))]
+        outcome = _select("outcome", "Outcome", options)
+        order = _select(
+            "order", "Order", [("0", "as sampled"), ("gain", "largest gain first"), ("loss", "largest loss first")]
+        )
+    search = '<input type="search" placeholder="Search" aria-label="Search">'
+    controls = f'<div class="controls" hidden>{search}{outcome}{order}{boxes}</div>'
+    note = f" The first {PROMPTS} of {len(answers)}; the rest is in samples.jsonl." if len(answers) > PROMPTS else ""
+    note = f'<p class="note"><span class="count">{len(items)} prompts</span>.{note}</p>'
+    more = '<button type="button" class="more" hidden>Show more</button>'
+    return f'<div id="answer-list">{controls}{note}{"".join(items)}{more}</div>'
+
+
+def _sides(names: list[str]) -> tuple[str | None, str | None]:
+    """Which two models the outcome filter speaks of: the last trained against SFT, or against the first."""
+    ours = next((name for name in ("ppo", "grpo", "dpo") if name in names), names[-1])
+    theirs = "sft" if "sft" in names and ours != "sft" else names[0]
+    return (ours, theirs) if ours != theirs else (None, None)
+
+
+def _item(index: int, answered: dict, ours: str | None, theirs: str | None, by: str) -> str:
+    scores = [answered["by"].get(name, {}).get(by) for name in (ours, theirs)]
+    gain = scores[0] - scores[1] if None not in scores else None
+    outcome = "" if gain is None else "beats" if gain > 0 else "loses to" if gain < 0 else "ties with"
+    said = "".join(_said(name, row) for name, row in answered["by"].items())
+    data = f'data-index="{index}" data-outcome="{outcome}" data-gain="{0 if gain is None else round(gain, 6)}"'
+    prompt = f'<p class="prompt">{_text(answered["prompt"])}</p>'
+    return f'<article class="answer" {data}>{prompt}<div class="said">{said}</div></article>'
+
+
+def _said(name: str, row: dict) -> str:
+    figures = [f"{key} {show(row[key])}" for key in ("score", "gold", "kl") if isinstance(row.get(key), int | float)]
+    if isinstance(row.get("tokens"), int):
+        figures.append(f"{row['tokens']} tokens" + ("" if row.get("finished", True) else ", cut off"))
+    text = _text(plain(row.get("completion")).strip()) or "<i>(empty)</i>"
+    small = f'<div class="soft">{escape(" · ".join(figures))}</div>'
+    return f'<div data-model="{escape(name)}"><b>{escape(name)}</b><pre>{text}</pre>{small}</div>'
+
+
+def tokens_html(rows: Sequence[dict]) -> str:
+    """Answers token by token: the value, KL, reward or advantage of each, as colour and as a number."""
+    rows = [row for row in rows if isinstance(row.get("tokens"), list) and row["tokens"]]
+    if not rows:
+        return ""
+    drawn = []
+    for row in rows[-TOKEN_ROWS:]:
+        tokens = row["tokens"][:TOKENS]
+        most = max((abs(t.get("advantage") or 0) for t in tokens), default=0) or 1.0
+        spans = "".join(_token(token, most) for token in tokens)
+        title = f"Step {escape(str(row.get('step')))}: {_text(plain(row.get('prompt')))}"
+        drawn.append(f'<h3>{title}</h3><div class="tokens">{spans}</div>')
+    options = "".join(f'<option value="{name}">{name}</option>' for name in QUANTITIES)
+    select = f'<div class="controls" hidden><label>Show <select id="quantity">{options}</select></label></div>'
+    note = '<p class="note">Blue is above zero, orange below; the number is the advantage unless chosen otherwise.</p>'
+    return select + note + "".join(drawn)
+
+
+def _token(token: dict, most: float) -> str:
+    data = "".join(f' data-{name}="{_figure(token.get(name))}"' for name in QUANTITIES)
+    value = token.get("advantage") or 0.0
+    colour = f"rgb({'0 114 178' if value >= 0 else '213 94 0'} / {0.55 * abs(value) / most:.2f})"
+    text = escape(str(token.get("token", ""))).replace("\n", "\u21b5")
+    hover = ", ".join(f"{name} {show(token.get(name), 3)}" for name in QUANTITIES)
+    inner = f"{text or ' '}<small>{show(value)}</small>"
+    return f'<span style="background:{colour}" title="{escape(hover)}"{data}>{inner}</span>'
+
+
+def _figure(value) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else ""
+
+
+def _select(css: str, label: str, options: Sequence[tuple[str, str]]) -> str:
+    inner = "".join(f'<option value="{escape(value)}">{escape(name)}</option>' for value, name in options)
+    return f'<select class="{css}" aria-label="{label}">{inner}</select>'
+
+
+def _text(text: str) -> str:
+    return escape(text if len(text) <= LONGEST else text[: LONGEST - 1] + "\u2026")

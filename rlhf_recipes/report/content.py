@@ -1,0 +1,240 @@
+"""What a report says, as data: the tables, the verdict, the flow. Terminal, HTML and Markdown only set it in type."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rlhf_recipes.report.run import Run, Stage, pick
+
+STEPS_SHOWN = 10  # rows of the table by step
+TITLES = {
+    "pretrain": "Pretraining",
+    "sft": "Supervised fine-tuning",
+    "collect": "Collecting preferences",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "dpo": "DPO",
+    "grpo": "GRPO",
+    "evaluate": "Evaluation",
+}
+
+
+class Column(NamedTuple):
+    """A column's heading and how its numbers are set: digits after the point, `%` for shares, None for text."""
+
+    label: str
+    digits: int | str | None = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of numbers, text or None, under columns."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list]
+    note: str = ""
+
+    def cells(self) -> list[list[str]]:
+        """Every cell as text."""
+        return [
+            [show(value, column.digits) for value, column in zip(row, self.columns, strict=True)] for row in self.rows
+        ]
+
+    def without_empty_columns(self) -> "Table":
+        """The same table, without the columns in which no row has a value."""
+        keep = [i for i in range(len(self.columns)) if any(row[i] is not None for row in self.rows)]
+        return Table(
+            self.title, [self.columns[i] for i in keep], [[row[i] for i in keep] for row in self.rows], self.note
+        )
+
+
+def show(value, digits: int | str | None = 2) -> str:
+    """A value as text.
+
+    >>> show(0.6512, "%"), show(12.3456, 2), show(1200.0, 0), show(None), show("base", None)
+    ('65.1 %', '12.35', '1,200', '-', 'base')
+    """
+    if value is None:
+        return "-"
+    if not isinstance(value, int | float) or digits is None:
+        return str(value)
+    if digits == "%":
+        return f"{100 * value:.1f} %"
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float | None) -> str:
+    """Wall time in the largest two units.
+
+    >>> duration(4.2), duration(192), duration(7260), duration(None)
+    ('4.2 s', '3 min 12 s', '2 h 1 min', '-')
+    """
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def epochs(stage: Stage) -> Table:
+    """SFT or pretraining by epoch."""
+    rows = [
+        [e.get(key) for key in ("epoch", "train_loss", "eval_loss", "eval_ppl")]
+        for e in stage.metrics.get("epochs", [])
+    ]
+    if not rows and stage.metrics:
+        rows = [[None, *(stage.metrics.get(key) for key in ("train_loss", "eval_loss", "eval_ppl"))]]
+    columns = [Column("epoch", 1), Column("train loss", 3), Column("held-out loss", 3), Column("perplexity", 2)]
+    of = "" if stage.name == "pretrain" else ", of the completion only"
+    return Table(f"{TITLES[stage.name]} by epoch", columns, rows, f"Loss in nats a trained token{of}.")
+
+
+def preference_model(stage: Stage) -> Table:
+    """Reward model or DPO: accuracy, loss and margin on held-out preferences, at each evaluation and at the end."""
+    evaluated = [row for row in stage.rows if pick(row, "eval_loss") is not None]
+    names = ("eval_accuracy", "eval_loss", "eval_margin")
+    rows = [[row["step"], *(pick(row, name) for name in names)] for row in thinned(evaluated, STEPS_SHOWN)]
+    last = [stage.metrics.get(name) for name in names]
+    if any(value is not None for value in last) and (not rows or rows[-1][1:] != last):
+        rows.append(["end", *last])
+    columns = [Column("step", 0), Column("accuracy", "%"), Column("loss", 3), Column("margin", 3)]
+    ceiling = stage.metrics.get("label_ceiling")
+    note = "On held-out preferences. "
+    if ceiling is not None:
+        note += f"The labels agree with the gold scorer in {show(ceiling, '%')}: no model can be expected to do better."
+    return Table(f"{TITLES[stage.name]} on held-out pairs", columns, rows, note.strip()).without_empty_columns()
+
+
+def by_step(stage: Stage) -> Table:
+    """PPO or GRPO by step. Gold and win rate stand where they were measured, all else is carried forward."""
+    quantities = ("score", "gold", "kl", "kl_coef", "win_rate", "length", "entropy")
+    carried: dict[str, float] = {}
+    full = []
+    for row in stage.rows:
+        found = {name: pick(row, name) for name in quantities}
+        carried |= {
+            name: value for name, value in found.items() if value is not None and name not in ("gold", "win_rate")
+        }
+        if any(value is not None for value in found.values()):
+            full.append((row["step"], carried | {name: found[name] for name in ("gold", "win_rate")}))
+    judged = [entry for entry in full if entry[1]["win_rate"] is not None or entry[1]["gold"] is not None]
+    shown = thinned(judged if len(judged) > 2 else full, STEPS_SHOWN)
+    rows = [[step, *(values.get(name) for name in quantities)] for step, values in shown]
+    columns = [Column("step", 0), Column("score", 3), Column("gold", 3), Column("KL", 2), Column("beta", 4)]
+    columns += [Column("win rate", "%"), Column("length", 1), Column("entropy", 2)]
+    note = "Score: what the reward signal says, before the KL penalty. KL in nats a response. Length in tokens."
+    return Table(f"{TITLES[stage.name]} by step", columns, rows, note).without_empty_columns()
+
+
+def models(evaluation: dict) -> Table:
+    """The models that were evaluated, side by side."""
+    keys = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
+    keys += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), ("length", "length", 1)]
+    keys += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "likeness", 3)]
+    extra = {key for of in evaluation.get("models", {}).values() for key in of if key.startswith("reward/")}
+    keys += [(key, key.removeprefix("reward/"), 3) for key in sorted(extra) if not key.endswith(("_std", "_se"))]
+    rows = [[name, *(of.get(key) for key, _, _ in keys)] for name, of in evaluation.get("models", {}).items()]
+    columns = [Column("model", None), *(Column(label, digits) for _, label, digits in keys)]
+    count = evaluation.get("prompts")
+    note = f"Means over {count} held-out prompts." if count else "Means over held-out prompts."
+    if evaluation.get("ref"):
+        note += f" KL to {evaluation['ref']}, nats a response."
+    return Table("Models on held-out prompts", columns, rows, note).without_empty_columns()
+
+
+def wins(evaluation: dict) -> Table:
+    """Every compared pair."""
+    rows = []
+    for pair, of in evaluation.get("win_rate", {}).items():
+        decided = of.get("decided", decided_share(of))
+        rows.append([versus(pair), of.get("win"), of.get("tie"), of.get("loss"), interval(of.get("ci95"))])
+        rows[-1] += [decided, interval(of.get("decided_ci95")), of.get("n")]
+    columns = [Column("pair", None), Column("win", "%"), Column("tie", "%"), Column("loss", "%")]
+    columns += [Column("95 % of win", None), Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
+    by = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge"}.get(evaluation.get("judge"))
+    note = f"Judged by {by}; " if by else ""
+    note += "intervals by bootstrap over prompts."
+    return Table("Who beats whom", columns, rows, note[0].upper() + note[1:]).without_empty_columns()
+
+
+def stage_table(stage: Stage) -> Table | None:
+    """The table a stage has in a write-up, None where it left nothing to tell."""
+    if stage.name in ("sft", "pretrain"):
+        table = epochs(stage)
+    elif stage.name in ("reward", "dpo"):
+        table = preference_model(stage)
+    elif stage.name in ("ppo", "grpo"):
+        table = by_step(stage)
+    else:
+        return None
+    return table if table.rows else None
+
+
+def verdict(run: Run) -> str:
+    """The run in one sentence, empty where nothing was compared."""
+    evaluation = run.evaluation
+    pairs = evaluation.get("win_rate", {})
+    last = next((name for name in ("ppo", "grpo", "dpo") if name in evaluation.get("models", {})), None)
+    pair = next((p for p in (f"{last}_vs_sft", f"{last}_vs_base", *pairs) if p in pairs), None)
+    if pair is None:
+        return ""
+    of = pairs[pair]
+    decided = of.get("decided", decided_share(of))
+    if decided is None:
+        return f"{versus(pair)}: nothing was decided, every answer is a tie."
+    ours, theirs = (name.upper() if name in ("ppo", "sft", "dpo", "grpo") else name for name in pair.split("_vs_"))
+    sentence = f"{ours} beats {theirs} in {100 * decided:.0f} % of decided held-out comparisons"
+    if of.get("decided_ci95"):
+        sentence += f" (95 % interval {interval(of['decided_ci95'])})"
+    by = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge"}.get(evaluation.get("judge"))
+    sentence += f", judged by {by}" if by else ""
+    kl = evaluation.get("models", {}).get(pair.split("_vs_")[0], {}).get("kl")
+    return sentence + (f", at a KL of {kl:.1f} nats." if kl is not None else ".")
+
+
+def key_figure(stage: Stage) -> str:
+    """The one figure of a stage that is worth a place in the flow."""
+    m = stage.metrics
+    if stage.name in ("pretrain", "sft") and m.get("eval_ppl") is not None:
+        return f"perplexity {show(m['eval_ppl'])}"
+    if m.get("eval_accuracy") is not None:
+        return f"accuracy {show(m['eval_accuracy'], '%')}"
+    if m.get("score_last") is not None:
+        kl = f", KL {show(m['kl_last'], 1)}" if m.get("kl_last") is not None else ""
+        return f"score {show(m.get('score_first'))} → {show(m['score_last'])}{kl}"
+    if stage.name == "evaluate" and m.get("models"):
+        return f"{len(m['models'])} models, {m.get('prompts', '?')} prompts"
+    if stage.name == "collect" and m.get("pairs") is not None:
+        return f"{m['pairs']} pairs"
+    return "" if stage.done else "not finished"
+
+
+def thinned(rows: Sequence, count: int) -> list:
+    """At most `count` of the rows, evenly spaced, first and last among them."""
+    if len(rows) <= count or count < 2:
+        return list(rows[:count])
+    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
+
+
+def decided_share(of: dict) -> float | None:
+    """Wins among the comparisons that were not ties."""
+    total = (of.get("win") or 0) + (of.get("loss") or 0)
+    return of["win"] / total if total else None
+
+
+def interval(pair) -> str | None:
+    """
+    >>> interval([0.613, 0.701])
+    '61 to 70'
+    """
+    return f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f}" if pair else None
+
+
+def versus(pair: str) -> str:
+    """
+    >>> versus("ppo_vs_sft")
+    'ppo over sft'
+    """
+    return pair.replace("_vs_", " over ")

@@ -1,0 +1,91 @@
+"""The page in a real browser: it renders at desktop and phone width, and its controls work. Skips without Chromium."""
+
+import html as entities
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from rlhf_recipes.report import html
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+QUIET += ["--disable-sync", "--no-first-run", "--hide-scrollbars"]
+
+# Works the page as a reader would and leaves what happened in the title.
+READER = """<script>
+const said = {};
+said.shown = all(".answer").filter(a => !a.hidden).length;
+const outcome = document.querySelector(".outcome");
+if (outcome) {
+  outcome.value = "loses to"; outcome.dispatchEvent(new Event("input"));
+  said.losses = all(".answer").filter(a => !a.hidden).every(a => a.dataset.outcome === "loses to");
+}
+const quantity_ = document.getElementById("quantity");
+if (quantity_) {
+  quantity_.value = "value"; quantity_.dispatchEvent(new Event("input"));
+  const span = document.querySelector(".tokens span");
+  said.token = Number(span.dataset.value).toFixed(2) === span.querySelector("small").textContent;
+}
+const chart = document.querySelector("svg.chart"), box = chart.getBoundingClientRect();
+chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width * 0.6, clientY: box.top + 9}));
+said.readout = chart.parentElement.querySelector("output").textContent;
+const heading = [...document.querySelectorAll("table.sortable th")].find(h => h.textContent.startsWith("KL"));
+if (heading) {
+  heading.querySelector("button").click(); heading.querySelector("button").click();
+  said.order = all("table.sortable tbody tr").map(r => r.cells[0].textContent);
+}
+document.getElementById("theme").click();
+said.theme = document.documentElement.dataset.theme;
+said.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.title = JSON.stringify(said);
+</script></body>"""
+
+
+def chromium(tmp_path, *args):
+    command = [CHROMIUM, *QUIET, f"--user-data-dir={tmp_path / 'profile'}", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def worked(page, tmp_path):
+    page.write_text(page.read_text().replace("</body>", READER))
+    done = chromium(tmp_path, "--enable-logging=stderr", "--dump-dom", "--window-size=1280,900", page.as_uri())
+    assert "Uncaught" not in done.stderr and "Refused" not in done.stderr
+    return json.loads(entities.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]))
+
+
+def test_controls_of_a_report(run_dir, tmp_path):
+    said = worked(html.write([run_dir], tmp_path / "r.html"), tmp_path)
+    assert said["shown"] == 10
+    assert said["losses"] and said["token"]
+    assert re.fullmatch(r"at [\d.]+: train [\d.]+ · held-out [\d.]+", said["readout"])
+    assert said["theme"] == "light"
+    assert said["overflow"] == 0
+
+
+def test_controls_of_a_comparison(sweep, tmp_path):
+    said = worked(html.write(sweep, tmp_path / "r.html"), tmp_path)
+    assert said["order"] == ["kl.sweep/2", "kl.sweep/1", "kl.sweep/0"]  # KL 8, 4, 2
+    assert said["overflow"] == 0
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_screenshot_is_not_empty_and_nothing_sticks_out(run_dir, tmp_path, width):
+    image = pytest.importorskip("PIL.Image", reason="no Pillow here to read the screenshot: pip install pillow")
+    report = html.write([run_dir], tmp_path / "r.html")
+    # Chromium's windows have a least width, a frame has none.
+    style = f"border:0;width:{width}px;height:900px"
+    frame = f"<body style='margin:0'><iframe src='{report.as_uri()}' style='{style}'></iframe>"
+    (tmp_path / "frame.html").write_text(frame)
+    picture = tmp_path / "shot.png"
+    chromium(
+        tmp_path, f"--screenshot={picture}", f"--window-size={max(width, 600)},900", (tmp_path / "frame.html").as_uri()
+    )
+    shades = image.open(picture).convert("L").crop((0, 0, width, 900))
+    share_of_ink = sum(shades.histogram()[:128]) / (width * 900)
+    assert 0.005 < share_of_ink < 0.5

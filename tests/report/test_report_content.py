@@ -1,0 +1,90 @@
+"""What the report says: tables, verdict, provenance."""
+
+import doctest
+
+import pytest
+
+from rlhf_recipes.report import charts, content, provenance, svg
+from rlhf_recipes.report.run import Run, Stage, read
+
+
+@pytest.mark.parametrize("module", [content, provenance, svg, charts])
+def test_doctests(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
+
+
+def policy(rows, tmp_path):
+    stage = Stage("ppo", tmp_path)
+    stage.__dict__["rows"] = rows
+    return stage
+
+
+def test_training_figures_are_carried_to_the_evaluated_steps_and_gold_is_not(tmp_path):
+    rows = [{"step": s, "objective/scores": s / 10, "objective/kl": float(s)} for s in range(1, 7)]
+    rows += [{"step": 10 + s, "eval_gold": 0.5 + s / 10} for s in range(3)]
+    table = content.by_step(policy(rows, tmp_path))
+    assert [c.label for c in table.columns] == ["step", "score", "gold", "KL"]
+    assert table.rows == [[10, 0.6, 0.5, 6.0], [11, 0.6, 0.6, 6.0], [12, 0.6, 0.7, 6.0]]
+
+
+def test_without_evaluations_the_steps_are_evenly_spaced(tmp_path):
+    rows = [{"step": s, "objective/kl": float(s)} for s in range(1, 101)]
+    steps = [row[0] for row in content.by_step(policy(rows, tmp_path)).rows]
+    assert len(steps) == content.STEPS_SHOWN
+    assert (steps[0], steps[-1]) == (1, 100)
+
+
+def test_sft_without_epochs_still_has_a_row(tmp_path):
+    stage = Stage("sft", tmp_path, {"metrics": {"train_loss": 1.0, "eval_loss": 1.2, "eval_ppl": 3.3}})
+    assert content.epochs(stage).rows == [[None, 1.0, 1.2, 3.3]]
+
+
+def test_reward_table_names_the_label_ceiling(run_dir):
+    table = content.stage_table(read(run_dir).stages["reward"])
+    assert table.rows == [[155, 0.829, 0.391, 1.74]]
+    assert "89.7 %" in table.note
+
+
+def test_verdict_counts_decided_comparisons(tmp_path):
+    metrics = {
+        "models": {"sft": {}, "ppo": {"kl": 5.04}},
+        "win_rate": {"ppo_vs_sft": {"win": 0.6, "tie": 0.2, "loss": 0.2, "ci95": [0.5, 0.7]}},
+        "judge": "gold",
+    }
+    run = Run("x", tmp_path, {"evaluate": Stage("evaluate", tmp_path, {"metrics": metrics})})
+    expected = "PPO beats SFT in 75 % of decided held-out comparisons, judged by the gold score, at a KL of 5.0 nats."
+    assert content.verdict(run) == expected
+    assert content.verdict(Run("x", tmp_path, {})) == ""
+
+
+def test_only_what_matters_and_differs_is_listed(tmp_path):
+    stage = Stage("ppo", tmp_path)
+    stage.__dict__["config"] = {"run": {"name": "mine"}, "trainer": {"kl_coef": 0.1, "gamma": 1.0}, "new": [1]}
+    defaults = {"run": {"name": "default"}, "trainer": {"kl_coef": 0.05, "gamma": 1.0}}
+    found = provenance.changed(stage, defaults)
+    assert found == {"trainer.kl_coef": (0.05, 0.1), "new": (provenance.MISSING, [1])}
+    run = Run("mine", tmp_path, {"ppo": stage})
+    said = provenance.command(run, stage, defaults)
+    assert said == "python -m rlhf_recipes stage=ppo run.name=mine 'new=[1]' trainer.kl_coef=0.1"
+
+
+def test_a_sweep_shows_the_swept_key_once(sweep):
+    found = provenance.varying([read(path) for path in sweep])
+    assert found == {"seed": [0, 1, 2], "ppo: trainer.kl_target": [2.0, 4.0, 8.0]}
+
+
+def test_calibration_of_pairs_that_are_right_in_three_of_four(tmp_path):
+    # score differences of +-ln 3 claim 0.75; three of four agree
+    stage = Stage("reward", tmp_path)
+    sign = [1, 1, 1, -1] * 8
+    stage.__dict__["samples"] = [{"score_chosen": s * 1.0986123, "score_rejected": 0.0} for s in sign]
+    chart = charts.calibration(stage)
+    assert "Mean distance 0.000 over 32 pairs" in chart.how
+    assert charts.calibration(Stage("reward", tmp_path)) is None
+
+
+def test_frontier_pairs_gold_with_the_last_kl(tmp_path):
+    rows = [{"step": 1, "objective/kl": 4.0}, {"step": 2, "objective/kl": 9.0}, {"step": 2, "eval_gold": 0.7}]
+    run = Run("x", tmp_path, {"ppo": policy(rows, tmp_path)})
+    assert charts.frontier(run, "gold") == [(3.0, 0.7)]

@@ -1,0 +1,165 @@
+"""The HTML page, its Markdown and the terminal's tables: complete, self-contained, safe, and content with little."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import made_run
+import pytest
+from rich.console import Console
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.report import html, markdown, tables
+
+SECTIONS = (
+    "Flow",
+    "Tables",
+    "Curves",
+    "Can the score be trusted?",
+    "Answers",
+    "Token by token",
+    "Settings",
+    "Make it again",
+)
+VOID = {"meta", "input", "br", "circle", "path", "rect"}
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that closes another than the last opened; collects ids and outside references."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.outside = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("src", "href", "srcset", "action", "poster") and not value.startswith("#"):
+                self.outside.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parse(page):
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_page_has_every_section_and_needs_nothing_from_outside(run_dir, tmp_path):
+    page = html.write([run_dir], tmp_path / "out" / "report.html").read_text()
+    assert re.findall(r"<h2[^>]*>([^<]+)</h2>", page) == list(SECTIONS)
+    parsed = parse(page)
+    assert parsed.outside == []
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest", page)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_what_models_write_cannot_become_markup(tmp_path):
+    path = made_run.make(tmp_path / "made", steps=5, prompts=2)
+    evil = '</script><script>alert(1)</script><img src=x onerror="alert(2)">'
+    samples = path / "evaluate" / "samples.jsonl"
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    samples.write_text(
+        "".join(json.dumps(row | {"prompt": evil, "completion": evil, "model": evil}) + "\n" for row in rows)
+    )
+    (path / "ppo" / "tokens.jsonl").write_text(json.dumps({"step": evil, "prompt": evil, "tokens": [{"token": evil}]}))
+    page = html.write([path], tmp_path / "r.html").read_text()
+    assert "alert(1)</script>" not in page
+    assert "<img" not in page
+    parse(page)
+
+
+def test_what_differs_from_the_defaults_is_marked(run_dir, tmp_path):
+    defaults = {"ppo": {"trainer": {"kl_coef": 0.02}}}
+    page = html.write([run_dir], tmp_path / "r.html", defaults=defaults).read_text()
+    assert re.search(r"trainer\.kl_coef</td><td[^>]*>0\.02</td><td[^>]*>0\.05</td>", page)
+    assert "trainer.kl_coef=0.05" in page
+
+
+@pytest.mark.parametrize("kept", [["sft"], ["reward"], ["ppo"], ["evaluate"], ["sft", "ppo"]])
+def test_any_part_of_a_run_is_enough(run_dir, tmp_path, kept):
+    for name in kept:
+        shutil.copytree(run_dir / name, tmp_path / "part" / name)
+    parse(html.write([tmp_path / "part"], tmp_path / "r.html").read_text())
+    assert "# Run part" in markdown.write([tmp_path / "part"], tmp_path / "r.md").read_text()
+    tables.show(tmp_path / "part", Console(width=80, file=(tmp_path / "screen").open("w")))
+
+
+def test_an_unfinished_stage_is_said_to_be_so(tmp_path):
+    (tmp_path / "made" / "sft").mkdir(parents=True)
+    (tmp_path / "made" / "sft" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n')
+    assert "not finished" in html.write([tmp_path / "made"], tmp_path / "r.html").read_text()
+
+
+def test_several_runs_are_compared(sweep, tmp_path):
+    page = html.write(sweep, tmp_path / "r.html").read_text()
+    parse(page)
+    assert '<table class="sortable">' in page
+    assert all(f"kl.sweep/{i}" in page for i in range(3))
+    assert "ppo: trainer.kl_target" in page
+    assert "3 runs compared" in markdown.write(sweep, tmp_path / "r.md").read_text()
+
+
+def test_markdown_has_the_same_tables_and_its_pictures_lie_beside_it(run_dir, tmp_path):
+    text = markdown.write([run_dir], tmp_path / "report.md").read_text()
+    page = html.write([run_dir], tmp_path / "report.html").read_text()
+    titles = re.findall(r"^\*\*([^*]+)\*\*$", text, re.MULTILINE)
+    assert {"PPO by step", "Reward model on held-out pairs", "Who beats whom"} <= set(titles)
+    assert all(f"<h3>{title}</h3>" in page for title in titles if " by " in title)
+    pictures = re.findall(r"\]\((report_files/[^)]+)\)", text)
+    assert len(pictures) > 12
+    assert all((tmp_path / picture).is_file() for picture in pictures)
+
+
+def test_a_pipe_in_an_answer_does_not_break_a_markdown_table():
+    assert markdown._cell("a | b\n<c> *d*") == "a \\| b &lt;c> \\*d\\*"
+
+
+def test_messages_are_shown_as_a_dialogue(tmp_path):
+    path = made_run.make(tmp_path / "made", steps=5, prompts=2, messages=True)
+    assert "system: Be brief.\nuser: Write" in html.write([path], tmp_path / "r.html").read_text()
+
+
+def test_no_run_given_is_refused(tmp_path):
+    with pytest.raises(UserError, match="at least one run"):
+        html.write([], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize("width", [40, 60, 100, 200])
+def test_terminal_tables_fit_their_width_without_colour(run_dir, tmp_path, width):
+    screen = tmp_path / "screen"
+    with screen.open("w") as file:
+        tables.show(run_dir, Console(width=width, file=file))
+    lines = screen.read_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\x1b" not in screen.read_text()
+    text = " ".join(" ".join(lines).split())
+    wanted = [
+        "Supervised fine-tuning by epoch",
+        "Reward model on held-out pairs",
+        "PPO by step",
+        "Prompt:",
+        "Where it lies",
+    ]
+    assert all(part in text for part in wanted)
+
+
+def test_terminal_answers_stand_side_by_side_only_where_there_is_room(run_dir, tmp_path):
+    def header(width):
+        with (tmp_path / "screen").open("w") as file:
+            tables.show(run_dir, Console(width=width, file=file))
+        return any(line.split() == ["base", "sft", "ppo"] for line in (tmp_path / "screen").read_text().splitlines())
+
+    assert header(120)
+    assert not header(60)

@@ -1,0 +1,51 @@
+"""Drawing: what is kept of a long series, where ticks fall, and that odd data still gives a chart."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from rlhf_recipes.report import svg
+from rlhf_recipes.report.svg import Line
+
+
+def test_downsampling_keeps_mean_least_and_most():
+    thin = svg.downsample(range(8), [0, 2, 4, 6, 1, 1, 3, 7], points=2)
+    assert (thin.xs, thin.ys, thin.low, thin.high) == ([1.5, 5.5], [3.0, 3.0], [0.0, 1.0], [6.0, 7.0])
+    assert svg.downsample([1, 2], [3, 4]).low is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3, 7, [-2, 0, 2, 4, 6]), (0.031, 0.049, [0.035, 0.04, 0.045])],
+)
+def test_ticks_are_round_and_inside(low, high, expected):
+    assert svg.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "ys", [[5.0, 5.0, 5.0], [0.0, 0.0, 0.0], [1e-9, 2e-9, 3e-9], [-1e6, 0, 1e6], [1e30, 2e30, 3e30]]
+)
+def test_any_finite_series_is_drawn_inside_the_frame(ys):
+    drawn = svg.line_chart([Line("a", [1, 2, 3], ys)], x_label="step").svg
+    path = re.search(r'data-label="a" d="M([^"]+)"', drawn)[1]
+    points = [tuple(map(float, pair.split())) for pair in path.split("L")]
+    assert all(svg.LEFT <= x <= svg.WIDTH and 0 <= y <= svg.HEIGHT for x, y in points)
+
+
+def test_series_differ_in_dash_and_marker_not_only_in_colour():
+    styles = [(svg.DASHES[i], svg.MARKERS[i]) for i in range(svg.STYLES)]
+    assert len(set(styles)) == svg.STYLES
+    assert len(svg.PALETTE) == len(svg.DARK_PALETTE) == svg.STYLES
+
+
+def test_labels_are_escaped_and_the_standalone_file_is_xml():
+    drawing = svg.line_chart([Line("<a&b>", [1, 2], [1, 2]), Line("c", [1, 2], [2, 1])], x_label="<step>")
+    assert "<a&b>" not in drawing.svg
+    root = ElementTree.fromstring(drawing.standalone(("<a&b>", "c")))
+    assert any(text.text == "<a&b>" for text in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_histogram_heights_are_shares_of_each_group():
+    drawing = svg.histogram([("few", [0.0, 1.0]), ("many", [0.0] * 30 + [1.0] * 10)], x_label="score", bins=2)
+    assert drawing.limits[3] == pytest.approx(0.75 * 1.08)

@@ -25,11 +25,15 @@ class Sequences:
     completion_ids: Tensor
     mask: Tensor
 
-    def inputs(self) -> dict[str, Tensor]:
-        """Model inputs (B, P + T). Padding is token 0, masked; position ids count real tokens from 0."""
-        mask = torch.cat([self.prompt_mask, self.mask], 1).long()
-        ids = torch.cat([self.prompt_ids, self.completion_ids], 1) * mask
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(1) - mask}
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """Each row moved together, padding on the right: ids (B, L), and prompt lengths (B,).
+
+        Under a causal mask nothing sees padding to its right, so models need no attention mask and no position ids.
+        """
+        real = torch.cat([self.prompt_mask, self.mask], 1)
+        ids = torch.cat([self.prompt_ids, self.completion_ids], 1) * real
+        order = (~real).int().argsort(dim=1, stable=True)
+        return ids.gather(1, order)[:, : int(real.sum(1).max())], self.prompt_mask.sum(1)
 
     def trim(self) -> "Sequences":
         """Drop the columns in which every row is padding. At least one column of each part stays."""
@@ -82,11 +86,28 @@ def accepted(module: nn.Module, inputs: dict) -> dict:
     return {k: v for k, v in inputs.items() if k in names}
 
 
-def hidden_states(causal: nn.Module, sequences: Sequences) -> Tensor:
+def at_steps(states: Tensor, prompt_lengths: Tensor, steps: int) -> Tensor:
+    """Of states (B, L, d), those at the prompt's last token and at each completion token: (B, steps + 1, d)."""
+    place = prompt_lengths[:, None] - 1 + torch.arange(steps + 1, device=states.device)
+    place = place.clamp(max=states.shape[1] - 1)  # past a row's end lie steps that every mask leaves out
+    return states.gather(1, place[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def hidden_states(model: nn.Module, sequences: Sequences) -> Tensor:
     """Last hidden states (B, T + 1, d) at the prompt's end and at each completion token. No KV cache."""
-    inputs = accepted(causal.base_model, sequences.inputs() | {"use_cache": False})
-    hidden = causal.base_model(**inputs)[0]
-    return hidden[:, sequences.prompt_ids.shape[1] - 1 :]
+    ids, prompt_lengths = sequences.packed()
+    hidden = model.base_model(**accepted(model.base_model, {"input_ids": ids, "use_cache": False}))[0]
+    return at_steps(hidden, prompt_lengths, sequences.mask.shape[1])
+
+
+def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) -> tuple[Tensor | None, Tensor]:
+    """Hidden states (where asked for) and logits, both (B, T + 1, ...), by the model's own forward."""
+    ids, prompt_lengths = sequences.packed()
+    inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": hidden}
+    out = causal(**accepted(causal, inputs))
+    steps = sequences.mask.shape[1]
+    states = at_steps(out.hidden_states[-1], prompt_lengths, steps) if hidden else None
+    return states, at_steps(out.logits, prompt_lengths, steps)
 
 
 @torch.no_grad()
@@ -146,7 +167,7 @@ class ActorCritic(nn.Module):
 
         Args:
             sequences: (B, P), (B, T), trimmed.
-            terms: maps log-probabilities (n,) of the real tokens in `slice` to loss terms (n,); None for the critic only.
+            terms: maps log-probabilities (n,) of the tokens in a slice to loss terms (n,); None for the critic only.
             entropy_weight: coefficient of the summed entropy, subtracted from the loss.
             corpus: (C, L) token ids for the language-model loss of the pretraining mix, -1 on padding; None for none.
 
@@ -160,6 +181,8 @@ class ActorCritic(nn.Module):
         if terms is not None:
             out |= self._policy_loss(hidden, logits, sequences, terms, entropy_weight)
         if self.value_head is not None:
+            if terms is None:
+                hidden = hidden.detach()  # only the critic learns: not the backbone it shares with the policy
             out["values"] = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
         else:
             out["values"] = self._critic(sequences)
@@ -172,10 +195,7 @@ class ActorCritic(nn.Module):
         causal = causal_lm(self.policy)
         if self.linear_head:
             return hidden_states(causal, sequences), None
-        keep = sequences.completion_ids.shape[1] + 1
-        inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep, "output_hidden_states": True}
-        out = causal(**accepted(causal, inputs))
-        return out.hidden_states[-1][:, -keep:], out.logits[:, -keep:]
+        return all_logits(causal, sequences, hidden=self.value_head is not None)
 
     def _policy_loss(self, hidden, logits, sequences, terms, entropy_weight) -> dict[str, Tensor]:
         mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
@@ -213,9 +233,7 @@ class ActorCritic(nn.Module):
 
     def _critic(self, sequences: Sequences) -> Tensor:
         model = causal_lm(self.value_model)
-        inputs = accepted(model.base_model, sequences.inputs() | {"use_cache": False})
-        hidden = model.base_model(**inputs)[0]
-        return model.score(hidden[:, sequences.prompt_ids.shape[1] - 1 :]).squeeze(-1).float()
+        return model.score(hidden_states(model, sequences)).squeeze(-1).float()
 
     def _corpus_loss(self, corpus: Tensor) -> Tensor:
         """Negative log-likelihood of a corpus at temperature 1, summed over its tokens (arXiv:2203.02155 eq. 2)."""
@@ -249,9 +267,7 @@ class ActorCritic(nn.Module):
                 hidden, head.weight, head.bias, tokens, self.language.temperature, constraint, dtype
             )
         else:
-            keep = mask.shape[1] + 1
-            inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep}
-            logits = causal(**accepted(causal, inputs)).logits[:, -keep:-1][mask]
+            logits = all_logits(causal, sequences)[1][:, :-1][mask]
             out[mask] = core.logprobs_from_logits(self._language_logits(logits, constraint), tokens)
         return out
 
@@ -285,9 +301,7 @@ class ActorCritic(nn.Module):
             head = causal.get_output_embeddings()
             hidden = hidden_states(causal, sequences)[:, :-1][mask]
             return Logits(hidden, head.weight, head.bias, temperature, self._dtype(head.weight))
-        keep = mask.shape[1] + 1
-        inputs = sequences.inputs() | {"use_cache": False, "logits_to_keep": keep}
-        logits = causal(**accepted(causal, inputs)).logits[:, -keep:-1][mask].float() / temperature
+        logits = all_logits(causal, sequences)[1][:, :-1][mask].float() / temperature
         return lambda rows: logits[rows].clone()
 
     @torch.no_grad()

@@ -75,6 +75,6 @@ class PPOConfig(TRLPPOConfig):
             )
         if self.stop_token not in (None, "eos") or (self.stop_token and self.stop_token_id is not None):
             raise UserError(
-                f"trainer.stop_token={self.stop_token}, stop_token_id={self.stop_token_id}; expected stop_token=eos, or "
-                "an id, or neither"
+                f"trainer.stop_token={self.stop_token}, stop_token_id={self.stop_token_id}; expected stop_token=eos, "
+                "or an id, or neither"
             )

@@ -56,6 +56,18 @@ class Experience:
         }
         return {k: v.item() for k, v in metrics.items()} | {"objective/kl_coef": self.kl_coef}
 
+    def token_rows(self, row: int, tokenizer) -> list[dict]:
+        """One answer token by token: {"token", "logprob", "kl", "value", "reward", "advantage", "return"} each.
+
+        The last entry, with an empty token, is the step after the end, where the score is paid.
+        """
+        names = {"logprob": self.logprobs, "kl": self.kl, "value": self.values, "reward": self.rewards}
+        names |= {"advantage": self.advantages, "return": self.returns}
+        length = int(self.lengths[row])
+        ids = self.sequences.completion_ids[row, :length].tolist()
+        words = [tokenizer.decode([i]) for i in ids] + [""] * (length < self.mask.shape[1])
+        return [{"token": w} | {n: x[row, t].item() for n, x in names.items()} for t, w in enumerate(words)]
+
 
 def make_experience(
     sequences: Sequences,
@@ -117,7 +129,7 @@ class StepStatistics:
         self.sums = torch.zeros(steps, len(self.NAMES) + len(self.VALUE_NAMES) + 2, dtype=torch.float64, device=device)
 
     def add(self, step: int, token_terms: list[Tensor], value_terms: list[Tensor], mask: Tensor) -> None:
-        """Add a micro-batch: each of `token_terms` (N,), or empty without a policy loss; `value_terms` (B, T), masked."""
+        """Add a micro-batch: `token_terms` (N,) each, none without a policy loss; `value_terms` (B, T) under mask."""
         if token_terms:
             self.sums[step, :5] += torch.stack([t.double().sum() for t in token_terms])
             self.sums[step, 7] += len(token_terms[0])

@@ -215,6 +215,10 @@ def build_signal(reward_funcs, weights, reward_processing_classes, tokenizer, ap
     return RewardSum(ready, dict(zip(ready, weights, strict=True)))
 
 
+def _same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    return a.get_vocab() == b.get_vocab() and a.chat_template == b.chat_template
+
+
 def _is_signal(function) -> bool:
     parameters = inspect.signature(function).parameters
     return "columns" in parameters and parameters["columns"].kind is not inspect.Parameter.VAR_KEYWORD

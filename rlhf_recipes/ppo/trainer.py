@@ -87,6 +87,11 @@ class PPOTrainer(TRLPPOTrainer):
     ):
         if ref_model is not None and ref_model is model:
             raise UserError("ref_model is the policy itself; give a copy, or None for one to be made")
+        if args.kl_estimator in ("k2", "k3"):
+            logger.warning(
+                "kl_estimator=%s in the reward has a biased gradient (k1 and full have none); it is fit for logging",
+                args.kl_estimator,
+            )
         self.stop_ids = _stop_ids(args, processing_class, model)
         if args.missing_eos_penalty is not None and not (self.stop_ids or args.stop_strings):
             raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
@@ -155,7 +160,7 @@ class PPOTrainer(TRLPPOTrainer):
         return self.state.global_step // self.plan.steps
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Trainer's train. `resume_from_checkpoint` may be "auto" or True: the last whole checkpoint, if there is one."""
+        """Trainer's train. `resume_from_checkpoint` "auto" or True: the last whole checkpoint, if there is one."""
         if resume_from_checkpoint in ("auto", True):
             resume_from_checkpoint = checkpoint.last_whole(self.args.output_dir)
         self._buffer.clear()
@@ -372,9 +377,9 @@ class PPOTrainer(TRLPPOTrainer):
             i = bad[0]
             parts = ", ".join(f"{name}={values[i]}" for name, values in by_name.items())
             raise UserError(
-                f"update {self.update}: the score of row {i} is {scores[i]} ({parts}) for prompt {answers.prompts[i]!r} "
-                f"and completion {answers.completions[i]!r}; mend the reward, or leave such rows out with "
-                "trainer.on_nonfinite=skip"
+                f"update {self.update}: the score of row {i} is {scores[i]} ({parts}) for prompt "
+                f"{answers.prompts[i]!r} and completion {answers.completions[i]!r}; mend the reward, or leave such "
+                "rows out with trainer.on_nonfinite=skip"
             )
 
     # ---- loss ----
@@ -426,7 +431,7 @@ class PPOTrainer(TRLPPOTrainer):
         forwards = self.plan.micro_batches * self.plan.world
         place = self.plan.rank * self.plan.micro_batches + self._micro_of(inputs)
         rows = [row["input_ids"] for row in every[place::forwards]] or [[self._pad_id]]
-        ids, mask = pad_left([row[::-1] for row in rows], -1)
+        ids, _ = pad_left([row[::-1] for row in rows], -1)
         return ids.flip(1).to(self.args.device)
 
     def _micro_of(self, inputs: dict) -> int:
@@ -455,10 +460,10 @@ class PPOTrainer(TRLPPOTrainer):
                 self._norms.append(float(norm))
             return norm
         if self.args.on_nonfinite == "stop":
+            step = self.state.global_step % self.plan.steps
             raise UserError(
-                f"update {self.update}, optimizer step {self.state.global_step % self.plan.steps}: the gradient norm is "
-                f"{float(norm)}; the weights are those before this step. Lower learning_rate, or go on without such "
-                "steps with trainer.on_nonfinite=skip"
+                f"update {self.update}, optimizer step {step}: the gradient norm is {float(norm)}; the weights are those "
+                "before this step. Lower learning_rate, or go on without such steps with trainer.on_nonfinite=skip"
             )
         logger.warning("global step %d skipped: its gradient norm is %s", self.state.global_step, float(norm))
         for parameter in self.actor_critic.parameters():
@@ -493,8 +498,16 @@ class PPOTrainer(TRLPPOTrainer):
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:
             self._move_reference()
         often = max(1, self.plan.updates // max(1, self.args.num_sample_generations))
-        if self.args.num_sample_generations > 0 and self.eval_dataset is not None and (finished - 1) % often == 0:
-            self.generate_completions(sampling=True)
+        if self.args.num_sample_generations > 0 and (finished - 1) % often == 0:
+            self._tell("on_experience", tokens=exp.token_rows(0, self.processing_class))
+            if self.eval_dataset is not None:
+                self.generate_completions(sampling=True)
+
+    def _tell(self, event: str, **kwargs) -> None:
+        """Call our own events on the callbacks that have them."""
+        for callback in self.callback_handler.callbacks:
+            if hasattr(callback, event):
+                getattr(callback, event)(self.args, self.state, self.control, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log; a training line carries the mean of the updates since the last one (`episode` the last)."""
@@ -531,9 +544,8 @@ class PPOTrainer(TRLPPOTrainer):
         if dataset is None:
             raise UserError("evaluation needs held-out prompts; give eval_dataset")
         table = self._answer_held_out(dataset, len(dataset))
-        metrics = {
-            f"{metric_key_prefix}_{k}": float(torch.tensor(v).nanmean()) for k, v in table.items() if k not in TEXT
-        }
+        numbers = {k: v for k, v in table.items() if k not in ("prompt", "completion")}
+        metrics = {f"{metric_key_prefix}_{k}": torch.tensor(v).nanmean().item() for k, v in numbers.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -550,9 +562,7 @@ class PPOTrainer(TRLPPOTrainer):
         table = self._answer_held_out(self.eval_dataset, count)
         rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
         rows = [{"step": self.state.global_step, "episode": self.update * self.plan.batch_size, **row} for row in rows]
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, "on_samples"):
-                callback.on_samples(self.args, self.state, self.control, samples=rows)
+        self._tell("on_samples", samples=rows)
         return rows
 
     @torch.no_grad()
@@ -673,9 +683,6 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-TEXT = ("prompt", "completion")
 
 
 def _stop_ids(args: PPOConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[int]:

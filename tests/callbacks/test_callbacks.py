@@ -1,0 +1,145 @@
+import json
+import logging
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+from transformers import TrainerControl, TrainerState
+
+from rlhf_recipes import callbacks
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.kl import AdaptiveKL
+
+
+def line(kl=6.0, episode=64, **more):
+    return {"objective/kl": kl, "episode": episode, "objective/rlhf_reward": 0.0} | more
+
+
+def ppo_args(**more):
+    return SimpleNamespace(kl_coef=9.0, num_ppo_epochs=2, num_mini_batches=1, **more)
+
+
+def test_kl_control_sets_beta_and_counts_episodes():
+    args, control = ppo_args(), callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=1000))
+    control.on_train_begin(args, TrainerState(), None)
+    assert args.kl_coef == 0.1
+    control.on_log(args, TrainerState(), None, logs=line(kl=12.0, episode=50))
+    assert args.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 50 / 1000))
+    control.on_log(args, TrainerState(), None, logs=line(kl=6.0, episode=100))
+    assert args.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 50 / 1000))
+    control.on_log(args, TrainerState(), None, logs={"eval_score": 1.0})
+    assert control.episodes == 100
+
+
+def test_beta_survives_in_the_trainer_state():
+    args, control = ppo_args(), callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6))
+    control.on_log(args, TrainerState(), None, logs=line(kl=99.0, episode=640))
+    state = TrainerState(stateful_callbacks=[control])
+    state.global_step = 7
+    fresh = callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6))
+    fresh.on_train_begin(args, state, None)
+    assert fresh.controller.kl_coef == control.controller.kl_coef == args.kl_coef
+    assert fresh.episodes == 640
+
+
+def test_grpo_beta_is_steered_too():
+    args = SimpleNamespace(beta=0.1, per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
+    trainer, state = SimpleNamespace(beta=0.1), TrainerState()
+    control = callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=100), trainer)
+    state.global_step = 1
+    control.on_log(args, state, None, logs={"kl": 0.5, "completions/mean_length": 100.0})
+    assert args.beta == trainer.beta == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
+
+
+class FakePolicy:
+    def __init__(self):
+        self.saved = []
+
+    def save_pretrained(self, place):
+        self.saved.append(str(place))
+
+
+def test_runaway_stops_and_keeps_the_best(tmp_path):
+    policy, control = FakePolicy(), TrainerControl()
+    state = TrainerState()
+    runaway = callbacks.KLRunaway(max_kl=10, patience=2)
+    args = ppo_args(output_dir=str(tmp_path))
+    for kl, reward in ((1, 0.5), (2, 0.4), (11, 9.0), (9, 0.6), (12, 9.0)):
+        logs = line(kl=kl) | {"objective/rlhf_reward": reward}
+        runaway.on_log(
+            args, state, control, logs=logs, model=SimpleNamespace(policy=policy), processing_class=FakePolicy()
+        )
+    assert not control.should_training_stop and len(policy.saved) == 2
+    runaway.on_log(args, state, control, logs=line(kl=float("nan")), model=None, processing_class=None)
+    assert control.should_training_stop
+    with pytest.raises(UserError):
+        callbacks.KLRunaway(0)
+
+
+def test_a_signal_saves_and_stops_at_the_end_of_an_update():
+    stop, control, state = callbacks.GracefulStop(), TrainerControl(), TrainerState()
+    before = signal.getsignal(signal.SIGTERM)
+    stop.on_train_begin(ppo_args(), state, control)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        state.global_step = 3
+        stop.on_step_end(ppo_args(), state, control)
+        assert not control.should_save, "the update has two steps: the third is in its middle"
+        state.global_step = 4
+        stop.on_step_end(ppo_args(), state, control)
+        assert control.should_save and control.should_training_stop and stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.on_train_end(ppo_args(), state, control)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_samples_file_forgets_what_will_be_played_again(tmp_path):
+    file = callbacks.SamplesFile(tmp_path / "samples.jsonl")
+    state = TrainerState()
+    for step in (4, 8):
+        file.on_samples(None, state, None, samples=[{"step": step, "prompt": "é", "completion": "b", "score": 1.0}])
+    file.path.write_text(file.path.read_text() + '{"step": 12, "pro')
+    state.global_step = 4
+    file.on_train_begin(None, state, None)
+    rows = [json.loads(row) for row in file.path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4] and rows[0]["prompt"] == "é"
+
+
+def test_tables_reach_the_screen(capsys):
+    table = callbacks.SamplesTable(rows=1, tokens=True)
+    rows = [{"step": 1, "prompt": "a", "completion": [{"role": "assistant", "content": "[b]"}], "score": 0.5}] * 3
+    table.on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
+    table.on_experience(None, TrainerState(), None, tokens=[{"token": "x", "kl": 0.25}])
+    out = capsys.readouterr().out
+    assert out.count("assistant") == 1 and "[b]" in out and "0.250" in out
+
+
+@pytest.mark.parametrize(
+    ("later", "word"),
+    [
+        ({"objective/kl": -1.0}, "negative"),
+        ({"val/explained_variance": -0.5}, "explained variance"),
+        ({"policy/clipfrac_avg": 0.9}, "clipped"),
+        ({"policy/entropy_avg": 0.05}, "collapsing"),
+        ({"objective/scores": 2.0, "reward/gold": 0.1}, "over-optimised"),
+        ({"objective/scores": 2.0, "completions/mean_length": 40.0}, "length"),
+    ],
+)
+def test_each_sign_is_told_once(caplog, later, word):
+    start = {
+        "objective/kl": 1.0,
+        "val/explained_variance": 0.5,
+        "policy/clipfrac_avg": 0.1,
+        "policy/entropy_avg": 1.0,
+        "objective/scores": 1.0,
+        "reward/gold": 1.0,
+        "completions/mean_length": 20.0,
+    }
+    watch = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    with caplog.at_level(logging.WARNING):
+        for logs in [start] * 4 + [start | later] * 5:
+            watch.on_log(None, TrainerState(), None, logs=logs)
+    assert len(caplog.records) == 1 and word in caplog.text

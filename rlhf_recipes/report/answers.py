@@ -103,7 +103,7 @@ def _token(token: dict, most: float) -> str:
     colour = f"rgb({'0 114 178' if value >= 0 else '213 94 0'} / {0.55 * abs(value) / most:.2f})"
     text = escape(str(token.get("token", ""))).replace("\n", "\u21b5")
     hover = ", ".join(f"{name} {show(token.get(name), 3)}" for name in QUANTITIES)
-    inner = f"{text or ' '}<small>{show(value)}</small>"
+    inner = f"{text or '(end)'}<small>{show(value)}</small>"
     return f'<span style="background:{colour}" title="{escape(hover)}"{data}>{inner}</span>'
 
 

@@ -102,14 +102,21 @@ def proxy_and_gold(runs: Sequence[Run]) -> list[Chart]:
 
 
 def frontier(run: Run, quantity: str) -> list[tuple[float, float]]:
-    """(sqrt(KL), value) along the policy stage, by KL; where checkpoints were evaluated (`ppo@100`), theirs instead."""
+    """(sqrt(KL), value) along the policy stage, by KL.
+
+    From evaluated checkpoints (`ppo@100`) where there are any, else from the held-out answers logged on the way, else
+    from training.
+    """
     checkpoints = [
         of for name, of in run.evaluation.get("models", {}).items() if "@" in name or name == run.evaluation.get("ref")
     ]
     points = [(of.get("kl"), of.get(quantity)) for of in checkpoints] if len(checkpoints) > 2 else []
-    if not points and run.policy:
+    rows = run.policy.rows if run.policy else []
+    if not points and quantity in ("score", "gold"):  # held-out prompts: KL and score of the same answers
+        points = [(row.get("eval_kl"), row.get(f"eval_{quantity}")) for row in rows if "eval_kl" in row]
+    if not points:
         kl = None
-        for row in run.policy.rows:
+        for row in rows:
             kl = pick(row, "kl") if pick(row, "kl") is not None else kl
             points.append((kl, pick(row, quantity)))
     return sorted((math.sqrt(kl), value) for kl, value in points if kl is not None and kl >= 0 and value is not None)

@@ -124,7 +124,9 @@ def by_step(stage: Stage) -> Table:
     rows = [[step, *(values.get(name) for name in quantities)] for step, values in shown]
     columns = [Column("step", 0), Column("score", 3), Column("gold", 3), Column("KL", 2), Column("beta", 4)]
     columns += [Column("win rate", "%"), Column("length", 1), Column("entropy", 2)]
-    note = "Score: what the reward signal says, before the KL penalty. KL in nats a response. Length in tokens."
+    note = "Score: the reward signal before the KL penalty. KL in nats a response, length in tokens."
+    if any(values.get("win_rate") is not None for _, values in shown):
+        note += " Win rate: of decided held-out comparisons with the answers before training."
     return Table(f"{TITLES[stage.name]} by step", columns, rows, note).without_empty_columns()
 
 
@@ -134,7 +136,8 @@ def models(evaluation: dict) -> Table:
     keys += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), ("length", "length", 1)]
     keys += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "likeness", 3)]
     extra = {key for of in evaluation.get("models", {}).values() for key in of if key.startswith("reward/")}
-    keys += [(key, key.removeprefix("reward/"), 3) for key in sorted(extra) if not key.endswith(("_std", "_se"))]
+    extra = sorted(key for key in extra if not key.endswith(("_std", "_se")))
+    keys += [(key, key.removeprefix("reward/"), 3) for key in extra if len(extra) > 1]  # a single one is the score
     rows = [[name, *(of.get(key) for key, _, _ in keys)] for name, of in evaluation.get("models", {}).items()]
     columns = [Column("model", None), *(Column(label, digits) for _, label, digits in keys)]
     count = evaluation.get("prompts")
@@ -202,7 +205,7 @@ def key_figure(stage: Stage) -> str:
     if m.get("eval_accuracy") is not None:
         return f"accuracy {show(m['eval_accuracy'], '%')}"
     if m.get("score_last") is not None:
-        kl = f", KL {show(m['kl_last'], 1)}" if m.get("kl_last") is not None else ""
+        kl = f", KL {show(m['kl_last'], 1)}" if m.get("kl_last") is not None and stage.name == "ppo" else ""
         return f"score {show(m.get('score_first'))} → {show(m['score_last'])}{kl}"
     if stage.name == "evaluate" and m.get("models"):
         return f"{len(m['models'])} models, {m.get('prompts', '?')} prompts"

@@ -30,8 +30,9 @@ CURVES = (
     _policy("gold", "Gold score", "gold", "What is true. If it falls while the score rises, the score is being gamed."),
     _policy("kl", "KL to the reference", "nats a response", "Should settle near the target; below 0 is a fault."),
     _policy("kl_coef", "Beta", "kl_coef", "The price of KL. If adaptive, it rises while KL is above its target."),
-    _policy("win_rate", "Win rate", "share of prompts", "Over the SFT model, on held-out prompts."),
+    _policy("win_rate", "Win rate", "share", "Of decided held-out comparisons with the answers before training."),
     _policy("length", "Length", "tokens a response", "A steady climb: the reward may only like long answers."),
+    _policy("eos_rate", "Ended by EOS", "share", "Near 1, or answers are cut off before they are scored."),
     _policy("entropy", "Entropy", "nats a token", "Falls slowly; near 0 nothing new is tried any more."),
     _policy(
         "explained_variance", "Explained variance", "share", "Of the returns, by the critic. 1 is perfect, 0 useless."

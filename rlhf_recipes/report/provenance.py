@@ -136,7 +136,8 @@ def comparison(runs: Sequence[Run]) -> Table:
         of = models.get(last, {})
         row = [run.name, *(None if v[i] is MISSING else v[i] for v in given.values())]
         row += [metrics.get("sft", {}).get("eval_ppl"), metrics.get("reward", {}).get("eval_accuracy")]
-        row += [of.get("score", policy.get("score_last")), of.get("kl", policy.get("kl_last")), of.get("gold")]
+        kl = policy.get("kl_last") if "ppo" in run.stages else None  # GRPO's is a token's mean
+        row += [of.get("score", policy.get("score_last")), of.get("kl", kl), of.get("gold")]
         ci = won.get("decided_ci95")
         row += [won.get("decided"), f"{100 * ci[0]:.0f} to {100 * ci[1]:.0f}" if ci else None, run.seconds / 60]
         rows.append(row)

@@ -25,7 +25,7 @@ NAMES = {
     "kl_coef": ("objective/kl_coef", "kl_coef"),
     "win_rate": ("eval_win_rate", "eval_win_rate/ppo_vs_sft", "win_rate"),
     "length": ("completions/mean_length", "eval_length", "objective/length", "val/length"),
-    "eos_rate": ("eval_eos_rate", "objective/eos_rate", "val/eos_rate"),
+    "eos_rate": ("completions/eos_rate", "eval_eos_rate"),
     "entropy": ("policy/entropy_avg", "entropy", "objective/entropy"),
     "explained_variance": ("val/explained_variance", "val/explained_variance_avg"),
     "grad_norm": ("grad_norm", "policy/grad_norm"),
@@ -43,7 +43,8 @@ def pick(row: dict, quantity: str) -> float | None:
     for name in NAMES.get(quantity, (quantity,)):
         value = row.get(name)
         if isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
+            # GRPO logs the mean over tokens; here KL is always that of a whole response.
+            return float(value) * row.get("completions/mean_length", 1.0) if name == "kl" else float(value)
     return None
 
 
@@ -96,8 +97,12 @@ class Stage:
         return loaded if isinstance(loaded, dict) else {}
 
     def series(self, quantity: str) -> tuple[list[float], list[float]]:
-        """Steps and values of a quantity, only where it was logged."""
-        found = [(row["step"], value) for row in self.rows if (value := pick(row, quantity)) is not None]
+        """Steps and values of a quantity where it was logged, all under one name: training and held-out do not mix."""
+        logged = set().union(*self.rows)
+        name = next((name for name in NAMES.get(quantity, (quantity,)) if name in logged), None)
+        only = ("completions/mean_length", name)
+        rows = ((row["step"], {key: row[key] for key in only if key in row}) for row in self.rows)
+        found = [(step, value) for step, row in rows if (value := pick(row, quantity)) is not None]
         return [step for step, _ in found], [value for _, value in found]
 
 
@@ -133,7 +138,7 @@ class Run:
         """
         if "evaluate" in self.stages and self.stages["evaluate"].samples:
             return _grouped(self.stages["evaluate"].samples, lambda row: str(row.get("model", "model")))
-        rows = self.policy.samples if self.policy else []
+        rows = [_with_gold(row) for row in self.policy.samples] if self.policy else []
         ends = {min((r.get("step", 0) for r in rows), default=0), max((r.get("step", 0) for r in rows), default=0)}
         kept = [row for row in rows if row.get("step", 0) in ends]
         return _grouped(kept, lambda row: f"step {row.get('step', 0)}")
@@ -190,6 +195,11 @@ def plain(text) -> str:
             return str(text[0].get("content", ""))
         return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in text)
     return "" if text is None else str(text)
+
+
+def _with_gold(row: dict) -> dict:
+    """PPO samples hold the gold scorer among the rewards."""
+    return row | {"gold": row["reward/gold"]} if "reward/gold" in row and "gold" not in row else row
 
 
 def _grouped(rows: list[dict], label) -> list[dict]:

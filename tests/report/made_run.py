@@ -23,14 +23,23 @@ def make(
     return path
 
 
-def _stage(path: Path, name: str, seed: int, seconds: float, figures: dict, trainer: dict, **files: list[dict]) -> None:
+def _stage(
+    path: Path,
+    name: str,
+    seed: int,
+    seconds: float,
+    figures: dict,
+    trainer: dict,
+    kl: dict | None = None,
+    **files: list[dict],
+):
     folder = path / name
     (folder / "model").mkdir(parents=True)
     for file, rows in files.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{file}.jsonl").write_text(lines, encoding="utf-8")
     config = {"stage": name, "seed": seed, "run": {"name": path.name, "root": "runs"}, "recipe": "embedded"}
-    config |= {"model": {"path": None, "init": {"hidden_size": 192}}, "trainer": trainer}
+    config |= {"model": {"path": None, "init": {"hidden_size": 192}}, "trainer": trainer, "kl": kl or {}}
     (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     before = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "evaluate": "ppo"}.get(name)
     inputs = {"policy": {"path": f"runs/{path.name}/{before}/model", "hash": "9f8e7d6c5b4a3210"}} if before else {}
@@ -84,7 +93,7 @@ def _reward(path: Path, rng: random.Random, seed: int) -> None:
 
 
 def _ppo(path: Path, rng: random.Random, seed: int, steps: int, kl_target: float) -> None:
-    rows, beta = [], 0.05
+    rows, beta = [_held_out(rng, 0, 0.0, -0.4, 0.0)], 0.05
     every = max(1, steps // 12)
     for step in range(1, steps + 1):
         done = step / steps
@@ -92,47 +101,29 @@ def _ppo(path: Path, rng: random.Random, seed: int, steps: int, kl_target: float
         beta *= 1 + 0.1 * max(-0.2, min(0.2, kl / kl_target - 1)) * 40 / steps
         score = -0.4 + 2.6 * (1 - math.exp(-3.5 * done)) + rng.gauss(0, 0.12)
         row = {"step": step, "time": 1.7e9 + step, "episode": 64 * step, "objective/scores": score, "objective/kl": kl}
-        row |= {"objective/kl_coef": beta, "policy/entropy_avg": 2.4 - 0.9 * done + rng.gauss(0, 0.04)}
-        row |= {
-            "objective/entropy": 40.0,
-            "objective/rlhf_reward": score - beta * kl,
-            "policy/approxkl_avg": 0.006 + rng.random() / 300,
-        }
-        row |= {"policy/clipfrac_avg": 0.05 + rng.random() / 30, "loss/policy_avg": -0.02 + rng.gauss(0, 0.004)}
-        row |= {
-            "loss/value_avg": 0.4 * math.exp(-3 * done) + 0.06 + rng.random() / 40,
-            "val/ratio": 1 + rng.gauss(0, 0.002),
-        }
+        row |= {"objective/kl_coef": beta, "objective/rlhf_reward": score - beta * kl, "objective/entropy": 40.0}
+        row |= {"policy/entropy_avg": 2.4 - 0.9 * done + rng.gauss(0, 0.04), "policy/grad_norm": 0.8 + rng.random()}
+        row |= {"policy/approxkl_avg": 0.006 + rng.random() / 300, "policy/clipfrac_avg": 0.05 + rng.random() / 30}
+        row |= {"loss/policy_avg": -0.02 + rng.gauss(0, 0.004), "loss/value_avg": 0.4 * math.exp(-3 * done) + 0.06}
+        row |= {"val/ratio": 1 + rng.gauss(0, 0.002), "learning_rate": 1e-4 * (1 - done)}
         row |= {"val/explained_variance": 0.85 - 1.2 * math.exp(-6 * done) + rng.gauss(0, 0.03)}
-        row |= {
-            "grad_norm": 0.8 + rng.random() / 2,
-            "lr": 1e-4 * (1 - done),
-            "completions/mean_length": 14 + 5 * done,
-        }
+        row |= {"completions/mean_length": 14 + 5 * done, "completions/eos_rate": 0.95 - 0.05 * rng.random()}
         rows.append(row)
-        if step % every == 0 or step == steps:
-            over = max(0.0, math.sqrt(kl) - 2)
-            gold = 0.35 + 0.22 * math.sqrt(kl) - 0.12 * over**2 + rng.gauss(0, 0.01)
-            rows.append(
-                {
-                    "step": step,
-                    "time": 1.7e9 + step,
-                    "eval_gold": gold,
-                    "eval_win_rate": 0.5 + 0.28 * done,
-                    "eval_kl": kl,
-                }
-            )
-    metrics = {"score_first": rows[0]["objective/scores"], "score_last": score, "kl_last": kl, "kl_coef_last": beta}
+        if step % every == 0:
+            rows.append(_held_out(rng, step, kl, score, done))
+    metrics = {"score_first": rows[1]["objective/scores"], "score_last": score, "kl_last": kl, "kl_coef_last": beta}
     metrics |= {"entropy_last": 1.5, "episodes": 64 * steps, "episodes_per_second": 88.0}
-    trainer = {
-        "_target_": "rlhf_recipes.ppo.PPOConfig",
-        "learning_rate": 1e-4,
-        "kl_coef": 0.05,
-        "cliprange": 0.2,
-        "seed": seed,
-    }
-    trainer |= {"kl_target": kl_target}
-    _stage(path, "ppo", seed, 121.7, metrics, trainer, metrics=rows, tokens=[_tokens(rng, step) for step in (1, steps)])
+    trainer = {"_target_": "rlhf_recipes.ppo.PPOConfig", "learning_rate": 1e-4, "kl_coef": 0.05, "seed": seed}
+    steered = {"_target_": "rlhf_recipes.kl.AdaptiveKL", "target": kl_target, "horizon": 10000}
+    tokens = [_tokens(rng, step) for step in (1, steps)]
+    _stage(path, "ppo", seed, 121.7, metrics, trainer, kl=steered, metrics=rows, tokens=tokens)
+
+
+def _held_out(rng: random.Random, step: int, kl: float, score: float, done: float) -> dict:
+    over = max(0.0, math.sqrt(kl) - 2)  # gold rises with root KL, then falls: the score is being over-optimised
+    gold = 0.35 + 0.22 * math.sqrt(kl) - 0.12 * over**2 + rng.gauss(0, 0.01)
+    row = {"step": step, "time": 1.7e9 + step, "eval_score": score, "eval_gold": gold, "eval_kl": kl}
+    return row | {"eval_length": 14 + 5 * done, "eval_win_rate": 0.5 + 0.28 * done}
 
 
 def _evaluate(path: Path, rng: random.Random, seed: int, asked: list[str], kl_target: float, messages: bool) -> None:

@@ -71,7 +71,7 @@ def test_only_what_matters_and_differs_is_listed(tmp_path):
 
 def test_a_sweep_shows_the_swept_key_once(sweep):
     found = provenance.varying([read(path) for path in sweep])
-    assert found == {"seed": [0, 1, 2], "ppo: trainer.kl_target": [2.0, 4.0, 8.0]}
+    assert found == {"seed": [0, 1, 2], "ppo: kl.target": [2.0, 4.0, 8.0]}
 
 
 def test_calibration_of_pairs_that_are_right_in_three_of_four(tmp_path):
@@ -88,3 +88,9 @@ def test_frontier_pairs_gold_with_the_last_kl(tmp_path):
     rows = [{"step": 1, "objective/kl": 4.0}, {"step": 2, "objective/kl": 9.0}, {"step": 2, "eval_gold": 0.7}]
     run = Run("x", tmp_path, {"ppo": policy(rows, tmp_path)})
     assert charts.frontier(run, "gold") == [(3.0, 0.7)]
+
+
+def test_frontier_prefers_held_out_answers_where_score_and_kl_are_of_the_same(tmp_path):
+    rows = [{"step": 1, "objective/kl": 9.0, "objective/scores": 5.0, "eval_kl": 4.0, "eval_score": 2.0}]
+    run = Run("x", tmp_path, {"ppo": policy(rows, tmp_path)})
+    assert charts.frontier(run, "score") == [(2.0, 2.0)]

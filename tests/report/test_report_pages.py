@@ -107,7 +107,7 @@ def test_several_runs_are_compared(sweep, tmp_path):
     parse(page)
     assert '<table class="sortable">' in page
     assert all(f"kl.sweep/{i}" in page for i in range(3))
-    assert "ppo: trainer.kl_target" in page
+    assert "ppo: kl.target" in page
     assert "3 runs compared" in markdown.write(sweep, tmp_path / "r.md").read_text()
 
 

@@ -48,6 +48,16 @@ def test_the_first_known_name_of_a_quantity_counts():
     assert run.pick({}, "entropy") is None
 
 
+def test_held_out_and_training_figures_do_not_mix_in_a_curve(tmp_path):
+    rows = ['{"step": 0, "eval_score": 9.0}', '{"step": 1, "objective/scores": 1.0}', '{"step": 1, "eval_score": 8.0}']
+    assert run.read(stage(tmp_path, "ppo", metrics=rows)).stages["ppo"].series("score") == ([1], [1.0])
+
+
+def test_grpo_logs_kl_a_token_and_is_shown_a_response():
+    assert run.pick({"kl": 0.1, "completions/mean_length": 20.0}, "kl") == pytest.approx(2.0)
+    assert run.pick({"objective/kl": 5.0, "kl": 0.1, "completions/mean_length": 20.0}, "kl") == 5.0
+
+
 def test_answers_of_every_model_are_grouped_by_prompt(run_dir):
     answers = run.read(run_dir).answers
     assert len(answers) == 24
@@ -55,10 +65,11 @@ def test_answers_of_every_model_are_grouped_by_prompt(run_dir):
 
 
 def test_without_evaluation_the_first_and_last_sampled_steps_are_compared(tmp_path):
-    rows = [{"step": s, "prompt": "p", "completion": f"at {s}"} for s in (0, 10, 20)]
+    rows = [{"step": s, "prompt": "p", "completion": f"at {s}", "reward/gold": 0.5} for s in (0, 10, 20)]
     path = stage(tmp_path, "ppo", samples=[json.dumps(row) for row in rows])
     [answered] = run.read(path).answers
-    assert {name: row["completion"] for name, row in answered["by"].items()} == {"step 0": "at 0", "step 20": "at 20"}
+    assert {k: row["completion"] for k, row in answered["by"].items()} == {"step 0": "at 0", "step 20": "at 20"}
+    assert all(row["gold"] == 0.5 for row in answered["by"].values())
 
 
 def test_messages_become_text():

@@ -71,11 +71,9 @@ def _references(stage: Stage, curve: Curve) -> list[tuple[float, str]]:
 
 def kl_target(config: dict) -> float | None:
     """The KL controller's target in nats a response, None where KL is not steered."""
-    for node in (config.get("kl"), config.get("trainer")):
-        for name in ("target", "kl_target", "target_kl"):
-            if isinstance(node, dict) and isinstance(node.get(name), int | float):
-                return float(node[name])
-    return None
+    node = config.get("kl")
+    target = node.get("target") if isinstance(node, dict) else None
+    return float(target) if isinstance(target, int | float) else None
 
 
 def proxy_and_gold(runs: Sequence[Run]) -> list[Chart]:

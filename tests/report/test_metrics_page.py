@@ -1,0 +1,29 @@
+"""The reference page defines every name that the report or the evaluation knows."""
+
+import re
+from pathlib import Path
+
+from rlhf_recipes.report.run import NAMES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+
+
+def defined(name: str) -> bool:
+    general = re.sub(r"(rewards?/)gold\w*", r"\1<name>", name)
+    return f"`{name}`" in PAGE or f"`{general}`" in PAGE
+
+
+def test_every_quantity_of_the_report_is_defined():
+    missing = [name for names in NAMES.values() for name in names if not defined(name)]
+    assert missing == []
+
+
+def test_every_figure_of_an_evaluated_model_is_defined():
+    from rlhf_recipes.evaluation.compare import _Measured, _summary
+    from rlhf_recipes.evaluation.measure import Answer, Perplexity
+
+    ppl = Perplexity(2.0, 5, 0)
+    of = _Measured(["a b"], [Answer("a b", (4, 2), (3,), True)], None, None, ppl, ppl, [1.0], [1.0])
+    summary = _summary(of, {"score": [1.0], "gold": [1.0], "accuracy": [1.0]})
+    stems = {re.sub(r"_(std|se|tokens|dropped)$", "", key) for key in summary}
+    assert [stem for stem in stems if f"`{stem}`" not in PAGE] == []

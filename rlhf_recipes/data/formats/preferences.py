@@ -1,0 +1,114 @@
+"""Two or more answers to one prompt and a judgement between them."""
+
+from rlhf_recipes.data.formats.instructions import asked
+from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking
+from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, prompt_of, turns
+
+
+def hh(chosen, rejected) -> Pair:
+    """Anthropic HH-RLHF: two whole dialogues that differ in their last answer. The earlier turns are the prompt."""
+    return _split(hh_turns(as_text(chosen, "chosen")), hh_turns(as_text(rejected, "rejected")))
+
+
+def preference(
+    chosen, rejected, prompt=None, score_chosen=None, score_rejected=None, margin=None, *, use_margin: bool = False
+) -> Pair:
+    """TRL's preferences: standard or conversational, with `prompt` or with the prompt inside both answers.
+
+    Args:
+        use_margin: keep `margin`, or score_chosen - score_rejected; RewardTrainer then subtracts it from the difference
+            of the rewards, as Touvron et al. 2023 (arXiv:2307.09288 eq. 2). Without it a margin is left out.
+    """
+    if isinstance(chosen, list) and not isinstance(prompt, list):  # a prompt beside whole conversations repeats them
+        pair = _split(turns(chosen, "chosen"), turns(rejected, "rejected"))
+    elif prompt is None:
+        pair = _implicit(as_text(chosen, "chosen"), as_text(rejected, "rejected"))
+    else:
+        pair = {
+            "prompt": prompt_of(prompt),
+            "chosen": answer_of(chosen, "chosen"),
+            "rejected": answer_of(rejected, "rejected"),
+        }
+    if use_margin and margin is not None:
+        pair["margin"] = float(margin)
+    elif use_margin:
+        if score_chosen is None or score_rejected is None:
+            raise Drop("no margin")
+        pair["margin"] = float(score_chosen) - float(score_rejected)
+    return pair
+
+
+def question_pair(question, chosen, rejected) -> Pair:
+    """`question`, `chosen` and `rejected`, three texts."""
+    user = {"role": "user", "content": as_text(question, "question").strip()}
+    return {"prompt": [user], "chosen": as_text(chosen, "chosen"), "rejected": as_text(rejected, "rejected")}
+
+
+def alpaca_pair(instruction, chosen, rejected, input=None) -> Pair:
+    """Alpaca's `instruction` and `input` with two answers, `chosen` and `rejected`."""
+    return {
+        "prompt": asked(instruction, input),
+        "chosen": as_text(chosen, "chosen"),
+        "rejected": as_text(rejected, "rejected"),
+    }
+
+
+def shp(history, human_ref_A, human_ref_B, labels, score_ratio=None, *, min_ratio: float = 1.0) -> Pair:
+    """Stanford SHP: a Reddit post, two comments, `labels` 1 where A has more votes.
+
+    Args:
+        min_ratio: least ratio of the two scores; SHP's authors train on 2 and above, where votes say more than noise.
+    """
+    if score_ratio is not None and float(score_ratio) < min_ratio:
+        raise Drop(f"score_ratio below {min_ratio:g}")
+    answers = (as_text(human_ref_A, "human_ref_A"), as_text(human_ref_B, "human_ref_B"))
+    chosen, rejected = answers if int(labels) == 1 else answers[::-1]
+    user = {"role": "user", "content": as_text(history, "history").strip()}
+    return {"prompt": [user], "chosen": chosen, "rejected": rejected}
+
+
+def ranked(prompt, completions, ranks=None, scores=None) -> Ranking:
+    """K answers to one prompt, by `ranks` (lower is better) or `scores` (higher is better), else given best first."""
+    if not isinstance(completions, list):
+        raise Drop("completions is not a list")
+    if ranks is None:
+        ranks = list(range(len(completions))) if scores is None else [-float(score) for score in scores]
+    if len(ranks) != len(completions):
+        raise Drop("as many ranks as completions are needed")
+    return {
+        "prompt": prompt_of(prompt),
+        "completions": [answer_of(completion, "completions") for completion in completions],
+        "ranks": [float(rank) for rank in ranks],
+    }
+
+
+def _split(chosen: Messages, rejected: Messages) -> Pair:
+    """Prompt: the turns both share, up to a question. The answer to it is what each says next, its last turn.
+
+    The turns after a dialogue's last answer are left out; dialogues that part earlier have no prompt in common.
+    """
+    for side in (chosen, rejected):
+        while side and side[-1]["role"] != "assistant":
+            side.pop()
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+        shared += 1
+    shared = min(shared, len(chosen) - 1, len(rejected) - 1)  # two equal dialogues: the last answer is still the answer
+    while shared > 0 and chosen[shared - 1]["role"] != "user":
+        shared -= 1
+    rest = [side[shared:] for side in (chosen, rejected)]
+    if shared == 0 or not all(side and side[0]["role"] == "assistant" for side in rest):
+        raise Drop("chosen and rejected do not answer the same question")
+    if any(len(side) > 1 for side in rest):
+        raise Drop("chosen and rejected part before the last answer")
+    return {"prompt": chosen[:shared], "chosen": rest[0][0]["content"], "rejected": rest[1][0]["content"]}
+
+
+def _implicit(chosen: str, rejected: str) -> Pair:
+    """TRL's rule: the prompt is what both begin with, the space before the first difference left to the answers."""
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = chosen[: next((i for i, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
+    if shared in (chosen, rejected):  # one goes on where the other ends: the last word is the answer's
+        shared = shared.rpartition(" ")[0]
+    shared = shared[:-1] if shared.endswith(" ") else shared
+    return {"prompt": shared, "chosen": chosen[len(shared) :], "rejected": rejected[len(shared) :]}

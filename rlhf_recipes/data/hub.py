@@ -1,0 +1,148 @@
+"""Datasets of the hub, and folders that `datasets` saved. A hub that cannot be reached is told at once."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+from rlhf_recipes.errors import UserError
+
+# Seconds for the hub's first answer, name lookup included; the client's own retries take 23 s and more.
+TIMEOUT = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "3"))
+# Where transport errors come from: the client's HTTP library, which has changed before.
+TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+
+
+def probe(source) -> None:
+    """Raise unless the set is in the local cache or the hub answers for it. Imports the hub client, not `datasets`.
+
+    Raises:
+        UserError: no network, no such set, no such revision, or a set that asks for a login.
+    """
+    if not cached(source) and (trouble := _ask(source)):
+        raise UserError(trouble)
+
+
+def cached(source) -> bool:
+    """Whether `datasets` has this set on disk already."""
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets")).expanduser()
+    owner, _, name = source.path.rpartition("/")
+    # datasets/naming.py: HelpSteer2 lies in nvidia___help_steer2
+    name = re.sub(r"([a-z\d])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)).lower()
+    return (cache / (f"{owner}___{name}" if owner else name)).is_dir()
+
+
+def rows(source) -> Iterator[dict]:
+    """The rows of a hub set's split.
+
+    Raises:
+        UserError: not there, not reachable, or no such configuration or split.
+    """
+    import datasets
+    from huggingface_hub import constants
+
+    if trouble := _ask(source):
+        if not cached(source):
+            raise UserError(trouble)
+        datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True  # else it retries for 23 s before the cache
+    more = {"data_files": source.data_files} if source.data_files else {}
+    try:
+        loaded = datasets.load_dataset(
+            source.path, source.config, revision=source.revision, split=source.split or "train", **more
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise UserError(_unreachable(source, error)) from error
+    except (ValueError, RuntimeError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(f"{source.label}: {first}") from error
+    return _sampled(loaded, source)
+
+
+def saved(source) -> Iterator[dict]:
+    """The rows of a folder written by `save_to_disk`: a Dataset, or a DatasetDict's split."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(Path(source.path).expanduser()))
+    except Exception as error:
+        raise UserError(f"{source.label}: a saved dataset that cannot be read ({error})") from error
+    if isinstance(loaded, dict):
+        loaded = loaded[split_of(source, list(loaded))]
+    return _sampled(loaded, source)
+
+
+def _sampled(loaded, source) -> Iterator[dict]:
+    """All rows, or under a limit a fixed sample: the first of FLAN's rows are all of one task."""
+    if source.limit is not None and source.limit < len(loaded) and not source.group:
+        loaded = loaded.shuffle(seed=0).select(range(source.limit))
+    return iter(loaded)
+
+
+def split_of(source, splits: list[str]) -> str:
+    """The split asked for, or train, or the only one there is.
+
+    Raises:
+        UserError: there is no such split, with those there are.
+    """
+    wanted = source.split or (splits[0] if len(splits) == 1 else "train")
+    if wanted not in splits:
+        raise UserError(f"{source.where}.split={wanted}: {source.path} has the splits {', '.join(splits)}")
+    return wanted
+
+
+def _ask(source) -> str | None:
+    """None where the hub knows the set; the line to print where it does not answer.
+
+    Raises:
+        UserError: it answers, and the set is not to be had.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        return _unreachable(source, "HF_HUB_OFFLINE is set")
+    error = _within(TIMEOUT, HfApi().dataset_info, source.path, revision=source.revision, timeout=TIMEOUT)
+    match error:
+        case None:
+            return None
+        case errors.GatedRepoError():
+            raise UserError(f"{source.label}: its terms must be accepted on the hub first; then `hf auth login`")
+        case errors.RevisionNotFoundError():
+            raise UserError(f"{source.where}.revision={source.revision}: {source.path} has no such revision")
+        case errors.RepositoryNotFoundError() | errors.HFValidationError():
+            raise UserError(
+                f"{source.label}: no such file or folder here and no such set on the hub (a private one needs "
+                f"`hf auth login`); give {source.where}.{source.key}=<file>"
+            )
+        case OSError():
+            return _unreachable(source, error)
+        case _ if type(error).__module__.partition(".")[0] in TRANSPORTS:
+            return _unreachable(source, error)
+    raise error
+
+
+def _within(seconds: float, call, *args, **keywords) -> Exception | None:
+    """What a call raises, TimeoutError where it is not back in time: a name lookup heeds no other limit."""
+    raised: list[Exception | None] = [TimeoutError(f"no answer in {seconds:g} s; HF_HUB_ETAG_TIMEOUT=10 waits longer")]
+
+    def run() -> None:
+        try:
+            call(*args, **keywords)
+            raised[0] = None
+        except Exception as error:
+            raised[0] = error
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds + 0.1)
+    return raised[0]
+
+
+def _unreachable(source, why: object) -> str:
+    what = " ".join(str(why).split())[:120] or type(why).__name__
+    return (
+        f"{source.label} is no file or folder here and the hub cannot be reached ({what}); give "
+        f"{source.where}.{source.key}=<file>, or fetch it elsewhere: "
+        f"hf download --repo-type dataset {source.path} --local-dir <folder>"
+    )

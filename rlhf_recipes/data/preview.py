@@ -1,0 +1,111 @@
+"""`preview=true`: rows as the trainer will see them: what is trained, what is masked, where EOS stands."""
+
+from itertools import groupby
+
+TRAINED, MASKED, END = "bold green", "dim", "bold white on red"
+
+
+def show(rows: list[dict], tokenizer, n: int, console=None) -> None:
+    """Print rows, trained tokens in one colour and masked ones in another (in ⟦ ⟧ where there are no colours).
+
+    Args:
+        rows: {"title": str, "input_ids": list[int], "trained": list[bool]}, as `rows_of` gives them.
+        tokenizer: to read the tokens with.
+        n: rows to print at most.
+        console: a rich.console.Console; None prints to the screen.
+    """
+    from rich.console import Console
+    from rich.rule import Rule
+    from rich.text import Text
+
+    console = console or Console()
+    marks = console.no_color or not console.is_terminal
+    legend = Text.assemble(
+        ("trained", TRAINED), " · ", ("masked", MASKED), " · ", (str(tokenizer.eos_token), END), " EOS"
+    )
+    console.print(legend.append(" · ↵ a line break" + (" · ⟦ trained ⟧" if marks else "")))
+    for row in rows[:n]:
+        ids, trained = row["input_ids"], row["trained"]
+        ends = sum(token == tokenizer.eos_token_id for token in ids)
+        figures = f"{len(ids)} tokens, {sum(trained)} trained, {ends} EOS"
+        console.print(Rule(f"{row['title']} · {figures}", align="left"))
+        console.print(coloured(ids, trained, tokenizer, marks), soft_wrap=True)
+    console.print(Rule())
+
+
+def coloured(ids: list[int], trained: list[bool], tokenizer, marks: bool = False):
+    """The tokens as rich.text.Text. Neighbours of one colour are decoded together: a letter may be several tokens.
+
+    Args:
+        ids: (T,).
+        trained: (T,).
+        tokenizer: to decode with.
+        marks: put ⟦ ⟧ around what is trained.
+    """
+    from rich.text import Text
+
+    text, place, before, inside = Text(), 0, "", False
+    looks = zip(trained, (token == tokenizer.eos_token_id for token in ids), strict=True)
+    for (is_trained, is_end), run in groupby(looks):
+        place += len(list(run))
+        so_far = tokenizer.decode(ids[:place], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        words, before = so_far[len(before) :], so_far  # a run decoded alone would lose SentencePiece's leading space
+        if marks and is_trained != inside:
+            text.append("⟦" if is_trained else "⟧")
+            inside = is_trained
+        text.append(words.replace("\n", "↵\n"), END if is_end else TRAINED if is_trained else MASKED)
+    return text.append("⟧") if inside else text
+
+
+def rows_of(trainer, kind: str, n: int) -> list[dict]:
+    """The first rows of a trainer's own dataset, through its own collator, padding taken off again.
+
+    Args:
+        trainer: SFTTrainer, RewardTrainer, DPOTrainer; GRPOTrainer and PPOTrainer for prompts.
+        kind: corpus, demos, preferences or prompts.
+        n: rows of the dataset; a preference gives two, its chosen and its rejected answer.
+
+    Returns:
+        {"title", "input_ids" (T,), "trained" (T,)}. Of a reward model's row the last token is marked, where the score
+        is read; of a prompt none, since it is generated from.
+    """
+    dataset, tokenizer = trainer.train_dataset, trainer.processing_class
+    if kind == "prompts":
+        return prompt_rows(dataset, tokenizer, n)
+    result = []
+    for number in range(min(n, len(dataset))):
+        row = {name: value for name, value in dataset[number].items() if name in _READ}
+        batch = {name: value.tolist() for name, value in trainer.data_collator([row]).items()}
+        names = ["chosen", "rejected"] if kind == "preferences" else [kind]
+        for i, name in enumerate(names):
+            kept = [bool(m) for m in batch["attention_mask"][i]] if "attention_mask" in batch else None
+            kept = kept or [True] * len(batch["input_ids"][i])
+            if "labels" in batch:
+                trained = [label != -100 for label in batch["labels"][i]]
+            elif "completion_mask" in batch:
+                trained = [bool(mask) for mask in batch["completion_mask"][i]]
+            else:
+                last = max(position for position, real in enumerate(kept) if real)
+                trained = [position == last for position in range(len(kept))]
+            ids = [token for token, real in zip(batch["input_ids"][i], kept, strict=True) if real]
+            marked = [mark for mark, real in zip(trained, kept, strict=True) if real]
+            result.append({"title": f"{name} {number + 1}", "input_ids": ids, "trained": marked})
+    return result
+
+
+def prompt_rows(dataset, tokenizer, n: int) -> list[dict]:
+    """The first prompts as GRPO and PPO tokenise them: turns with the generation prompt at their end."""
+    rows = []
+    for number in range(min(n, len(dataset))):
+        prompt = dataset[number]["prompt"]
+        if isinstance(prompt, str):
+            ids = tokenizer(prompt, verbose=False)["input_ids"]
+            ids = ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids  # a prompt is not finished
+        else:
+            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        rows.append({"title": f"prompt {number + 1}", "input_ids": ids, "trained": [False] * len(ids)})
+    return rows
+
+
+# Columns that TRL 1.12's collators read: SFT's, RewardTrainer's and DPOTrainer's.
+_READ = ("input_ids", "labels", "seq_lengths", "prompt_ids", "chosen_ids", "rejected_ids", "margin")

@@ -44,19 +44,23 @@ def main() -> None:
 
 def _compose_and_run() -> None:
     import hydra
+
+    register_recipes()
+    sys.argv[1:] = rewrite(sys.argv[1:])
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_run)()
+
+
+def register_recipes() -> None:
+    """Make recipes/ a config group: a search-path plugin of our own, with no `hydra_plugins` namespace."""
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     class Recipes(SearchPathPlugin):
-        """Makes recipes/ a config group; registered here so that no `hydra_plugins` namespace is needed."""
-
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             search_path.append(provider="rlhf_recipes", path=f"file://{HOUSE}")
 
     Plugins.instance().register(Recipes)
-    sys.argv[1:] = rewrite(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_run)()
 
 
 def _run(cfg) -> object:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 
 SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
 
@@ -54,6 +54,15 @@ def rewrite_jsonl(path: Path, rows: list[dict]) -> None:
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     os.replace(part, path)
+
+
+class Bar(ProgressCallback):
+    """Trainer's bar with the figures that tell how it goes beside it, instead of a dict a line between its redraws."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show, do not print: metrics.jsonl has all of it."""
+        if state.is_world_process_zero and self.training_bar is not None and (figures := _figures(logs or {})):
+            self.training_bar.set_postfix_str(figures)
 
 
 class PlainProgress(TrainerCallback):
@@ -129,3 +138,7 @@ class HeldOut(TrainerCallback):
 
 def _judged(row: dict) -> float:
     return row.get("reward/gold", row["score"])
+
+
+def _figures(logs: dict) -> str:
+    return " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if k in logs)

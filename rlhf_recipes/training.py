@@ -3,13 +3,15 @@
 import logging
 import os
 
+import datasets
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from transformers import TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.trainer import Trainer
+from transformers.utils.logging import disable_progress_bar
 
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.progress import MetricsFile, PlainProgress, terminal
+from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, terminal
 
 
 def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
@@ -23,7 +25,7 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     fields.setdefault("seed", cfg.seed)
     fields.setdefault("report_to", [] if cfg.preview else _reporters(cfg))
     fields.setdefault("disable_tqdm", not terminal())
-    fields.setdefault("do_train", True)
+    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())
     if fields.get("bf16") is None and not fields.get("fp16"):
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -56,6 +58,14 @@ def callbacks(cfg: DictConfig, run: StageRun) -> list:
     return [MetricsFile(run.metrics), *([] if terminal() else [PlainProgress()])]
 
 
+def last_evaluation(trainer: Trainer) -> dict:
+    """Held-out metrics of the model as it stands: those logged at the last step, or a fresh evaluation."""
+    for row in reversed(trainer.state.log_history):
+        if "eval_loss" in row and row["step"] == trainer.state.global_step:
+            return row
+    return trainer.evaluate()
+
+
 def fit(trainer: Trainer, run: StageRun) -> dict:
     """Train (from the last whole checkpoint where there is one), then save model and tokenizer.
 
@@ -63,6 +73,10 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
         Trainer's train metrics.
     """
     quiet()
+    trainer.remove_callback(PrinterCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Bar)
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
     trainer.save_model(str(run.model))
     return result.metrics
@@ -72,6 +86,9 @@ def quiet() -> None:
     """Libraries' notices about their own defaults are no news to the person at the screen."""
     for name in ("transformers", "trl", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    if not terminal():
+        datasets.disable_progress_bars()
+        disable_progress_bar()
 
 
 def show(trainer: Trainer, kind: str, rows: int) -> dict:

@@ -5,7 +5,7 @@ from trl import DPOTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -31,7 +31,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         return show(trainer, "preferences", cfg.preview_rows)
     print(f"dpo: {models.parameters(trainer.model)}")
     train = fit(trainer, run)
-    last = trainer.evaluate()
+    last = last_evaluation(trainer)
     return {
         "train_loss": train["train_loss"],
         "eval_loss": last["eval_loss"],

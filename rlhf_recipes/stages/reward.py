@@ -5,7 +5,7 @@ from trl import RewardTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -28,7 +28,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         return show(trainer, "preferences", cfg.preview_rows)
     print(f"reward: {models.parameters(trainer.model)}")
     train = fit(trainer, run)
-    last = trainer.evaluate()
+    last = last_evaluation(trainer)
     metrics = {f"eval_{k}": last[f"eval_{k}"] for k in ("accuracy", "loss", "margin")}
     return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
 

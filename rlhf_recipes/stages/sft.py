@@ -7,7 +7,7 @@ from trl import SFTTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
 def language_metrics(trainer: SFTTrainer, train: dict) -> dict:
     """Held-out loss (nats a trained token) and its exponent, at the end and by epoch."""
-    last = trainer.evaluate()
+    last = last_evaluation(trainer)
     return {
         "train_loss": train["train_loss"],
         "eval_loss": last["eval_loss"],

@@ -1,0 +1,99 @@
+"""Where TRL is right we equal it: three updates on TRL's own completions."""
+
+import pytest
+import torch
+import trl.experimental.ppo.ppo_trainer as trl_ppo
+from conftest import history
+
+from rlhf_recipes.ppo import trainer as ours
+from rlhf_recipes.ppo.actor_critic import Sequences
+from rlhf_recipes.ppo.prompts import pad_left
+
+UPDATES = 3
+# not approxkl, entropy and ratio: TRL averages padding into them
+METRICS = [
+    "objective/kl",
+    "objective/entropy",
+    "objective/non_score_reward",
+    "objective/rlhf_reward",
+    "objective/scores",
+    "policy/clipfrac_avg",
+    "loss/policy_avg",
+    "loss/value_avg",
+    "val/clipfrac_avg",
+    "val/num_eos_tokens",
+]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"whiten_rewards": True, "kl_estimator": "k3", "gamma": 0.95, "vf_coef": 0.5, "missing_eos_penalty": 1.0}],
+)
+def test_three_updates_equal_trl(monkeypatch, trl_make, make, models, config, prompts):
+    config = {"total_episodes": 8 * UPDATES, "learning_rate": 3e-4, "response_length": 5} | config
+    drawn, whitened = [], []
+    plain_generation, plain_whiten = trl_ppo.batch_generation, trl_ppo.masked_whiten
+
+    def record_generation(model, queries, *args):
+        """TRL's draw; a drawn pad, at which TRL would end the answer, becomes a word, and logits are those of the rest."""
+        width = queries.shape[1]
+        sequences, _ = plain_generation(model, queries, *args)
+        answer = sequences[:, width:]
+        answer[(answer == 0) & ((answer == 2).int().cumsum(1) == 0)] = 5
+        drawn.append((queries, answer.clone()))
+        with torch.no_grad():
+            logits = trl_ppo.forward(model, sequences, 0).logits
+        return sequences, logits[:, width - 1 : -1] / (theirs.args.temperature + 1e-7)
+
+    def record_whiten(values, mask, shift_mean=True):
+        whitened.append(values.clone())
+        return plain_whiten(values, mask, shift_mean)
+
+    monkeypatch.setattr(trl_ppo, "batch_generation", record_generation)
+    monkeypatch.setattr(trl_ppo, "masked_whiten", record_whiten)
+    theirs = trl_make(**config)
+    theirs.train()
+
+    mine = make(reward=models["reward"], reward_append_eos=False, **config)
+    advantages, rewards = [], []
+
+    def forced(tokens, uniforms, width):
+        _, answer = drawn[mine.update]
+        assert answer.shape == uniforms.shape, "TRL pays the score by the widest answer drawn: it must fill the width"
+        stop = (answer == 2).int()
+        mask = stop.cumsum(1) - stop == 0
+        seq = Sequences(*pad_left(tokens, 0), answer * mask, mask)
+        return seq, mine.actor_critic.logprobs(seq), (answer == 2).any(1)
+
+    def rows(update):
+        return [{"input_ids": [t for t in q.tolist() if t != 0], "prompt": None} for q in drawn[update][0]]
+
+    def record(*args, **kwargs):
+        exp = make_experience(*args, **kwargs)
+        rewards.append(exp.rewards)
+        advantages.append(ours.core.gae(exp.rewards, exp.values, mine.args.gamma, mine.args.lam)[0])
+        return exp
+
+    make_experience = ours.make_experience
+    monkeypatch.setattr(mine, "_generate", forced)
+    monkeypatch.setattr(ours, "make_experience", record)
+    monkeypatch.setattr(mine.prompts, "rows", rows)
+    mine.train()
+
+    assert len(drawn) == UPDATES and sum(int((a == 2).any(1).sum()) for _, a in drawn) > 3, "some answers must end"
+    for metric in METRICS:
+        assert history(mine, metric) == pytest.approx(history(theirs, metric), abs=1e-5, rel=1e-4), metric
+    per_update = len(whitened) // UPDATES
+    for update in range(UPDATES):
+        torch.testing.assert_close(
+            advantages[update], whitened[update * per_update + per_update - 1], atol=1e-5, rtol=1e-4
+        )
+    trained = theirs.model.policy.state_dict() | {f"v.{k}": v for k, v in theirs.model.value_model.state_dict().items()}
+    result = mine.actor_critic.policy.state_dict()
+    result |= {f"v.{k}": v for k, v in mine.actor_critic.value_model.state_dict().items()}
+    moved = 0.0
+    for name, value in trained.items():
+        torch.testing.assert_close(result[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        start = models["policy"].state_dict().get(name)
+        moved += 0.0 if start is None else (value - start).abs().max().item()
+    assert moved > 1e-3, "the run must have trained for the comparison to mean anything"

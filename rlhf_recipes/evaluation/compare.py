@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import measure, statistics, text
+from rlhf_recipes.evaluation import likelihood, measure, statistics, text
 from rlhf_recipes.evaluation.measure import Answer, Text
 
 Loader = Callable[[], tuple]  # () -> (model, tokenizer); called when its turn comes, let go before the next one's
@@ -34,8 +34,8 @@ class _Measured:
     answers: list[Answer] | None = None  # None where only the texts are known (an endpoint)
     logprobs: list | None = None
     vocabulary: dict | None = None
-    ppl: measure.Perplexity | None = None
-    corpus_ppl: measure.Perplexity | None = None
+    ppl: likelihood.Perplexity | None = None
+    corpus_ppl: likelihood.Perplexity | None = None
     k1: list[float] | None = None
     k3: list[float] | None = None
 
@@ -131,32 +131,33 @@ def as_completion(prompt: Text, answer: str) -> Text:
 
 def _measure_all(models, asked, demos, corpus, ref, sampling) -> dict[str, _Measured]:
     measured: dict[str, _Measured] = {}
+    heat = sampling.temperature
     for name in sorted(models, key=lambda name: name == ref):  # stable: the reference last
         model, tokenizer = models[name]()
         answers = measure.generate(model, tokenizer, asked, **asdict(sampling), description=f"{name}: answers")
         of = _Measured([answer.text for answer in answers], answers, vocabulary=tokenizer.get_vocab())
         if ref is not None:
-            of.logprobs = measure.logprobs(model, answers, temperature=sampling.temperature, description=f"{name}: KL")
+            of.logprobs = likelihood.logprobs(model, answers, temperature=heat, description=f"{name}: KL")
         if demos:
-            of.ppl = measure.perplexity(model, tokenizer, demos, description=f"{name}: perplexity")
+            of.ppl = likelihood.perplexity(model, tokenizer, demos, description=f"{name}: perplexity")
         if corpus:
-            of.corpus_ppl = measure.corpus_perplexity(model, tokenizer, corpus)
+            of.corpus_ppl = likelihood.corpus_perplexity(model, tokenizer, corpus)
         measured[name] = of
         if name == ref:
-            for other, theirs in measured.items():
-                if theirs.vocabulary == of.vocabulary:  # otherwise the ids mean other words: no KL
-                    under = (
-                        of.logprobs
-                        if other == ref
-                        else measure.logprobs(
-                            model, theirs.answers, temperature=sampling.temperature, description=f"{other}: KL"
-                        )
-                    )
-                    theirs.k1, theirs.k3 = measure.kl_estimates(theirs.logprobs, under)
+            for other in measured.values():
+                _diverge(other, of, model, heat)
         device = model.device
         del model
         measure.free(device)
     return measured
+
+
+def _diverge(of: _Measured, ref: _Measured, ref_model, temperature: float) -> None:
+    """Fills in the KL of a model's own answers to the reference; with another vocabulary ids mean other words: none."""
+    if of.vocabulary != ref.vocabulary:
+        return
+    under = ref.logprobs if of is ref else likelihood.logprobs(ref_model, of.answers, temperature=temperature)
+    of.k1, of.k3 = likelihood.kl_estimates(of.logprobs, under)
 
 
 def _summary(of: _Measured, scored: dict[str, list]) -> dict:

@@ -1,18 +1,10 @@
-"""What one causal language model does on held-out text: its answers, their log-probabilities, KL and perplexity.
-
-No more than `max_logits_mb` of full-vocabulary logits is kept: batches are cut by tokens, the prompt's logits are never
-asked for, and the softmax is taken row by row.
-"""
+"""Answers of one causal language model to held-out prompts, sampled from the model as it is."""
 
 import gc
-import inspect
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.progress import track
@@ -38,38 +30,11 @@ class Answer:
         return len(self.ids)
 
 
-class Judged(NamedTuple):
-    """Token ids and where the part to be judged begins; everything before `start` is context."""
-
-    ids: tuple[int, ...]
-    start: int  # at least 1: nothing predicts the first token
-
-
-class Perplexity(NamedTuple):
-    """exp(mean negative log-likelihood a token). `dropped` sequences did not fit the context and were left out."""
-
-    ppl: float | None
-    tokens: int
-    dropped: int
-
-
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> tuple[int, ...]:
     """Token ids of a prompt as TRL's trainers make them: special tokens for a string, chat template for messages."""
     if isinstance(prompt, str):
         return tuple(tokenizer(prompt)["input_ids"])
     return tuple(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
-
-
-def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Judged:
-    """Ids of prompt and completion as SFTTrainer makes them, EOS last; judged from the completion on."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
-    if isinstance(prompt, str):
-        ids = tuple(tokenizer(prompt + completion)["input_ids"])
-        if tokenizer.eos_token_id is not None and ids[-1:] != (tokenizer.eos_token_id,):
-            ids += (tokenizer.eos_token_id,)
-    else:
-        ids = tuple(tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"])
-    return Judged(ids, max(1, len(prompt_ids)))
 
 
 def context_length(model: "PreTrainedModel") -> int | None:
@@ -138,7 +103,7 @@ def generate(
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)  # the largest batch fails first
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     answers: dict[int, Answer] = {}
-    with _evaluating(model), _generation_config(model, config), _seeded(seed, model.device):
+    with evaluating(model), _generation_config(model, config), _seeded(seed, model.device):
         for batch in track(batches, total=len(order), description=description, weight=len):
             width = len(encoded[batch[0]])
             ids = torch.full((len(batch), width), pad)  # (B, P), left padded
@@ -161,149 +126,6 @@ def _answer(tokenizer, prompt_ids: tuple[int, ...], new: list[int], stop: list[i
     return Answer(text=text, ids=ids, prompt_ids=prompt_ids, finished=end is not None)
 
 
-def logprobs(
-    model: "PreTrainedModel",
-    sequences: Sequence[Judged | Answer],
-    *,
-    temperature: float = 1.0,
-    max_tokens: int = 16384,
-    max_logits_mb: int = 512,
-    description: str = "log-probabilities",
-) -> list[np.ndarray]:
-    """Log-probability of every judged token, nats.
-
-    Args:
-        model: causal language model.
-        sequences: `(n,)`; an Answer is judged from its first generated token on.
-        temperature: logits are divided by it, as the sampler's were; 0 counts as 1.
-        max_tokens: padded tokens in one forward pass (one sequence always passes).
-        max_logits_mb: room for one batch's logits.
-        description: before the progress bar.
-
-    Returns:
-        `(n,)` float64 arrays, each `(judged tokens,)`.
-    """
-    import torch
-
-    sequences = [Judged(s.prompt_ids + s.ids, len(s.prompt_ids)) if isinstance(s, Answer) else s for s in sequences]
-    vocabulary = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() is not None else 1
-    bytes_a_logit = max(4, next(model.parameters()).element_size())
-    max_logits = max_logits_mb * 2**20 // (vocabulary * bytes_a_logit)
-    keeps = _takes_logits_to_keep(model)
-    result: list[np.ndarray | None] = [None] * len(sequences)
-    batches = list(_batches(sequences, max_tokens, max_logits))
-    with _evaluating(model), torch.inference_mode():
-        for batch in track(batches, total=len(sequences), description=description, weight=len):
-            width = max(len(sequences[i].ids) for i in batch)
-            first = max(1, min(sequences[i].start for i in batch))
-            ids = torch.zeros(len(batch), width, dtype=torch.long)  # (B, T), right padded
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):
-                ids[row, : len(sequences[i].ids)] = torch.tensor(sequences[i].ids)
-                mask[row, : len(sequences[i].ids)] = 1
-            ids = ids.to(model.device)
-            extra = {"logits_to_keep": width - first + 1} if keeps else {}
-            logits = model(input_ids=ids, attention_mask=mask.to(model.device), use_cache=False, **extra).logits
-            offset = width - logits.shape[1]  # the position that logits[:, 0] speaks of
-            for row, i in enumerate(batch):
-                start, end = max(1, sequences[i].start), len(sequences[i].ids)
-                speaks = logits[row, start - 1 - offset : end - 1 - offset].float()  # (judged, V): t - 1 predicts t
-                if temperature not in (0, 1):
-                    speaks = speaks / temperature
-                chosen = speaks.gather(-1, ids[row, start:end, None]).squeeze(-1) - speaks.logsumexp(-1)
-                result[i] = chosen.double().cpu().numpy()
-            del logits
-    return result
-
-
-def _batches(sequences: list[Judged], max_tokens: int, max_logits: int) -> Iterator[list[int]]:
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
-    batch: list[int] = []
-    for i in order:
-        rows = [*batch, i]
-        width, first = len(sequences[rows[0]].ids), min(sequences[j].start for j in rows)
-        full = len(rows) * width > max_tokens or len(rows) * (width - first + 1) > max_logits
-        if batch and full:
-            yield batch
-            batch = [i]
-        else:
-            batch = rows
-    if batch:
-        yield batch
-
-
-def kl_estimates(logprobs: Sequence[np.ndarray], ref_logprobs: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
-    """KL(policy || reference) of each response, nats a response, from the tokens the policy sampled.
-
-    With r = ref_logprob - logprob of a token: k1 = sum(-r), unbiased, what PPO logs as `objective/kl`;
-    k3 = sum(exp(r) - 1 - r), unbiased too, never negative, of smaller variance while the two models are near
-    (http://joschu.net/blog/kl-approx.html). Both are unbiased only for answers sampled without top_p or top_k.
-
-    Args:
-        logprobs: `(n,)` arrays `(response tokens,)` under the policy.
-        ref_logprobs: the same tokens under the reference.
-
-    Returns:
-        k1 `(n,)` and k3 `(n,)`.
-    """
-    ratios = [theirs - ours for ours, theirs in zip(logprobs, ref_logprobs, strict=True)]
-    return [float(-r.sum()) for r in ratios], [float((np.expm1(r) - r).sum()) for r in ratios]
-
-
-def response_kl(
-    policy: "PreTrainedModel", ref: "PreTrainedModel", answers: Sequence[Answer], *, temperature: float = 1.0
-) -> tuple[float, float]:
-    """Mean k1 and mean k3 over answers the policy sampled, nats a response. Both models in memory at once."""
-    ours, theirs = (logprobs(model, answers, temperature=temperature) for model in (policy, ref))
-    k1, k3 = kl_estimates(ours, theirs)
-    return float(np.mean(k1)), float(np.mean(k3))
-
-
-def perplexity(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", demos: Sequence[dict], *, description="perplexity"
-) -> Perplexity:
-    """Perplexity of the completions of held-out demonstrations, given their prompts: exp(sum NLL / sum tokens).
-
-    Every token weighs the same, EOS included; SFTTrainer's eval_loss weighs every batch the same.
-
-    Args:
-        model: causal language model.
-        tokenizer: of that model.
-        demos: rows with `prompt` and `completion`.
-        description: before the progress bar.
-    """
-    sequences = [encode_demo(tokenizer, row["prompt"], row["completion"]) for row in demos]
-    return _perplexity(model, sequences, description)
-
-
-def corpus_perplexity(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, length: int = 512
-) -> Perplexity:
-    """Perplexity of plain text: what alignment costs on the text the model was pretrained on.
-
-    Args:
-        model: causal language model.
-        tokenizer: of that model.
-        texts: documents.
-        length: tokens a piece, at most the context; a longer document is cut, and each piece is read from nothing.
-    """
-    length = min(length, context_length(model) or length)
-    pieces = []
-    for text in texts:
-        ids = tuple(tokenizer(text)["input_ids"])
-        pieces += [Judged(ids[at : at + length], 1) for at in range(0, len(ids), length)]
-    return _perplexity(model, [piece for piece in pieces if len(piece.ids) > 1], "corpus perplexity")
-
-
-def _perplexity(model, sequences: list[Judged], description: str) -> Perplexity:
-    limit = context_length(model)
-    fitting = [s for s in sequences if s.start < len(s.ids) and (limit is None or len(s.ids) <= limit)]
-    scored = logprobs(model, fitting, description=description)
-    tokens = sum(map(len, scored))
-    total = sum(float(row.sum()) for row in scored)
-    return Perplexity(math.exp(-total / tokens) if tokens else None, tokens, len(sequences) - len(fitting))
-
-
 def free(device) -> None:
     """Gives back what a model that nobody holds any more took."""
     import torch
@@ -313,16 +135,12 @@ def free(device) -> None:
         torch.cuda.empty_cache()
 
 
-def _base(model):
+def base_of(model):
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
-def _takes_logits_to_keep(model) -> bool:
-    return "logits_to_keep" in inspect.signature(_base(model).forward).parameters
-
-
 @contextmanager
-def _evaluating(model):
+def evaluating(model):
     was = model.training
     model.eval()
     try:
@@ -334,7 +152,7 @@ def _evaluating(model):
 @contextmanager
 def _generation_config(model, config):
     """`generate` fills what `config` leaves open from the model's own (penalties, min_p ...): put a bare one there."""
-    base = _base(model)
+    base = base_of(model)
     was, base.generation_config = base.generation_config, config
     try:
         yield

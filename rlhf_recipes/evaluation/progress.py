@@ -16,7 +16,9 @@ def track(items: Iterable, *, total: int, description: str, weight=lambda item: 
         description: a word or two before the bar.
         weight: how much of `total` an item is.
     """
-    if sys.stderr.isatty():
+    from rlhf_recipes.progress import terminal
+
+    if terminal():
         from tqdm import tqdm
 
         with tqdm(total=total, desc=description, file=sys.stderr, leave=False, dynamic_ncols=True) as bar:

@@ -20,7 +20,8 @@ def test_every_quantity_of_the_report_is_defined():
 
 def test_every_figure_of_an_evaluated_model_is_defined():
     from rlhf_recipes.evaluation.compare import _Measured, _summary
-    from rlhf_recipes.evaluation.measure import Answer, Perplexity
+    from rlhf_recipes.evaluation.likelihood import Perplexity
+    from rlhf_recipes.evaluation.measure import Answer
 
     ppl = Perplexity(2.0, 5, 0)
     of = _Measured(["a b"], [Answer("a b", (4, 2), (3,), True)], None, None, ppl, ppl, [1.0], [1.0])

@@ -75,7 +75,7 @@ class _Tally:
         self.scores: list[float | None] = [None] * rows
         self.errors: dict[int, str] = {}
         self.seconds = 0.0
-        self.slowest: dict[str, Any] = {"lines": None, "seconds_per_row": 0.0}
+        self.slowest: dict[str, Any] = {"lines": [], "seconds_per_row": 0.0}
 
     def score(
         self, signal: RewardSignal, first: int, prompts: list, completions: list, columns: dict, lines: list
@@ -107,30 +107,29 @@ class _Tally:
         }
 
 
-def print_scores(summary: Mapping[str, Any]) -> None:
-    """The summary of `score_file` as a table on the screen, failures below it."""
+def show(summary: Mapping[str, Any]) -> None:
+    """The summary of `score_file` as a table on the screen; below it the slowest function, and what failed."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{summary['rows']} rows in {summary['seconds']:.1f} s")
-    table.add_column("reward")
-    for heading in ("weight", "mean", "std", "min", "max", "scored", "failed", "ms a row", "slowest lines"):
-        table.add_column(heading, justify="right")
-    for name, stats in summary["functions"].items():
-        lines = stats["slowest"]["lines"] or ["-", "-"]
-        table.add_row(
-            name,
-            f"{stats['weight']:g}",
-            *_cells(stats),
-            str(stats["failures"]),
-            f"{1000 * stats['seconds_per_row']:.2f}",
-            f"{lines[0]}-{lines[1]} ({1000 * stats['slowest']['seconds_per_row']:.2f} ms)",
-        )
+    functions = summary["functions"]
+    table = Table(title=f"{summary['rows']} rows in {summary['seconds']:.1f} s", box=SIMPLE_HEAD)
+    table.add_column("reward", overflow="fold")
+    for heading in ("weight", "mean", "std", "min", "max", "scored", "failed", "ms/row"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, stats in functions.items():
+        milliseconds = f"{1000 * stats['seconds_per_row']:.2f}"
+        table.add_row(name, f"{stats['weight']:g}", *_cells(stats), str(stats["failures"]), milliseconds)
     table.add_section()
-    table.add_row("score", "", *_cells(summary["score"]), "", "", "")
+    table.add_row("score", "", *_cells(summary["score"]), "", "")
     console = Console()
     console.print(table)
-    for stats in summary["functions"].values():
+    name, stats = max(functions.items(), key=lambda item: item[1]["seconds_per_row"])
+    lines = "-".join(map(str, stats["slowest"]["lines"]))
+    slowest = 1000 * stats["slowest"]["seconds_per_row"]
+    console.print(f"slowest: {name}, up to {slowest:.2f} ms a row (lines {lines})", markup=False, highlight=False)
+    for stats in functions.values():
         if stats["failures"]:
             console.print(
                 f"{stats['failures']} rows failed, first: {stats['first_failure']}", markup=False, style="red"

@@ -14,8 +14,10 @@ from rlhf_recipes.rewards.sqlite_sandbox import Database
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _JOINED = 8  # values that joined columns share
+_EXACT = 4  # rows at the start that meet a condition in every column that has one
 
 Value = int | float | str
+Literal = tuple[Value, str]  # and the comparison in front of it
 
 
 def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: bool = False) -> Database:
@@ -48,31 +50,44 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     for table, columns in schema.tables.items():
         made: list[list[Value]] = []
         for i in range(rows):
-            if i > 4 and draw.random() < 0.2:
+            if i > _EXACT and draw.random() < 0.2:
                 made.append(list(draw.choice(made)))
                 continue
             row = []
             for name, kind in columns:
                 group = joined.get(name.lower(), name.lower())
-                row.append(_typed(_value(literals.get(group, []), pools[group], i < 3, draw), kind))
+                row.append(_typed(_value(literals.get(group, []), pools[group], i, kind, draw), kind))
             made.append(row)
         collate = " COLLATE NOCASE" if ignore_case else ""
         tables.append((table, [(name, kind + collate) for name, kind in columns], made))
     return Database(tables=tuple(tables))
 
 
-def _value(literals: list[Value], pool: list[Value], exact: bool, draw: random.Random) -> Value:
-    """A literal of the gold query (always, in the first rows), a near miss of one, or something else."""
-    kind = draw.random()
-    if not literals or (kind > 0.8 and not exact):
+def _value(literals: list[Literal], pool: list[Value], row: int, kind: str, draw: random.Random) -> Value:
+    """What meets one of the gold query's conditions (always, in the first rows), a near miss, or something else."""
+    chance, exact = draw.random(), row < _EXACT
+    if not literals or (chance > 0.8 and not exact):
         return draw.choice(pool)
-    literal = draw.choice(literals)
+    literal, comparison = draw.choice(literals)
+    if exact:
+        return _meeting(literal, comparison, row, step=1 if "int" in kind.lower() else 0.5)
+    if chance < 0.5:
+        return literal
     if isinstance(literal, str):
         word = str(draw.choice(pool))
-        return literal if exact or kind < 0.5 else draw.choice([literal + " " + word, literal[:-1], word])
-    return (
-        literal if exact or kind < 0.5 else literal + draw.choice([-1, 1, 10, -literal / 2 if literal % 2 == 0 else -2])
-    )
+        return draw.choice([literal + " " + word, literal[:-1], word])
+    return literal + draw.choice([-1, 1, 10, -literal / 2 if literal % 2 == 0 else -2])
+
+
+def _meeting(literal: Value, comparison: str, row: int, step: float) -> Value:
+    """A value for which `value comparison literal` holds, whether compared as text or as numbers."""
+    if isinstance(literal, str):
+        return literal + "0" if comparison in (">", "!=", "<>") else literal[:-1] if comparison == "<" else literal
+    if comparison in (">", "!=", "<>"):
+        return literal + step
+    if comparison == "<":
+        return 0 if row % 2 and literal > 0 else literal - step  # as text, "9.5" is not below "10", but "0" is
+    return literal
 
 
 def _words(token: str, is_pattern: bool) -> str:
@@ -89,7 +104,7 @@ def _typed(value: Value, kind: str) -> Value:
 
 def _read(
     gold: str, names: set[str], references: list[tuple[str, str]]
-) -> tuple[dict[str, list[Value]], dict[str, str]]:
+) -> tuple[dict[str, list[Literal]], dict[str, str]]:
     """Literals by column group, and the group of each joined column, from the gold query's tokens.
 
     A literal belongs to the column named last before it; two columns are joined by `a = b` or `a IN (SELECT b`.
@@ -104,7 +119,7 @@ def _read(
         join(a.lower(), b.lower())
     tokens = tokens_of(gold)
     column, compared = "", ""
-    found: list[tuple[str, Value]] = []
+    found: list[tuple[str, Literal]] = []
     for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         name = token.strip('"`[]').lower()
         if name in names and token[0] != "'" and after != ".":
@@ -114,14 +129,15 @@ def _read(
         elif token in ("=", "in") and column:
             compared = column if token == "in" or before.strip('"`[]').lower() in names else ""
         elif token[0] in "'\"" and column:
-            found.append((column, _words(token, is_pattern=before == "like")))
+            found.append((column, (_words(token, is_pattern=before == "like"), before)))
             compared = ""
         elif _NUMBER.fullmatch(token) and column and before not in ("limit", "offset"):
-            found.append((column, (-1 if before == "-" else 1) * (int(token) if token.isdigit() else float(token))))
+            number = int(token) if token.isdigit() else float(token)
+            found.append((column, (-number, "=") if before == "-" else (number, before)))
             compared = ""
         elif token in ("and", "or", "where", "group", "order", "having", "limit"):
             compared = ""
-    literals: dict[str, list[Value]] = {}
-    for name, value in found:
-        literals.setdefault(groups.get(name, name), []).append(value)
+    literals: dict[str, list[Literal]] = {}
+    for name, literal in found:
+        literals.setdefault(groups.get(name, name), []).append(literal)
     return literals, groups

@@ -17,6 +17,7 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _LONGEST = 10_000  # characters of a completion that are searched for a query
+_COMMENT = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)  # or a string, which may hold its marks
 _CREATE = re.compile(
     r"create\s+table\s+(?:if\s+not\s+exists\s+)?(?P<name>(?:[\w.]|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])+)\s*\(", re.IGNORECASE
 )
@@ -97,6 +98,7 @@ def schema_of(context: str) -> Schema:
     {'city': [('id', 'INT'), ('name', 'VARCHAR(9)')]}
     """
     schema = Schema()
+    context = _COMMENT.sub(lambda match: match[1] or " ", context)
     for match in _CREATE.finditer(context):
         columns = []
         for part in _parts(context, match.end()):

@@ -1,0 +1,224 @@
+"""The judge against a server on loopback that answers, stalls, fails and counts."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards import judge
+from rlhf_recipes.rewards.judge_client import Endpoint, ask_all
+
+
+class Judge(ThreadingHTTPServer):
+    """Replies with what `reply(question)` gives; an int is an HTTP status, "hang" a reply that never comes."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply = lambda question: "Rating: 7"
+        self.requests, self.headers_seen = [], []
+        self.under_way, self.most = 0, 0
+        self.lock, self.barrier, self.leave = threading.Lock(), None, threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with server.lock:
+            server.requests.append(body)
+            server.headers_seen.append(dict(self.headers) | {"path": self.path})
+            server.under_way += 1
+            server.most = max(server.most, server.under_way)
+        if server.barrier is not None:
+            server.barrier.wait(timeout=10)
+        reply = server.reply(body["messages"][0]["content"])
+        with server.lock:
+            server.under_way -= 1
+        if reply == "hang":
+            server.leave.wait(timeout=10)
+            return
+        if isinstance(reply, int):
+            self.send_response(reply)
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+            self.wfile.write(b'{"error": "not now"}')
+            return
+        raw = reply if isinstance(reply, bytes) else json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Judge()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield server
+    server.leave.set()
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server, questions=("q",), **settings):
+    return ask_all(list(questions), Endpoint(server.url, "m", **({"backoff": 0.0, "timeout": 10} | settings)))
+
+
+def rate(server, texts, **settings):
+    return judge.rating(["p"] * len(texts), texts, url=server.url, model="m", **({"backoff": 0.0} | settings))
+
+
+def test_rating_and_what_is_sent(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    prompt = [{"role": "user", "content": "How {many}?"}]
+    scores = judge.rating([prompt], ["72 {x}"], url=server.url + "/", model="m", api_key_env="MY_KEY", backoff=0.0)
+    assert scores == [pytest.approx(6 / 9)]
+    (request,), (headers,) = server.requests, server.headers_seen
+    assert headers["path"] == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer secret"
+    assert (request["model"], request["temperature"], request["max_tokens"]) == ("m", 0.0, 512)
+    assert "user: How {many}?" in request["messages"][0]["content"]
+    assert "72 {x}" in request["messages"][0]["content"]
+
+
+def test_no_key_no_header(server, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    rate(server, ["a"])
+    assert "Authorization" not in server.headers_seen[0]
+
+
+def test_parameters_and_template_are_the_callers(server):
+    rate(server, ["a"], parameters={"seed": 3}, template="{prompt}|{completion}")
+    assert server.requests[0]["seed"] == 3
+    assert "max_tokens" not in server.requests[0]
+    assert server.requests[0]["messages"][0]["content"] == "p|a"
+    with pytest.raises(UserError, match=r"no \{completion\}"):
+        rate(server, ["a"], template="{prompt}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Rating: 1", 0.0),
+        ("Rating: 10", 1.0),
+        ("I first thought Rating: 2.\n**Rating:** 5.5", 0.5),
+        (" 10 \n", 1.0),
+        ("Rating: 0", None),
+        ("Rating: 11", None),
+        ("Rating: many", None),
+        ("It has 7 words.", None),
+        ("", None),
+    ],
+)
+def test_a_reply_without_a_rating_does_not_count(server, reply, score):
+    server.reply = lambda question: reply
+    assert rate(server, ["a"]) == [score]
+
+
+def winner(better):
+    """A judge that prefers the answer with `better` in it."""
+
+    def reply(question):
+        a, b = question.partition("<answer_b>")[0], question.partition("<answer_b>")[2]
+        return "Verdict: A" if better in a else "Verdict: B" if better in b else "Verdict: tie"
+
+    return reply
+
+
+def prefer(server, completions, references, **settings):
+    prompts = ["p"] * len(completions)
+    settings = {"backoff": 0.0} | settings
+    return judge.preference(prompts, completions, url=server.url, model="m", reference=references, **settings)
+
+
+def test_preference(server):
+    server.reply = winner("good")
+    assert prefer(server, ["good 1", "x", "y", "z"], ["x", "good 2", "w", None]) == [1.0, 0.0, 0.5, None]
+    assert len(server.requests) == 6  # three rows, both ways round
+
+
+def test_swapping_places_cancels_a_bias_for_the_first(server):
+    server.reply = lambda question: "Verdict: A"
+    assert prefer(server, ["good", "bad"], ["bad", "good"]) == [0.5, 0.5]
+    assert prefer(server, ["good", "bad"], ["bad", "good"], swap=False) == [1.0, 1.0]
+
+
+def test_a_verdict_that_is_missing_one_way_round(server):
+    server.reply = lambda question: "Verdict: B" if question.index("ours") > question.index("theirs") else "Hm."
+    assert prefer(server, ["ours"], ["theirs"]) == [1.0]
+    server.reply = lambda question: "Hm."
+    assert prefer(server, ["ours again"], ["theirs"]) == [None]
+
+
+def test_the_reference_column_is_the_callers(server):
+    server.reply = winner("good")
+    score = judge.preference(["p"], ["good"], url=server.url, model="m", column="chosen", chosen=["x"], backoff=0.0)
+    assert score == [1.0]
+    with pytest.raises(UserError, match="no column 'reference'"):
+        judge.preference(["p"], ["good"], url=server.url, model="m", chosen=["x"])
+
+
+def test_equal_questions_are_asked_once(server):
+    assert ask(server, ["a", "b", "a"]) == ["Rating: 7"] * 3
+    assert len(server.requests) == 2
+    ask(server, ["a", "c"])
+    assert len(server.requests) == 3
+    ask(server, ["a"], parameters={"seed": 1})  # another question, as the judge may answer otherwise
+    assert len(server.requests) == 4
+
+
+def test_replies_are_kept_in_a_file(server, tmp_path):
+    from rlhf_recipes.rewards import judge_client
+
+    file = tmp_path / "folder/replies.jsonl"
+    ask(server, ["a", "b"], cache=str(file))
+    file.write_text(file.read_text(encoding="utf-8") + '{"url": "cut sho', encoding="utf-8")
+    judge_client._replies.cache_clear()  # as in a new process
+    server.reply = lambda question: 500
+    assert ask(server, ["b", "a"], cache=str(file)) == ["Rating: 7"] * 2
+    assert len(server.requests) == 2
+    assert "secret" not in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("trouble", [429, 500, 503, b"<html>", b'{"choices": []}', "hang"])
+def test_trouble_that_passes_is_waited_out(server, trouble):
+    replies = [trouble, trouble, "fine"]
+    server.reply = lambda question: replies.pop(0)
+    assert ask(server, [f"q {trouble}"], timeout=0.2) == ["fine"]
+    assert len(server.requests) == 3
+
+
+def test_trouble_that_stays_is_told(server):
+    server.reply = lambda question: 503
+    with pytest.raises(UserError, match=r"after 3 attempts: HTTP 503: .*not now.*Check kwargs.url") as caught:
+        ask(server, retries=2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_refusal_is_not_asked_again(server, status):
+    server.reply = lambda question: status
+    with pytest.raises(UserError, match=f"after 1 attempts: HTTP {status}"):
+        ask(server)
+    assert len(server.requests) == 1
+
+
+def test_no_server_and_no_url(server):
+    server.server_close()
+    with pytest.raises(UserError, match=r"after 2 attempts: .*refused"):
+        ask(server, ["nobody there"], retries=1)
+    with pytest.raises(UserError, match="after 1 attempts"):
+        ask_all(["q"], Endpoint("not a url", "m"))
+
+
+def test_many_at_once_but_not_too_many(server):
+    server.barrier = threading.Barrier(3)  # each request waits until three are under way
+    ask(server, [f"q{i}" for i in range(9)], concurrency=3)
+    assert server.most == 3

@@ -1,0 +1,244 @@
+"""Loading by path, combining by weight, clip and gate, and errors that name the function and the sample."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards import RewardSignal, as_grpo_functions, load_function
+
+MINE = """
+def score(prompts, completions, answer, scale=1.0, **columns):
+    return [scale * (a in c) for a, c in zip(answer, completions)]
+
+def length(completions): return [float(len(c)) for c in completions]
+def optional(completions, answer=None): return [0.0 if answer is None else 1.0] * len(completions)
+def spy(prompts, completions, **columns): return [float(len(columns))] * len(completions)
+def breaks(prompts, completions, **columns):
+    if "bad" in completions: raise KeyError("no such thing")
+    return [1.0] * len(completions)
+def short(prompts, completions, **columns): return [1.0]
+def nothing(prompts, completions, **columns): return None
+def nan(prompts, completions, **columns): return [1.0 if c != "bad" else float("nan") for c in completions]
+def inf(prompts, completions, **columns): return [float("inf")] * len(completions)
+def words(prompts, completions, **columns): return ["1.0"] * len(completions)
+def odd(prompts, completions, **columns): return [None if c == "?" else float(c) for c in completions]
+def never(prompts, completions, **columns): return [None] * len(completions)
+async def later(prompts, completions, **columns): return [1.0]
+class Thing: pass
+number = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    file = tmp_path / "my_reward.py"
+    file.write_text(MINE, encoding="utf-8")
+    return lambda name, **spec: {"path": f"{file}:{name}", **spec}
+
+
+def test_a_relative_file_is_taken_from_the_working_directory(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_function("./my_reward.py:length")([""], ["four"]) == [4.0]
+
+
+def test_kwargs_are_bound_and_columns_passed(mine):
+    score = load_function(mine("score", kwargs={"scale": 3.0}))
+    assert score(["?"] * 2, ["72", "71"], answer=["72", "72"], scale=[9, 9], other=[0, 0]) == [3.0, 0.0]
+
+
+def test_only_what_a_function_takes_is_passed(mine):
+    assert load_function(mine("length"))(["?"], ["abc"], answer=["x"], trainer_state=object()) == [3.0]
+
+
+def test_a_parameter_whose_default_is_none_takes_its_column(mine):
+    optional = load_function(mine("optional"))
+    assert optional(["?"], ["x"]) == [0.0]
+    assert optional(["?"], ["x"], answer=["72"]) == [1.0]
+
+
+def test_a_setting_is_never_taken_from_the_dataset(mine):
+    assert load_function(mine("score"))(["?"], ["72"], answer=["72"], scale=[100.0]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{dir}/my_rewards.py:score", "Did you mean my_reward.py"),
+        ("{dir}/my_reward.py:scor", "Did you mean score"),
+        ("{dir}/my_reward.py:Thing", "is a class"),
+        ("{dir}/my_reward.py:number", "of type int"),
+        ("{dir}/my_reward.py:later", "async"),
+        ("{dir}/my_reward.py", "does not name a function"),
+        ("{dir}/broken.py:score", "SyntaxError"),
+        ("rlhf_recipes.rewards.gsm9k:integer", "Did you mean gsm8k"),
+        ("rlhf_recipes.rewards.gsm8k:correctnes", "Did you mean correctness"),
+        ("no_such_package_at_all:score", "no reward module"),
+        ("", "does not name a function"),
+    ],
+)
+def test_what_cannot_be_loaded(mine, tmp_path, path, said):
+    mine("score")
+    (tmp_path / "broken.py").write_text("def score(:", encoding="utf-8")
+    with pytest.raises(UserError, match=said) as caught:
+        load_function({"path": path.format(dir=tmp_path)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_package_of_the_users_file_is_named(tmp_path):
+    (tmp_path / "mine.py").write_text("import no_such_package_at_all", encoding="utf-8")
+    with pytest.raises(UserError, match="no_such_package_at_all"):
+        load_function(f"{tmp_path}/mine.py:score")
+
+
+def test_kwargs_that_the_function_does_not_take(mine):
+    with pytest.raises(UserError, match=r"no keyword scal.*Did you mean scale.*answer, scale"):
+        load_function(mine("score", kwargs={"scal": 2}))
+    with pytest.raises(UserError, match="no keyword prompts"):
+        load_function(mine("score", kwargs={"prompts": []}))
+
+
+def test_a_missing_column_is_named(mine):
+    signal = RewardSignal({"mine": mine("score")})
+    with pytest.raises(UserError, match=r"reward 'mine'.*needs the column 'answer'.*question"):
+        signal(["?"], ["72"], {"question": ["How many?"]})
+
+
+def test_loading_imports_no_torch():
+    code = (
+        "import sys; from rlhf_recipes.rewards import RewardSignal;"
+        "RewardSignal({n: {'path': f'rlhf_recipes.rewards.{n}'} for n in "
+        "('gsm8k:integer', 'sql:execution', 'text:pattern', 'judge:rating', 'classifier:label_score')});"
+        "print([m for m in ('torch', 'transformers', 'trl', 'hydra', 'sqlite3') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_weights_none_and_clip(mine):
+    functions = {
+        "odd": mine("odd", weight=2.0, clip=[-1, 3]),
+        "length": mine("length", weight=-0.5),
+        "watched": mine("length", weight=0.0),
+    }
+    scores, by_name = RewardSignal(functions)(["?"] * 3, ["10", "-7", "?"])
+    assert by_name == {"odd": [3.0, -1.0, None], "length": [2.0, 2.0, 1.0], "watched": [2.0, 2.0, 1.0]}
+    assert scores == [2 * 3 - 1.0, 2 * -1 - 1.0, -0.5]
+
+
+def test_a_row_that_no_function_applies_to_scores_zero(mine):
+    assert RewardSignal({"never": mine("never")})(["?"], ["x"]) == ([0.0], {"never": [None]})
+
+
+@pytest.mark.parametrize(("gate", "total"), [("2", 2.0 + 10.0), ("0", 0.0), ("-1", -1.0), ("?", 10.0)])
+def test_a_gate_silences_the_rest_and_counts_itself(gate, total, tmp_path):
+    (tmp_path / "g.py").write_text(
+        "def gate(completions): return [None if c == '?' else float(c) for c in completions]\n"
+        "def ten(completions): return [10.0] * len(completions)\n"
+    )
+    functions = {"gate": {"path": f"{tmp_path}/g.py:gate", "gate": True}, "ten": {"path": f"{tmp_path}/g.py:ten"}}
+    scores, by_name = RewardSignal(functions)(["?"], [gate])
+    assert scores == [total]
+    assert by_name["ten"] == [10.0]  # as given: the gate works on the sum, not on the record
+
+
+def test_scorers_join_by_name_and_weight(mine):
+    scorer = lambda prompts, completions, **columns: [4.0] * len(completions)  # noqa: E731
+    scores, by_name = RewardSignal({"n": mine("length")}, {"learned": (scorer, 0.5)})(["?"], ["abc"])
+    assert scores == [5.0]
+    assert list(by_name) == ["n", "learned"]
+    with pytest.raises(UserError, match="two rewards are called n"):
+        RewardSignal({"n": mine("length")}, {"n": (scorer, 1.0)})
+
+
+def test_tensors_and_numpy_numbers_are_numbers():
+    torch = pytest.importorskip("torch")
+    scorer = lambda prompts, completions, **columns: torch.tensor([1.5, 2.5])  # noqa: E731
+    assert RewardSignal(scorers={"m": (scorer, 2.0)})(["?"] * 2, ["a", "b"])[0] == [3.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("breaks", r"reward 'f': raised KeyError: 'no such thing' \[sample 2: prompt 'p2', completion 'bad'\]"),
+        ("nan", r"reward 'f' returned nan.*\[sample 2: prompt 'p2', completion 'bad'\]"),
+        ("inf", r"reward 'f' returned inf.*sample 0"),
+        ("words", r"reward 'f' returned '1.0'.*sample 0"),
+        ("short", r"reward 'f' returned 1 scores for 4 completions"),
+        ("nothing", r"reward 'f' returned NoneType for 4 completions"),
+    ],
+)
+def test_errors_name_the_function_and_the_sample(mine, name, said):
+    signal = RewardSignal({"good": mine("length"), "f": mine(name)})
+    with pytest.raises(UserError, match=said) as caught:
+        signal(["p0", "p1", "p2", "p3"], ["a", "b", "bad", "c"], {"answer": ["x"] * 4})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_sample_is_shortened(mine):
+    with pytest.raises(UserError) as caught:
+        RewardSignal({"f": mine("inf")})(["p" * 5000], ["c" * 5000])
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"weight": "high"}, "weight of reward 'f' is 'high'"),
+        ({"weight": math.nan}, "weight of reward 'f' is nan"),
+        ({"clip": [1, -1]}, "lowest must be below"),
+        ({"clip": 3}, "give \\[lowest, highest\\]"),
+        ({"clip": ["a", 1]}, "clip of reward 'f' is 'a'"),
+        ({"gate": "yes"}, "give true or false"),
+        ({"wieght": 1}, "no key wieght"),
+        ({"kwargs": {"x": 1}}, "reward.functions.f: .*no keyword x"),
+    ],
+)
+def test_a_spec_that_makes_no_sense(mine, spec, said):
+    with pytest.raises(UserError, match=said):
+        RewardSignal({"f": mine("length", **spec)})
+
+
+def test_null_takes_a_function_out(mine):
+    assert list(RewardSignal({"f": mine("length"), "g": None}).parts) == ["f"]
+
+
+def trl_sum(functions, weights, prompts, completions, **columns):
+    """What GRPOTrainer makes of reward functions: nansum of weight * reward, unscorable if all are NaN (None)."""
+    rows = zip(*(f(prompts=prompts, completions=completions, **columns) for f in functions), strict=True)
+
+    def total(row):
+        return sum(w * s for w, s in zip(weights, row, strict=True) if s is not None)
+
+    return [None if set(row) == {None} else total(row) for row in rows]
+
+
+def test_grpo_gets_each_function_with_its_weight(mine):
+    signal = RewardSignal({"odd": mine("odd", weight=2.0), "n": mine("length", weight=0.0)})
+    functions, weights = as_grpo_functions(signal)
+    assert [f.__name__ for f in functions] == ["odd", "n"]
+    assert weights == [2.0, 0.0]
+    prompts, completions = ["?"] * 3, ["1", "22", "?"]
+    extra = {"trainer_state": object(), "log_metric": print, "completion_ids": [[1]] * 3}
+    assert functions[0](prompts=prompts, completions=completions, **extra) == [1.0, 22.0, None]
+    assert trl_sum(functions, weights, prompts, completions, **extra) == signal(prompts, completions)[0]
+
+
+def test_grpo_gets_one_sum_where_there_is_a_gate(mine):
+    signal = RewardSignal({"odd": mine("odd", gate=True), "n": mine("length", weight=0.5)})
+    functions, weights = as_grpo_functions(signal)
+    assert [f.__name__ for f in functions] == ["combined", "odd", "n"]
+    assert weights == [1.0, 0.0, 0.0]
+    for completions in (["1", "-1", "?"], ["0", "22", "7"]):  # a second batch must not see the first one's scores
+        assert trl_sum(functions, weights, ["?"] * 3, completions) == signal(["?"] * 3, completions)[0]
+
+
+def test_grpo_leaves_out_a_row_that_nothing_applies_to(mine):
+    functions, weights = as_grpo_functions(RewardSignal({"a": mine("never", gate=True), "b": mine("never")}))
+    assert trl_sum(functions, weights, ["?"], ["x"]) == [None]
+
+
+def test_grpo_needs_a_reward():
+    with pytest.raises(UserError, match="no reward"):
+        as_grpo_functions(RewardSignal({}))

@@ -1,0 +1,118 @@
+"""A file of answers scored, summed up and shown."""
+
+import json
+
+import pytest
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards import RewardSignal
+from rlhf_recipes.rewards.score import score_file, show
+
+FUNCTIONS = {
+    "right": {"path": "rlhf_recipes.rewards.gsm8k:correctness"},
+    "whole": {"path": "rlhf_recipes.rewards.gsm8k:integer", "weight": 0.0},
+}
+
+
+@pytest.fixture
+def answers(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(
+        '{"prompt": "6 x 12?", "completion": "#### 72", "answer": "72"}\n'
+        "\n"
+        '{"prompt": "6 x 12?", "completion": "It is 71.", "answer": "72"}\n'
+        '{"prompt": [{"role": "user", "content": "?"}], '
+        '"completion": [{"role": "assistant", "content": "7"}], "answer": null}\n',
+        encoding="utf-8",
+    )
+    return file
+
+
+def lines(file):
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_scores_and_summary(answers, tmp_path):
+    out = tmp_path / "run/scores.jsonl"
+    summary = score_file(RewardSignal(FUNCTIONS), answers, out)
+    rows = lines(out)
+    assert [row["line"] for row in rows] == [1, 3, 4]
+    assert [row["score"] for row in rows] == [2.0, 0.0, 0.0]
+    assert [row["reward/right"] for row in rows] == [2.0, 0.0, None]
+    assert [row["reward/whole"] for row in rows] == [0.5, 0.0, 0.5]
+    assert rows[2]["completion"] == [{"role": "assistant", "content": "7"}]
+    assert [file.name for file in out.parent.iterdir()] == ["scores.jsonl"]
+
+    right = summary["functions"]["right"]
+    assert (right["mean"], right["std"], right["min"], right["max"], right["count"]) == (1.0, 1.0, 0.0, 2.0, 2)
+    assert (right["failures"], right["first_failure"], right["weight"]) == (0, None, 1.0)
+    assert right["slowest"]["lines"] == [1, 4]
+    assert right["seconds_per_row"] > 0
+    assert summary["rows"] == 3
+    assert summary["score"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_a_row_that_fails_stops_neither_the_others_nor_the_other_functions(answers, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def score(completions, **columns):\n"
+        "    return [1.0 / ('71' not in str(c)) for c in completions]\n"
+        "def never(completions): return ['x'] * len(completions)\n"
+    )
+    mine = {"mine": {"path": f"{tmp_path}/mine.py:score"}, "never": {"path": f"{tmp_path}/mine.py:never"}}
+    summary = score_file(RewardSignal(FUNCTIONS | mine), answers, tmp_path / "s.jsonl")
+    rows = lines(tmp_path / "s.jsonl")
+    assert [row["reward/mine"] for row in rows] == [1.0, None, 1.0]
+    assert [row["reward/right"] for row in rows] == [2.0, 0.0, None]
+    assert "ZeroDivisionError" in rows[1]["errors"]["mine"]
+    assert list(rows[0]["errors"]) == ["never"]
+    assert [row["score"] for row in rows] == [None] * 3
+    assert summary["functions"]["mine"]["failures"] == 1
+    assert "'It is 71.'" in summary["functions"]["mine"]["first_failure"]
+    assert summary["functions"]["never"]["mean"] is None
+    assert summary["score"]["count"] == 0
+
+
+def test_more_rows_than_a_batch(tmp_path):
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "?", "completion": str(i), "answer": i}) + "\n" for i in range(50)))
+    summary = score_file(RewardSignal(FUNCTIONS), file, tmp_path / "s.jsonl")
+    assert summary["functions"]["right"]["count"] == 50
+    assert summary["functions"]["right"]["mean"] == 2.0
+    assert [row["line"] for row in lines(tmp_path / "s.jsonl")] == list(range(1, 51))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"prompt": "?"}', "line 1 has no completion"),
+        ('{"prompt": "?", "completion": "x"}\n{"prompt": ', "line 2 is no JSON"),
+        ("[1]", "line 1 has no prompt"),
+        ('{"prompt": "?", "completion": 7}', "completion is neither a text nor"),
+        ("", "is empty"),
+    ],
+)
+def test_a_file_that_cannot_be_scored(content, said, tmp_path):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match=said):
+        score_file(RewardSignal(FUNCTIONS), tmp_path / "a.jsonl", tmp_path / "s.jsonl")
+    assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_nothing_to_score_or_to_score_with(answers, tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        score_file(RewardSignal(FUNCTIONS), tmp_path / "none.jsonl", tmp_path / "s.jsonl")
+    with pytest.raises(UserError, match="choose a reward"):
+        score_file(RewardSignal({}), answers, tmp_path / "s.jsonl")
+
+
+def test_the_table(answers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (tmp_path / "mine.py").write_text("def score(completions): raise ValueError('[no]')")
+    functions = FUNCTIONS | {"mine": {"path": f"{tmp_path}/mine.py:score"}}
+    show(score_file(RewardSignal(functions), answers, tmp_path / "s.jsonl"))
+    shown = capsys.readouterr().out
+    assert "right" in shown
+    assert "1.000" in shown
+    assert "slowest: " in shown
+    assert "3 rows failed, first: reward 'mine': raised ValueError: [no]" in shown
+    assert "…" not in shown  # nothing cut off on a screen of 80

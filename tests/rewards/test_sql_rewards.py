@@ -1,0 +1,377 @@
+"""Execution accuracy, hostile queries, made-up rows, and the real geography database."""
+
+import json
+import os
+import re
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards import sql
+from rlhf_recipes.rewards.sql_tables import made_up
+from rlhf_recipes.rewards.sql_text import query_in, schema_of
+from rlhf_recipes.rewards.sqlite_sandbox import Database, Limits, Sandbox
+
+CITIES = [("Paris", "France", 2100), ("Lyon", "France", 520), ("Rome", "Italy", 2800), ("Rome", "USA", 37)]
+CONTEXT = "CREATE TABLE city (name TEXT, country TEXT, population INT);"
+
+
+@pytest.fixture
+def cities(tmp_path):
+    file = tmp_path / "cities.sqlite"
+    connection = sqlite3.connect(file)
+    connection.execute(CONTEXT)
+    connection.executemany("INSERT INTO city VALUES (?, ?, ?)", CITIES)
+    connection.commit()
+    connection.close()
+    return file
+
+
+def on(file, said, gold, **kwargs):
+    return sql.execution(["?"], [said], database=str(file), sql=[gold], **kwargs)[0]
+
+
+FRANCE = "SELECT name FROM city WHERE country = 'France'"
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        (FRANCE, 1.0),
+        (FRANCE.lower().replace("france", "France") + " ;", 1.0),
+        ("select c.name from city as c where c.country in ('France')", 1.0),
+        (FRANCE + " ORDER BY name DESC", 1.0),
+        ("Sure, I will select them:\n```sql\n" + FRANCE + ";\n```\nThis finds both.", 1.0),
+        ("<answer>" + FRANCE + "</answer>", 1.0),
+        ("<think>SELECT 1</think>" + FRANCE, 1.0),
+        (FRANCE + "; It lists both.", 1.0),
+        ("With the table given: " + FRANCE, 1.0),
+        ("WITH f AS (" + FRANCE + ") SELECT * FROM f", 1.0),
+        ("SELECT name FROM city WHERE country = 'Italy'", 0.0),
+        ("SELECT name FROM city WHERE country = 'france'", 0.0),
+        ("SELECT name, country FROM city WHERE country = 'France'", 0.0),
+        ("SELECT name FROM city", 0.0),
+        ("SELECT name FROM town", 0.0),
+        ("SELECT name FROM", 0.0),
+        ("Paris and Lyon", 0.0),
+        ("", 0.0),
+        (FRANCE + "; DROP TABLE city", 0.0),
+        (FRANCE + "; " + FRANCE, 0.0),
+    ],
+)
+def test_execution_on_a_file(cities, said, score):
+    assert on(cities, said, FRANCE) == score
+
+
+def test_order_counts_where_the_gold_query_asks_for_it(cities):
+    ordered = "SELECT name FROM city ORDER BY population DESC"
+    assert on(cities, "SELECT name FROM city ORDER BY population * 2 DESC", ordered) == 1.0
+    assert on(cities, "SELECT name FROM city ORDER BY population", ordered) == 0.0
+    assert on(cities, "SELECT name FROM city ORDER BY population", "SELECT name FROM city") == 1.0
+    inner = "SELECT name FROM (SELECT name FROM city ORDER BY population)"
+    assert on(cities, "SELECT name FROM city ORDER BY name", inner) == 1.0
+
+
+def test_rows_are_compared_as_bags_and_numbers_by_value(cities):
+    assert on(cities, "SELECT DISTINCT name FROM city", "SELECT name FROM city") == 0.0
+    assert on(cities, "SELECT 2.0 * population / 2 FROM city", "SELECT population FROM city") == 1.0
+    assert on(cities, "SELECT 0.1 + 0.2", "SELECT 0.3") == 1.0
+    assert on(cities, "SELECT '3'", "SELECT 3") == 0.0
+    assert on(cities, "SELECT NULL", "SELECT NULL") == 1.0
+
+
+def test_gold_queries_that_tell_nothing(cities):
+    nothing = "SELECT name FROM city WHERE country = 'Spain'"
+    assert on(cities, nothing, nothing) is None
+    assert on(cities, nothing, nothing, skip_empty=False) == 1.0
+    assert on(cities, FRANCE, "SELECT name FROM town") is None
+    assert on(cities, FRANCE, None) is None
+    assert on(cities, FRANCE, FRANCE + ";", reward=2.5) == 2.5
+    assert on(cities, "<q>" + FRANCE + "</q> or SELECT 1", FRANCE, tag="q") == 1.0
+
+
+def test_max_rows(cities):
+    assert on(cities, FRANCE, FRANCE, max_rows=2) == 1.0
+    assert on(cities, FRANCE, FRANCE, max_rows=1) is None
+    assert on(cities, "SELECT name FROM city", FRANCE, max_rows=2) == 0.0
+
+
+def test_the_file_may_depend_on_the_row(cities):
+    pattern = str(cities.parent / "{db}.sqlite")
+    said = ["SELECT 1 FROM city LIMIT 1"] * 2
+    assert sql.execution(["?"] * 2, said, database=pattern, sql=said, db=["cities"] * 2) == [1.0, 1.0]
+    with pytest.raises(UserError, match="no SQLite file"):
+        sql.execution(["?"] * 2, said, database=pattern, sql=said, db=["cities", "none"])
+    with pytest.raises(UserError, match="no column 'db'"):
+        sql.execution(["?"] * 2, said, database=pattern, sql=said)
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
+HOSTILE = [
+    "DROP TABLE city",
+    "DELETE FROM city",
+    "UPDATE city SET population = 0",
+    "INSERT INTO city VALUES ('x', 'y', 1)",
+    "REPLACE INTO city VALUES ('x', 'y', 1)",
+    "ALTER TABLE city RENAME TO town",
+    "CREATE TABLE x (a)",
+    "CREATE TEMP TABLE x (a)",
+    "ATTACH '{tmp}/other.sqlite' AS other",
+    "VACUUM",
+    "VACUUM INTO '{tmp}/copy.sqlite'",
+    "PRAGMA table_info(city)",
+    "PRAGMA writable_schema = 1",
+    "SELECT * FROM pragma_table_info('city')",
+    "REINDEX",
+    "BEGIN",
+    "SELECT load_extension('{tmp}/x.so')",
+    "SELECT writefile('{tmp}/x', 'y')",
+    "SELECT 1; DROP TABLE city",
+    "WITH x AS (SELECT 1) DELETE FROM city",
+    ENDLESS + "SELECT count(*) FROM c",
+    ENDLESS + "SELECT x FROM c",
+    ENDLESS + "SELECT max(x) FROM c ORDER BY 1",
+    "WITH RECURSIVE c(x) AS (SELECT hex(randomblob(400000)) UNION ALL SELECT hex(randomblob(400000)) FROM c) "
+    "SELECT x FROM c ORDER BY x",
+    "SELECT randomblob(1000000000)",
+    "SELECT hex(zeroblob(500000)) || hex(zeroblob(500000))",
+    "SELECT replace(hex(zeroblob(400000)), '0', hex(zeroblob(400000)))",
+    "SELECT count(*) FROM " + ", ".join(f"city a{i}" for i in range(30)),
+    "SELECT " + "(" * 500 + "1" + ")" * 500,
+    "SELECT " + "1 + " * 5000 + "1",
+    "SELECT 'a\x00b'",
+    "SELECT '\ud800'",
+]
+
+
+@pytest.mark.parametrize("query", HOSTILE, ids=[q[:40].encode("ascii", "replace").decode() for q in HOSTILE])
+def test_hostile_queries_score_0_and_harm_nothing(cities, query):
+    before = cities.read_bytes(), sorted(p.name for p in cities.parent.iterdir())
+    assert on(cities, query.replace("{tmp}", str(cities.parent)), FRANCE, seconds=0.3) == 0.0
+    assert (cities.read_bytes(), sorted(p.name for p in cities.parent.iterdir())) == before
+    assert on(cities, FRANCE, FRANCE) == 1.0  # the next one is served as ever
+
+
+def test_a_single_endless_step_is_ended_with_its_process(cities):
+    """Comparing two long strings is one step of SQLite's machine: no limit from within sees it."""
+    sandbox = Sandbox()
+    stuck = "SELECT instr(hex(zeroblob(400000)), hex(zeroblob(200000)) || '1')"
+    queries = ["SELECT 1", stuck, "SELECT 2"]
+    results = sandbox.run(Database(path=str(cities)), queries, Limits(seconds=0.1))
+    sandbox.close()
+    assert [result.rows for result in results] == [[(1,)], None, [(2,)]]
+    assert "killed" in results[1].error
+
+
+def test_a_worker_that_died_is_replaced(cities):
+    sandbox = Sandbox()
+    assert sandbox.run(Database(path=str(cities)), ["SELECT 1"], Limits())[0].rows == [(1,)]
+    sandbox._process.kill()
+    sandbox._process.wait()
+    assert sandbox.run(Database(path=str(cities)), ["SELECT 2"], Limits())[0].rows == [(2,)]
+    sandbox.close()
+
+
+def test_limits_of_the_sandbox():
+    sandbox, empty = Sandbox(), Database()
+
+    def error(query, **limits):
+        return sandbox.run(empty, [query], Limits(**limits))[0].error
+
+    assert error(ENDLESS + "SELECT count(*) FROM c", steps=5000, seconds=60) == "out of time or steps"
+    assert error(ENDLESS + "SELECT count(*) FROM c", steps=10**12, seconds=0.05) == "out of time or steps"
+    assert error(ENDLESS + "SELECT x FROM c LIMIT 3", rows=2) == "too much output"
+    assert error("SELECT hex(zeroblob(100))", bytes=150) == "too much output"
+    assert sandbox.run(empty, ["SELECT x'00ff', 1e999, 'é', NULL"], Limits())[0].rows == [
+        (b"\x00\xff", float("inf"), "é", None)
+    ]
+    assert "unable to open" in sandbox.run(Database(path="/no/such/file"), ["SELECT 1"], Limits())[0].error
+    sandbox.close()
+
+
+def in_context(said, gold, context=CONTEXT, **kwargs):
+    return sql.execution(["?"], [said], sql=[gold], context=[context], **kwargs)[0]
+
+
+TWO = """CREATE TABLE `singer` (`id` int(11) NOT NULL PRIMARY KEY, name VARCHAR(20), age INT DEFAULT 0);
+CREATE TABLE "song" (id INTEGER, singer_id INT, title TEXT, FOREIGN KEY (singer_id) REFERENCES singer(id));"""
+JOIN = "SELECT s.name FROM singer s JOIN song g ON s.id = g.singer_id WHERE g.title = 'Halo' AND s.age > 30"
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "context", "score"),
+    [
+        (FRANCE, FRANCE, CONTEXT, 1.0),
+        ("SELECT name FROM city WHERE country LIKE 'France'", FRANCE, CONTEXT, 1.0),
+        (FRANCE.replace("France", "Italy"), FRANCE, CONTEXT, 0.0),
+        (FRANCE.replace("SELECT name", "SELECT population"), FRANCE, CONTEXT, 0.0),
+        (FRANCE.replace("SELECT", "SELECT DISTINCT"), FRANCE, CONTEXT, 0.0),
+        ("SELECT name FROM city", FRANCE, CONTEXT, 0.0),
+        (JOIN, JOIN, TWO, 1.0),
+        ("SELECT name FROM singer, song WHERE singer.id = singer_id AND title = 'Halo' AND age >= 31", JOIN, TWO, 1.0),
+        (JOIN.replace("30", "31"), JOIN, TWO, 0.0),
+        (JOIN.replace("Halo", "Hello"), JOIN, TWO, 0.0),
+        (JOIN.replace("> 30", "< 30"), JOIN, TWO, 0.0),
+        (JOIN.replace(" AND s.age > 30", ""), JOIN, TWO, 0.0),
+        (JOIN.replace("s.id = g.singer_id", "s.id = g.id"), JOIN, TWO, 0.0),
+        ("SELECT AVG(age) FROM singer", "SELECT SUM(age) FROM singer", TWO, 0.0),
+        ("SELECT COUNT(*) FROM singer", "SELECT COUNT(DISTINCT name) FROM singer", TWO, 0.0),
+        (
+            "SELECT name FROM singer WHERE age BETWEEN 20 AND 30",
+            "SELECT name FROM singer WHERE age >= 20 AND age <= 30",
+            TWO,
+            1.0,
+        ),
+        ("SELECT name FROM singer WHERE age > 20", "SELECT name FROM singer WHERE age >= 20", TWO, 0.0),
+        ("SELECT name FROM singer WHERE name LIKE 'A%'", "SELECT name FROM singer WHERE name LIKE '%A%'", TWO, 0.0),
+        ("SELECT name FROM singer WHERE age = -8", "SELECT name FROM singer WHERE age = -8", TWO, 1.0),
+        ("SELECT title FROM song", "SELECT title FROM nowhere", TWO, None),
+    ],
+)
+def test_made_up_rows_tell_right_from_wrong(said, gold, context, score):
+    assert in_context(said, gold, context) == score
+
+
+def test_made_up_rows_are_seeded():
+    schema = schema_of(TWO)
+    assert made_up(schema, JOIN, seed=1) == made_up(schema, JOIN, seed=1)
+    assert made_up(schema, JOIN, seed=1) != made_up(schema, JOIN, seed=2)
+    assert [len(rows) for _, _, rows in made_up(schema, JOIN, seed=1, rows=7).tables] == [7, 7]
+
+
+def test_ignore_case_and_fillings():
+    assert in_context(FRANCE.replace("France", "france"), FRANCE) == 0.0
+    assert in_context(FRANCE.replace("France", "france"), FRANCE, ignore_case=True) == 1.0
+    with pytest.raises(UserError, match="at least one database"):
+        in_context(FRANCE, FRANCE, fillings=0)
+
+
+@pytest.mark.parametrize("fillings", [1, 4])
+def test_a_prediction_must_be_right_in_every_filling(fillings, monkeypatch):
+    bases = []
+    run = sql.SANDBOX.run
+    monkeypatch.setattr(sql.SANDBOX, "run", lambda base, *rest: bases.append(base) or run(base, *rest))
+    gold = FRANCE.replace("France", f"France {fillings}")  # not in the cache
+    assert in_context(gold, gold, fillings=fillings) == 1.0
+    assert len(set(map(repr, bases))) == fillings
+
+
+def test_a_context_without_tables():
+    with pytest.raises(UserError, match="no CREATE TABLE"):
+        in_context(FRANCE, FRANCE, context="a table of cities")
+    with pytest.raises(UserError, match="no column 'context'"):
+        sql.execution(["?"], [FRANCE], sql=[FRANCE])
+    assert sql.execution(["?"], [FRANCE], sql=[FRANCE], tables=[CONTEXT], context_column="tables") == [1.0]
+
+
+def test_schema_dialects():
+    context = """CREATE TABLE IF NOT EXISTS shop.[order] (
+        "order id" BIGINT UNSIGNED, price DECIMAL(10, 2) DEFAULT 0.0, note TEXT DEFAULT 'a, b (c)', -- yes, a comment
+        made DATE, plain, CHECK (price > 0), CONSTRAINT k UNIQUE (made), KEY idx (made));"""
+    assert schema_of(context).tables == {
+        "order": [
+            ("order id", "BIGINT"),
+            ("price", "DECIMAL(10, 2)"),
+            ("note", "TEXT"),
+            ("made", "DATE"),
+            ("plain", ""),
+        ]
+    }
+    assert schema_of(TWO).references == [("singer_id", "id")]
+    assert schema_of("CREATE TABLE t (a INT REFERENCES u(b))").references == [("a", "b")]
+
+
+def test_exact_match():
+    gold = ["SELECT name FROM city WHERE country = 'France'"] * 5 + [None]
+    said = [
+        "select NAME from city where country='France';",
+        "```sql\nSELECT name -- yes\nFROM city WHERE country = 'France'\n```",
+        "SELECT name FROM city WHERE country = 'france'",
+        "SELECT  city.name FROM city WHERE country = 'France'",
+        "no",
+        "no",
+    ]
+    assert sql.exact_match(["?"] * 6, said, sql=gold, reward=0.5) == [0.5, 0.5, 0.0, 0.0, 0.0, None]
+    assert sql.exact_match(["?"], ["<q>SELECT 1</q>"], gold=["SELECT 1"], column="gold", tag="q") == [1.0]
+
+
+def test_parses(cities):
+    said = [
+        FRANCE,
+        "SELECT nom FROM city",
+        "DROP TABLE city",
+        "PRAGMA table_info(city)",
+        "SELECT",
+        "no",
+        FRANCE + "; DROP TABLE city",
+    ]
+    expected = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert sql.parses(["?"] * 7, said, context=[CONTEXT] * 7) == expected
+    assert sql.parses(["?"] * 7, said, database=str(cities)) == expected
+    assert sql.parses(["?"], ["<q>SELECT 1</q>"], tables=["x"], context_column="tables", tag="q", reward=0.2) == [0.2]
+
+
+def test_hostile_text_is_searched_in_no_time():
+    for text in (
+        "[" * 50_000,
+        "'" * 49_999,
+        "/*" * 20_000,
+        "with " * 20_000,
+        "```sql\n" * 10_000,
+        "create table " * 5_000,
+    ):
+        assert query_in(text) is None or len(query_in(text)) <= 10_000
+        assert schema_of(text).tables == {}
+
+
+LITERAL = re.compile(r"'((?:[^']|'')*)'|(?<![\w.])(\d+(?:\.\d+)?)(?![\w.])")
+
+
+@pytest.mark.real
+def test_geography():
+    root = os.environ.get("RLHF_RECIPES_REAL_DATA")
+    if not root:
+        pytest.skip("RLHF_RECIPES_REAL_DATA is not set")
+    folder = Path(root) / "data/text2sql"
+    file = str(folder / "geography.sqlite")
+    golds = [json.loads(line)["sql"] for line in (folder / "geography.jsonl").read_text(encoding="utf-8").splitlines()]
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+
+    def rows(query):
+        return sorted(map(repr, connection.execute(query).fetchall()))
+
+    told = sql.execution(golds, golds, database=file, sql=golds)
+    assert [score == 1.0 for score in told] == [bool(rows(gold)) for gold in golds]
+    assert told.count(1.0) == 844
+
+    changed, of = [], []
+    for gold in golds:
+        for match in LITERAL.finditer(gold) if rows(gold) else ():
+            value = "'ohio'" if match[1] is not None else str(float(match[2]) + 1)
+            if value != match[0]:
+                changed.append(gold[: match.start()] + value + gold[match.end() :])
+                of.append(gold)
+    scores = sql.execution(changed, changed, database=file, sql=of)
+    truly_same = [rows(query) == rows(gold) for query, gold in zip(changed, of, strict=True)]
+    assert len(changed) > 700
+    assert [score == 1.0 for score in scores] == truly_same
+    assert sum(truly_same) < len(changed) / 4
+    connection.close()
+
+
+@pytest.mark.real
+def test_wikisql_contexts_tell_literals_apart():
+    root = os.environ.get("RLHF_RECIPES_REAL_DATA")
+    if not root:
+        pytest.skip("RLHF_RECIPES_REAL_DATA is not set")
+    lines = (Path(root) / "data/text2sql/wikisql_dev.jsonl").read_text(encoding="utf-8").splitlines()[:150]
+    rows = [json.loads(line) for line in lines]
+    golds, contexts = [row["sql"] for row in rows], [row["context"] for row in rows]
+    assert set(sql.execution(golds, golds, sql=golds, context=contexts)) == {1.0}
+    changed = [
+        LITERAL.sub(lambda m: "'zz top'" if m[1] is not None else str(float(m[2]) + 1.5), gold, 1) for gold in golds
+    ]
+    scores = sql.execution(changed, changed, sql=golds, context=contexts)
+    assert sum(scores) <= 0.03 * len(scores)

@@ -88,7 +88,9 @@ def epochs(stage: Stage) -> Table:
         rows = [[None, *(stage.metrics.get(key) for key in ("train_loss", "eval_loss", "eval_ppl"))]]
     columns = [Column("epoch", 1), Column("train loss", 3), Column("held-out loss", 3), Column("perplexity", 2)]
     of = "" if stage.name == "pretrain" else ", of the completion only"
-    return Table(f"{TITLES[stage.name]} by epoch", columns, rows, f"Loss in nats a trained token{of}.")
+    return Table(
+        f"{TITLES[stage.name]} by epoch", columns, rows, f"Loss in nats a trained token{of}."
+    ).without_empty_columns()
 
 
 def preference_model(stage: Stage) -> Table:

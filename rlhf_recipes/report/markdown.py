@@ -50,10 +50,10 @@ def one(run: Run, folder: Path, defaults: Mapping[str, Mapping] | None) -> list[
     parts = [f"# Run {run.name}", content.verdict(run), "## Flow", " → ".join(steps), "## Tables"]
     parts += [table_md(table) for stage in run.stages.values() if (table := content.stage_table(stage))]
     parts += [table_md(table) for table in (content.models(run.evaluation), content.wins(run.evaluation)) if table.rows]
-    parts.append("## Curves")
-    for name, stage in run.stages.items():
-        if found := charts.of_stage(stage):
-            parts += [f"### {content.TITLES[name]}", *pictures(found, folder)]
+    curves = {name: found for name, stage in run.stages.items() if (found := charts.of_stage(stage))}
+    parts.append("## Curves" if curves else "")
+    for name, found in curves.items():
+        parts += [f"### {content.TITLES[name]}", *pictures(found, folder)]
     calibrated = charts.calibration(run.stages["reward"]) if "reward" in run.stages else None
     trust = [*charts.proxy_and_gold([run]), *([calibrated] if calibrated else []), *charts.histograms(run)]
     parts += ["## Can the score be trusted?", *pictures(trust, folder)] if trust else []

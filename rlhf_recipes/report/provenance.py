@@ -58,9 +58,11 @@ def command(run: Run, stage: Stage, defaults: Mapping | None) -> str:
     parts = ["python -m rlhf_recipes", f"stage={stage.name}"]
     if recipe := stage.config.get("recipe"):
         parts.append(f"recipes={recipe}/{stage.name}")
-    name = (stage.config.get("run") or {}).get("name") or run.name
-    if name != "default":
-        parts.append(shlex.quote(f"run.name={name}"))
+    place = {"name": run.name, "root": "runs"} | {k: v for k, v in (stage.config.get("run") or {}).items() if v}
+    if place["name"] != "default":
+        parts.append(shlex.quote(f"run.name={place['name']}"))
+    if place["root"] != "runs":
+        parts.append(shlex.quote(f"run.root={place['root']}"))
     if defaults is None:
         seed = stage.summary.get("seed")
         return " ".join([*parts, f"seed={seed}"] if seed is not None else parts)

@@ -37,7 +37,7 @@ def test_without_evaluations_the_steps_are_evenly_spaced(tmp_path):
 
 def test_sft_without_epochs_still_has_a_row(tmp_path):
     stage = Stage("sft", tmp_path, {"metrics": {"train_loss": 1.0, "eval_loss": 1.2, "eval_ppl": 3.3}})
-    assert content.epochs(stage).rows == [[None, 1.0, 1.2, 3.3]]
+    assert content.epochs(stage).rows == [[1.0, 1.2, 3.3]]
 
 
 def test_reward_table_names_the_label_ceiling(run_dir):

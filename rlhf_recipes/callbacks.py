@@ -256,7 +256,7 @@ class PracticeWarnings(TrainerCallback):
             yield (
                 "kl",
                 (
-                    "the KL is negative for long: answers are less likely under the policy than under the reference, which "
+                    "the KL is negative for long: answers are less likely under the policy than the reference, which "
                     "sampling from the policy cannot give; look for generation settings that differ from the ratio's"
                 ),
             )

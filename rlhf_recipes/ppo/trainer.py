@@ -462,8 +462,9 @@ class PPOTrainer(TRLPPOTrainer):
         if self.args.on_nonfinite == "stop":
             step = self.state.global_step % self.plan.steps
             raise UserError(
-                f"update {self.update}, optimizer step {step}: the gradient norm is {float(norm)}; the weights are "
-                "those before this step. Lower learning_rate, or go on without such steps with trainer.on_nonfinite=skip"
+                f"update {self.update}, optimizer step {step}: the gradient norm is {float(norm)}; the weights "
+                "are those before this step. Lower learning_rate, or go on without such steps with "
+                "trainer.on_nonfinite=skip"
             )
         logger.warning("global step %d skipped: its gradient norm is %s", self.state.global_step, float(norm))
         for parameter in self.actor_critic.parameters():

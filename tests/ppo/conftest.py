@@ -91,7 +91,7 @@ def make(models, settings, tokenizer, prompts):
     """PPOTrainer on the tiny world; keywords go to the config, `trainer` to the trainer."""
     from rlhf_recipes.ppo import PPOConfig, PPOTrainer
 
-    def build(trainer=None, model=None, reward=count_w1, data=None, **config):
+    def build(trainer=None, model=None, reward=count_w1, data=None, tokenizer=tokenizer, **config):
         given = {"value_model": copy.deepcopy(models["value"])} | (trainer or {})
         policy = copy.deepcopy(models["policy"]) if model is None else model
         args = PPOConfig(**settings | config)

@@ -35,7 +35,7 @@ def test_three_updates_equal_trl(monkeypatch, trl_make, make, models, config, pr
     plain_generation, plain_whiten = trl_ppo.batch_generation, trl_ppo.masked_whiten
 
     def record_generation(model, queries, *args):
-        """TRL's draw; a drawn pad, at which TRL would end the answer, becomes a word, and logits are those of the rest."""
+        """TRL's draw. A pad in it, at which TRL would end the answer, becomes a word; the logits follow."""
         width = queries.shape[1]
         sequences, _ = plain_generation(model, queries, *args)
         answer = sequences[:, width:]
@@ -83,6 +83,10 @@ def test_three_updates_equal_trl(monkeypatch, trl_make, make, models, config, pr
     assert len(drawn) == UPDATES and sum(int((a == 2).any(1).sum()) for _, a in drawn) > 3, "some answers must end"
     for metric in METRICS:
         assert history(mine, metric) == pytest.approx(history(theirs, metric), abs=1e-5, rel=1e-4), metric
+    # defect 13: TRL's statistics count padding, as if it were tokens that never change
+    share = [length / 5 for length in history(mine, "completions/mean_length")]
+    unpadded = [x * part for x, part in zip(history(mine, "policy/approxkl_avg"), share, strict=True)]
+    assert unpadded == pytest.approx(history(theirs, "policy/approxkl_avg"), rel=1e-3) and max(share) < 1
     per_update = len(whitened) // UPDATES
     for update in range(UPDATES):
         torch.testing.assert_close(

@@ -15,7 +15,7 @@ ANSWERS = {
 # Names to which TRL's trainers and reward callables give a meaning of their own: a source's column so named stays out.
 RESERVED = {
     *("prompt", "completion", "chosen", "rejected", "messages", "conversations", "text", "rows", "key"),
-    *("prompts", "completions", "completion_ids", "prompt_ids", "input_ids", "labels", "label", "ranks", "margin"),
+    *("prompts", "completions", "completion_ids", "prompt_ids", "input_ids", "labels", "ranks", "margin"),
     *("images", "image", "tools", "chat_template_kwargs", "environment", "environments"),
     *("trainer_state", "log_extra", "log_metric"),
 }

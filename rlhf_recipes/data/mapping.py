@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import get_args, get_origin
@@ -140,13 +141,15 @@ def apply(mapper: Callable, row: dict, source, tokenizer=None) -> list[dict]:
 
 def _detected(rows: list[dict], names: list[str], kind: str, source) -> Callable | None:
     """The format that reads most of the columns and can make the kind of one of the first rows."""
-    candidates = [getattr(formats, name) for name in fits(names, kind)]
-    candidates = [m for m in candidates if "tokenizer" not in inspect.signature(m).parameters]
-    candidates.sort(key=lambda m: -sum(c in names for part in columns(m) for c in part))
-    for mapper in candidates:
+    plain = replace(source, options={})
+    for mapper in (getattr(formats, name) for name in fits(names, kind)):
+        if "tokenizer" in inspect.signature(mapper).parameters:  # how much of a text is its prompt must be asked for
+            continue
+        if not rows:  # a saved folder is judged by its columns alone
+            return mapper
         for row in rows:
             try:
-                if [r for made in apply(mapper, row, source) for r in as_kind(made, kind)]:
+                if [one for made in apply(mapper, row, plain) for one in as_kind(made, kind)]:
                     return mapper
             except Drop:
                 continue
@@ -154,13 +157,18 @@ def _detected(rows: list[dict], names: list[str], kind: str, source) -> Callable
 
 
 def fits(names: list[str], kind: str) -> list[str]:
-    """Names of the formats whose columns are all there and that give the kind, in alphabetical order.
+    """Names of the formats whose columns are all there and that give the kind, those that read most columns first.
 
-    >>> fits(["instruction", "input", "output"], "demos")
-    ['alpaca']
+    >>> fits(["prompt", "chosen", "rejected"], "preferences")
+    ['preference', 'hh']
     """
+
+    def reads(name: str) -> int:
+        return sum(column in names for part in columns(getattr(formats, name)) for column in part)
+
     mappers = [(name, getattr(formats, name)) for name in formats.__all__]
-    return [name for name, m in mappers if set(columns(m)[0]) <= set(names) and kind in gives(m)]
+    fitting = [name for name, m in mappers if set(columns(m)[0]) <= set(names) and kind in gives(m)]
+    return sorted(fitting, key=lambda name: (-reads(name), name))
 
 
 def _remedy(names: list[str], kind: str, where: str) -> str:

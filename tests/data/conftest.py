@@ -69,7 +69,7 @@ def chatty(tokenizer):
     chatty = copy.deepcopy(tokenizer)
     chatty.chat_template = (
         "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
     return chatty

@@ -10,10 +10,10 @@ COMMIT = "0123456789012345678901234567890123456789"
 
 
 @contextmanager
-def serve(repo: str, files: dict[str, bytes], revisions: tuple[str, ...] = ("main", COMMIT)):
+def serve(repo: str, files: dict[str, bytes], revisions: tuple[str, ...] = ("main",)):
     """Serve files as the dataset `repo` under each revision; yields the endpoint for HF_ENDPOINT."""
     api = f"/api/datasets/{repo}"
-    known = {api, *(f"{api}/revision/{revision}" for revision in revisions)}
+    known = {api, *(f"{api}/revision/{revision}" for revision in (*revisions, COMMIT))}
     entries = [
         {"type": "file", "path": name, "size": len(body), "oid": sha1(body).hexdigest()} for name, body in files.items()
     ]

@@ -114,8 +114,13 @@ def show(summary: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     functions = summary["functions"]
-    table = Table(title=f"{summary['rows']} rows in {summary['seconds']:.1f} s", box=SIMPLE_HEAD)
-    table.add_column("reward", overflow="fold")
+    table = Table(
+        title=f"{summary['rows']} rows in {summary['seconds']:.1f} s",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("reward", overflow="fold", min_width=14)
     for heading in ("weight", "mean", "std", "min", "max", "scored", "failed", "ms/row"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, stats in functions.items():

@@ -26,7 +26,7 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     Args:
         schema: the tables to fill.
         gold: the query whose literals and joins the rows are made for.
-        rows: of each table.
+        rows: of each table that the query names; the others get a quarter.
         ignore_case: compare text without regard to case, as WikiSQL's lower-cased golds need.
 
     >>> from rlhf_recipes.rewards.sql_text import schema_of
@@ -37,6 +37,7 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     draw = random.Random(f"{seed} {gold}")
     names = {name.lower() for columns in schema.tables.values() for name, _ in columns}
     literals, joined = _read(gold, names, schema.references)
+    named = {token.strip('"`[]') for token in tokens_of(gold)}
     pools: dict[str, list[Value]] = {}
     for columns in schema.tables.values():
         for name, _ in columns:
@@ -49,7 +50,7 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     tables = []
     for table, columns in schema.tables.items():
         made: list[list[Value]] = []
-        for i in range(rows):
+        for i in range(rows if table.lower() in named else rows // 4):
             if i > _EXACT and draw.random() < 0.2:
                 made.append(list(draw.choice(made)))
                 continue

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _WORKER = Path(__file__).with_name("sqlite_worker.py")
-_GRACE = 0.5  # seconds beyond the limit before the process is killed
+_GRACE = 1.0  # seconds beyond the limit before the process is killed
 
 Row = tuple
 Table = tuple[str, list[tuple[str, str]], list[list]]  # name, (column, type), rows

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -237,6 +238,34 @@ def test_grpo_gets_one_sum_where_there_is_a_gate(mine):
 def test_grpo_leaves_out_a_row_that_nothing_applies_to(mine):
     functions, weights = as_grpo_functions(RewardSignal({"a": mine("never", gate=True), "b": mine("never")}))
     assert trl_sum(functions, weights, ["?"], ["x"]) == [None]
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_trl_itself_gets_the_same_sum(mine, gate):
+    """TRL's own reward step, on a stand-in for the trainer, and its own weighting of what comes out."""
+    torch = pytest.importorskip("torch")
+    from trl import GRPOTrainer
+    from trl.trainer.utils import get_callable_name
+
+    signal = RewardSignal({"odd": mine("odd", weight=2.0, gate=gate), "n": mine("length", weight=0.5)})
+    functions, weights = as_grpo_functions(signal)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(device="cpu", is_main_process=False),
+        args=SimpleNamespace(report_to=[]),
+        state=SimpleNamespace(global_step=0),
+        environments=None,
+        reward_funcs=functions,
+        reward_func_names=[get_callable_name(f) for f in functions],
+        reward_processing_classes=[None] * len(functions),
+        _log_completion_extra=None,
+        _log_metric=None,
+    )
+    prompts, completions = ["?"] * 4, ["1", "-22", "?", "0"]
+    inputs = [{"prompt": p, "answer": "x"} for p in prompts]
+    per_function = GRPOTrainer._calculate_rewards(trainer, inputs, prompts, completions, [[1]] * 4)
+    assert per_function.shape == (4, 2 + gate)
+    totals = (per_function * torch.tensor(weights)).nansum(dim=1).tolist()
+    assert totals == signal(prompts, completions, {"answer": ["x"] * 4})[0]
 
 
 def test_grpo_needs_a_reward():

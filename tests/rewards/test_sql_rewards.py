@@ -238,7 +238,9 @@ def test_made_up_rows_are_seeded():
     schema = schema_of(TWO)
     assert made_up(schema, JOIN, seed=1) == made_up(schema, JOIN, seed=1)
     assert made_up(schema, JOIN, seed=1) != made_up(schema, JOIN, seed=2)
-    assert [len(rows) for _, _, rows in made_up(schema, JOIN, seed=1, rows=7).tables] == [7, 7]
+    assert [len(rows) for _, _, rows in made_up(schema, JOIN, seed=1, rows=8).tables] == [8, 8]
+    only = "SELECT name FROM singer"
+    assert [len(rows) for _, _, rows in made_up(schema, only, seed=1, rows=8).tables] == [8, 2]
 
 
 def test_ignore_case_and_fillings():

@@ -3,10 +3,11 @@
 import os
 import re
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 
 from rlhf_recipes import __version__
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import Stopped, UserError
 from rlhf_recipes.paths import CONF, HOUSE, RECIPES, headline, options
 
 FIRST_COMMANDS = """\
@@ -21,33 +22,48 @@ FIRST_COMMANDS = """\
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 a failure inside a stage, 2 bad input, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 a failure inside a stage, 2 bad input, 128 + n signal n."""
     if any(a in ("--help", "-h") for a in sys.argv[1:]):
         print(help_text())
         return
     if "--version" in sys.argv[1:]:
         print(f"rlhf-recipes {__version__}")
         return
-    user_wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the one line is ours to print
+    with _one_line_errors(full):
+        _compose_and_run(full)
+
+
+@contextmanager
+def _one_line_errors(full: bool):
+    """What the user can mend becomes one line and exit code 2; all else keeps its traceback and exit code 1."""
     try:
-        _compose_and_run()
+        yield
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.number)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if user_wants_traceback or not _is_users(error):
+        if full or not _is_users(error):
             raise
         print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
 
 
-def _compose_and_run() -> None:
+def _compose_and_run(full: bool) -> None:
     import hydra
 
+    def job(cfg) -> object:
+        with _one_line_errors(full):  # here too: Hydra would announce the exception before it lets it through
+            return import_module("rlhf_recipes.stages").run(cfg)
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # we know where TRL keeps PPO
     register_recipes()
     sys.argv[1:] = rewrite(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_run)()
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
 
 
 def register_recipes() -> None:
@@ -61,10 +77,6 @@ def register_recipes() -> None:
             search_path.append(provider="rlhf_recipes", path=f"file://{HOUSE}")
 
     Plugins.instance().register(Recipes)
-
-
-def _run(cfg) -> object:
-    return import_module("rlhf_recipes.stages").run(cfg)
 
 
 def groups(argv: list[str]) -> set[str]:

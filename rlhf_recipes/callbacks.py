@@ -89,7 +89,7 @@ class KLRunaway(TrainerCallback):
         self.above = self.above + 1 if not kl <= self.max_kl else 0
         if self.above >= self.patience:
             logger.warning(
-                "the KL is %.1f nats a response, above %.1f: the run stops; the best policy (rlhf_reward %.3f) is in %s",
+                "the KL is %.1f nats a response, above %.1f: stopped; the best policy (rlhf_reward %.3f) is in %s",
                 kl,
                 self.max_kl,
                 self.best,

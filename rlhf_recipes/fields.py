@@ -33,7 +33,7 @@ def fields(target: str) -> dict[str, str]:
     result: dict[str, str] = {}
     for base in node.bases:
         if isinstance(base, ast.Name) and (parent := _find(module, base.id)):
-            result |= _own(parent[1]) if not parent[1].bases else fields(f"{parent[0]}.{base.id}")
+            result |= _own(parent[1]) if not parent[1].bases else fields(f"{parent[0]}.{parent[1].name}")
     return result | _own(node)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers import ProgressCallback, TrainerCallback
 
+from rlhf_recipes.callbacks import SamplesFile
+
 SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
 
 
@@ -92,7 +94,7 @@ class PlainProgress(TrainerCallback):
         )
 
 
-class HeldOut(TrainerCallback):
+class HeldOut(SamplesFile):
     """PPO's answers to held-out prompts as it goes: samples.jsonl, and how often they beat the SFT model's.
 
     The same prompts and the same random numbers every time, so that two rows differ by the policy alone. Judged by
@@ -101,39 +103,33 @@ class HeldOut(TrainerCallback):
     """
 
     def __init__(self, trainer, path: Path):
-        self.trainer, self.path = trainer, path
+        super().__init__(path)
+        self.trainer = trainer
         self.before: list[float] | None = None
 
-    def begin(self) -> None:
-        """Answer before training, where a run that is resumed has not done so already."""
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Answer before training; a resumed run has done so already."""
+        super().on_train_begin(args, state, control, **kwargs)
         if self.trainer.eval_dataset is None or not len(self.trainer.eval_dataset):
             return
-        first = [row for row in read_jsonl(self.path) if row["step"] == 0]
-        if first:
-            self.before = [_judged(row) for row in first]
+        if state.global_step:
+            self.before = [_judged(row) for row in read_jsonl(self.path) if row["step"] == 0]
         else:
             self.path.unlink(missing_ok=True)
             self.trainer.generate_completions(sampling=True)
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """On resume, forget what was sampled after the checkpoint."""
-        if state.is_world_process_zero and self.path.exists():
-            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
-
-    def on_samples(self, args, state, control, samples, **kwargs):
+    def on_samples(self, args, state, control, samples=(), **kwargs):
         """Append the rows and log their means."""
+        super().on_samples(args, state, control, samples)
         judged = [_judged(row) for row in samples]
-        if self.before is None:
-            self.before = judged
-        if not state.is_world_process_zero:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in samples)
+        self.before = self.before or judged
         wins = sum(a > b for a, b in zip(judged, self.before, strict=True))
         losses = sum(a < b for a, b in zip(judged, self.before, strict=True))
         figures = {"eval_score": "score", "eval_kl": "kl", "eval_length": "length", "eval_gold": "reward/gold"}
         logs = {k: sum(r[v] for r in samples) / len(samples) for k, v in figures.items() if v in samples[0]}
+        due = control.should_log
         self.trainer.log(logs | {"eval_win_rate": wins / (wins + losses) if wins + losses else 0.5})
+        self.trainer.control.should_log = due  # Trainer takes any line for the one that was due
 
 
 def _judged(row: dict) -> float:

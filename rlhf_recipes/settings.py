@@ -68,6 +68,13 @@ class Evaluate:
 
 
 @dataclass
+class Ppo:
+    sample_rows: int = 3
+    token_view: bool = False
+    max_kl: float | None = None
+
+
+@dataclass
 class Score:
     file: str | None = None
     out: str | None = None
@@ -93,6 +100,7 @@ class Settings:
     logger: Logger = field(default_factory=Logger)
     collect: Collect = field(default_factory=Collect)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    ppo: Ppo = field(default_factory=Ppo)
     score: Score = field(default_factory=Score)
 
 

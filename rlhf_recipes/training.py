@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import datasets
 from hydra.utils import get_class
@@ -11,6 +12,8 @@ from transformers.trainer import Trainer
 from transformers.utils.logging import disable_progress_bar
 
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.callbacks import GracefulStop
+from rlhf_recipes.errors import Stopped
 from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, terminal
 
 
@@ -18,6 +21,7 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     """The `trainer` node as its class, with the fields that are ours to fill: places, seed, reporting, precision."""
     import torch
 
+    quiet()
     fields = OmegaConf.to_container(cfg.trainer, resolve=True)
     target = fields.pop("_target_")
     fields.pop("resume_from_checkpoint", None)  # StageRun.last_checkpoint reads it
@@ -71,13 +75,19 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
 
     Returns:
         Trainer's train metrics.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was saved, and the stage is not finished.
     """
-    quiet()
+    stop = GracefulStop()
+    trainer.add_callback(stop)
     trainer.remove_callback(PrinterCallback)
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Bar)
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    if stop.received is not None:
+        raise Stopped(stop.received)
     trainer.save_model(str(run.model))
     return result.metrics
 
@@ -86,6 +96,7 @@ def quiet() -> None:
     """Libraries' notices about their own defaults are no news to the person at the screen."""
     for name in ("transformers", "trl", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if not terminal():
         datasets.disable_progress_bars()
         disable_progress_bar()

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.callbacks import KLControl
+from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, SamplesTable
 from rlhf_recipes.ppo import PPOTrainer
 from rlhf_recipes.progress import HeldOut
 from rlhf_recipes.signal import build_signal, kl_controller
@@ -42,21 +42,29 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=adapter,
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
         ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
-        callbacks=[*callbacks(cfg, run), KLControl(controller)],
+        callbacks=[*callbacks(cfg, run), KLControl(controller), *_watching(cfg)],
     )
     if cfg.preview:
         return show(trainer, "prompts", cfg.preview_rows)
     print(
         f"ppo: {models.parameters(trainer.model)}; {trainer.plan.updates} updates of {trainer.plan.batch_size} episodes"
     )
-    held_out = HeldOut(trainer, run.samples)
-    trainer.add_callback(held_out)
-    held_out.begin()
+    trainer.add_callback(HeldOut(trainer, run.samples))
     began = time.time()
     fit(trainer, run)
     return policy_metrics(
         trainer.state.log_history, controller.kl_coef, time.time() - began, score="objective/scores", kl="objective/kl"
     )
+
+
+def _watching(cfg: DictConfig) -> list:
+    """What a practitioner watches: answers on the screen, signs of trouble, a policy that runs away."""
+    watching = [PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None)]
+    if cfg.ppo.sample_rows:
+        watching.append(SamplesTable(rows=cfg.ppo.sample_rows, tokens=cfg.ppo.token_view))
+    if cfg.ppo.max_kl is not None:
+        watching.append(KLRunaway(cfg.ppo.max_kl))
+    return watching
 
 
 def _corpus(cfg: DictConfig, tokenizer) -> Dataset:

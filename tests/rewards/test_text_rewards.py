@@ -217,7 +217,7 @@ def test_vader_lexicon_on_reviews():
     texts = [row["text"] for row in rows]
     scores = lexicon.sentiment(texts, texts, lexicon=str(folder / "vader_lexicon.txt"))
     right = sum((score > 0) == (row["label"] == 1) for score, row in zip(scores, rows, strict=True)) / len(rows)
-    assert right > 0.6  # all 2000: 0.65; a lexicon is no reviewer
+    assert right > 0.6  # 0.64 here and on all 2000; a lexicon is no reviewer
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,8 @@ def frontier(run: Run, quantity: str) -> list[tuple[float, float]]:
         for row in rows:
             kl = pick(row, "kl") if pick(row, "kl") is not None else kl
             points.append((kl, pick(row, quantity)))
-    return sorted((math.sqrt(kl), value) for kl, value in points if kl is not None and kl >= 0 and value is not None)
+    # An estimate from samples may fall below the true KL of 0 at the start.
+    return sorted((math.sqrt(max(0.0, kl)), v) for kl, v in points if kl is not None and v is not None)
 
 
 def scored_pairs(stage: Stage) -> list[tuple[float, float]]:

@@ -61,6 +61,7 @@ def show(value, digits: int | str | None = 2) -> str:
         return str(value)
     if digits == "%":
         return f"{100 * value:.1f} %"
+    value = round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
     return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -190,9 +191,9 @@ def verdict(run: Run) -> str:
     if decided is None:
         return f"{versus(pair)}: nothing was decided, every answer is a tie."
     ours, theirs = (name.upper() if name in ("ppo", "sft", "dpo", "grpo") else name for name in pair.split("_vs_"))
-    sentence = f"{ours} beats {theirs} in {100 * decided:.0f} % of decided held-out comparisons"
-    if of.get("decided_ci95"):
-        sentence += f" (95 % interval {interval(of['decided_ci95'])})"
+    sentence = f"{ours} wins {100 * decided:.0f} % of the decided held-out comparisons with {theirs}"
+    if ci := of.get("decided_ci95"):
+        sentence += f" (95 % interval {interval(ci)}{': no clear difference' if ci[0] <= 0.5 <= ci[1] else ''})"
     by = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge"}.get(evaluation.get("judge"))
     sentence += f", judged by {by}" if by else ""
     kl = evaluation.get("models", {}).get(pair.split("_vs_")[0], {}).get("kl")

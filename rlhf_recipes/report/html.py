@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from zlib import crc32
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.report import answers, charts, content, provenance, svg
@@ -208,7 +209,7 @@ def settings(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
 
 def again(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
     """One command, and what it ran on."""
-    key = f"shell-{abs(hash(str(run.path)))}"
+    key = f"shell-{crc32(str(run.path).encode())}"
     shell = f'<pre class="shell" id="{key}">{escape(provenance.reproduce(run, defaults))}</pre>'
     button = f'<button type="button" class="copy" data-of="{key}" hidden>Copy</button>'
     return button + shell + table_html(provenance.stages_table(run)) + table_html(provenance.versions_table(run))

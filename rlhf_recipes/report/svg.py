@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 420, 250  # user units; narrow, so that the text stays legible on a phone
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 38
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 10, 38
 POINTS = 300  # a line keeps so many; each is a mean, with a band from least to most
 
 # After the palette of Okabe and Ito (2008): apart for any colour vision; darker on white, lighter on black.
@@ -212,9 +212,10 @@ def marker(x: float, y: float, style: int) -> str:
 
 def _limits(values: Sequence[float], pad: float) -> tuple[float, float]:
     low, high = (min(values), max(values)) if len(values) else (0.0, 1.0)
-    if high - low < 1e-12 * max(1.0, abs(high)):
-        margin = abs(high) * 0.5 or 0.5
-        return low - margin, high + margin
+    least = 0.02 * max(abs(low), abs(high)) or 1.0  # do not blow up what hardly moves, nor write its ticks in full
+    if high - low < least:
+        middle = (low + high) / 2
+        return middle - least / 2, middle + least / 2
     margin = (high - low) * pad
     return low - margin, high + margin
 
@@ -253,8 +254,8 @@ class _Frame:
         parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
         if y_label:
             centre = (TOP + HEIGHT - BOTTOM) / 2
-            turned = f'transform="rotate(-90 11 {centre:.0f})"'
-            parts.append(f'<text x="11" y="{centre:.0f}" {turned} text-anchor="middle">{escape(y_label)}</text>')
+            turned = f'transform="rotate(-90 10 {centre:.0f})"'
+            parts.append(f'<text x="10" y="{centre:.0f}" {turned} text-anchor="middle">{escape(y_label)}</text>')
         return parts
 
     def drawing(self, parts: list[str]) -> Drawing:

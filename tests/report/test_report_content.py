@@ -53,9 +53,18 @@ def test_verdict_counts_decided_comparisons(tmp_path):
         "judge": "gold",
     }
     run = Run("x", tmp_path, {"evaluate": Stage("evaluate", tmp_path, {"metrics": metrics})})
-    expected = "PPO beats SFT in 75 % of decided held-out comparisons, judged by the gold score, at a KL of 5.0 nats."
+    expected = (
+        "PPO wins 75 % of the decided held-out comparisons with SFT, judged by the gold score, at a KL of 5.0 nats."
+    )
     assert content.verdict(run) == expected
     assert content.verdict(Run("x", tmp_path, {})) == ""
+    metrics["win_rate"]["ppo_vs_sft"]["decided_ci95"] = [0.48, 0.9]
+    assert "(95 % interval 48 to 90: no clear difference)" in content.verdict(run)
+
+
+def test_there_is_no_minus_nought():
+    assert content.show(-0.0004, 2) == "0.00"
+    assert content.show(-0.006, 2) == "\N{MINUS SIGN}0.01"
 
 
 def test_only_what_matters_and_differs_is_listed(tmp_path):
@@ -92,5 +101,6 @@ def test_frontier_pairs_gold_with_the_last_kl(tmp_path):
 
 def test_frontier_prefers_held_out_answers_where_score_and_kl_are_of_the_same(tmp_path):
     rows = [{"step": 1, "objective/kl": 9.0, "objective/scores": 5.0, "eval_kl": 4.0, "eval_score": 2.0}]
+    rows.append({"step": 0, "eval_kl": -1e-7, "eval_score": 1.0})
     run = Run("x", tmp_path, {"ppo": policy(rows, tmp_path)})
-    assert charts.frontier(run, "score") == [(2.0, 2.0)]
+    assert charts.frontier(run, "score") == [(0.0, 1.0), (2.0, 2.0)]

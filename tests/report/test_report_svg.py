@@ -33,6 +33,11 @@ def test_any_finite_series_is_drawn_inside_the_frame(ys):
     assert all(svg.LEFT <= x <= svg.WIDTH and 0 <= y <= svg.HEIGHT for x, y in points)
 
 
+def test_a_line_that_hardly_moves_is_not_blown_up():
+    drawing = svg.line_chart([Line("beta", [1, 2], [0.02, 0.019994])], x_label="step")
+    assert drawing.limits[3] - drawing.limits[2] == pytest.approx(0.0004)
+
+
 def test_series_differ_in_dash_and_marker_not_only_in_colour():
     styles = [(svg.DASHES[i], svg.MARKERS[i]) for i in range(svg.STYLES)]
     assert len(set(styles)) == svg.STYLES

@@ -76,9 +76,8 @@ class Domain:
     eval_fraction: float = 0.05  # share of prompts held out, by a hash of the prompt
     max_prompt_length: int | None = None  # tokens; rows with a longer prompt are dropped and counted
     max_eval: int | None = 1000  # held-out rows used at most; the rest stays out of training all the same
-    max_prompt_length: int | None = None  # tokens; rows with a longer prompt are dropped and counted
-    gold: str | None = None  # pkg.module:function, the true score of an answer, where the domain knows it
-    exact: str | None = None  # pkg.module:function, 1 for a right answer, 0 for a wrong one, None where none can tell
+    gold: Any = None  # pkg.module:function or {path, kwargs}: the true score of an answer, where the domain knows it
+    exact: Any = None  # the same: 1 for a right answer, 0 for a wrong one, None where none can tell
     corpus: Any = None
     demos: Any = None
     preferences: Any = None

@@ -2,14 +2,19 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from rlhf_recipes.errors import UserError
 
-# Seconds for the hub's first answer, name lookup included; the client's own retries take 23 s and more.
-TIMEOUT = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "3"))
+CONNECT = (
+    1.5  # seconds to look up the hub's name and connect: more means no network; the client's own retries take 23 s
+)
+ANSWER = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "10"))  # seconds for its answer then, as the client has it
 # Where transport errors come from: the client's HTTP library, which has changed before.
 TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 
@@ -102,7 +107,8 @@ def _ask(source) -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return _unreachable(source, "HF_HUB_OFFLINE is set")
-    error = _within(TIMEOUT, HfApi().dataset_info, source.path, revision=source.revision, timeout=TIMEOUT)
+    error = _within(CONNECT, socket.create_connection, _address(constants.ENDPOINT), CONNECT)
+    error = error or _within(ANSWER, HfApi().dataset_info, source.path, revision=source.revision, timeout=ANSWER)
     match error:
         case None:
             return None
@@ -122,9 +128,17 @@ def _ask(source) -> str | None:
     raise error
 
 
+def _address(endpoint: str) -> tuple[str, int]:
+    """Host and port that a request to the hub goes to first: the proxy's where there is one."""
+    hub = urlsplit(endpoint)
+    proxy = None if proxy_bypass(hub.hostname) else getproxies().get(hub.scheme)
+    first = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
+    return first.hostname, first.port or (443 if first.scheme == "https" else 80)
+
+
 def _within(seconds: float, call, *args, **keywords) -> Exception | None:
     """What a call raises, TimeoutError where it is not back in time: a name lookup heeds no other limit."""
-    raised: list[Exception | None] = [TimeoutError(f"no answer in {seconds:g} s; HF_HUB_ETAG_TIMEOUT=10 waits longer")]
+    raised: list[Exception | None] = [TimeoutError(f"no answer in {seconds:g} s")]
 
     def run() -> None:
         try:

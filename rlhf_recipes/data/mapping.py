@@ -53,6 +53,12 @@ def gives(mapper: Callable) -> tuple[str, ...]:
     return GIVES.get(promise, KINDS)
 
 
+@cache
+def needs_tokenizer(mapper: Callable) -> bool:
+    """Whether a mapper cuts texts by tokens."""
+    return "tokenizer" in inspect.signature(mapper).parameters
+
+
 def offers(source) -> tuple[str, ...]:
     """The kinds that can be had from a source, as far as its settings and, for a local file, its columns tell."""
     if source.path == "embedded":
@@ -123,7 +129,7 @@ def apply(mapper: Callable, row: dict, source, tokenizer=None) -> list[dict]:
         if theirs in row:
             row = {**row, ours: row[theirs]}
     keywords = dict(source.options)
-    if "tokenizer" in inspect.signature(mapper).parameters:
+    if needs_tokenizer(mapper):
         keywords["tokenizer"] = tokenizer
     if _whole_row(mapper):
         made = mapper(row, **keywords)
@@ -143,7 +149,7 @@ def _detected(rows: list[dict], names: list[str], kind: str, source) -> Callable
     """The format that reads most of the columns and can make the kind of one of the first rows."""
     plain = replace(source, options={})
     for mapper in (getattr(formats, name) for name in fits(names, kind)):
-        if "tokenizer" in inspect.signature(mapper).parameters:  # how much of a text is its prompt must be asked for
+        if needs_tokenizer(mapper):  # how much of a text is its prompt must be asked for
             continue
         if not rows:  # a saved folder is judged by its columns alone
             return mapper

@@ -88,6 +88,7 @@ def test_an_unreachable_hub_names_the_way_out(error, monkeypatch, tmp_path):
         raise error
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(hub.socket, "create_connection", lambda *address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(hub.UserError) as caught:
         hub.probe(Source(where="data.preferences", path="Anthropic/hh-rlhf"))
@@ -105,9 +106,35 @@ def test_a_bug_in_the_client_is_not_called_a_bad_network(monkeypatch, tmp_path):
         raise ZeroDivisionError
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(hub.socket, "create_connection", lambda *address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", broken)
     with pytest.raises(ZeroDivisionError):
         hub.probe(Source(where="data.demos", path="owner/pairs"))
+
+
+def test_a_name_that_is_not_found_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+    with pytest.raises(hub.UserError, match=r"data\.demos\.path=owner/pairs .* the hub cannot be reached"):
+        hub.probe(Source(where="data.demos", path="owner/pairs"))
+
+
+@pytest.mark.parametrize(
+    ("proxies", "address"),
+    [
+        ({}, ("huggingface.co", 443)),
+        ({"https_proxy": "http://proxy.here:3128"}, ("proxy.here", 3128)),
+        ({"https_proxy": "proxy.here:3128"}, ("proxy.here", 3128)),
+        ({"https_proxy": "http://proxy.here:3128", "no_proxy": "huggingface.co"}, ("huggingface.co", 443)),
+    ],
+)
+def test_a_proxy_is_asked_in_the_hubs_place(proxies, address, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    assert hub._address("https://huggingface.co") == address
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from rlhf_recipes.errors import UserError
 
-CONNECT = (
-    1.5  # seconds to look up the hub's name and connect: more means no network; the client's own retries take 23 s
-)
+CONNECT = 1.5  # seconds to look up the hub's name and connect; the client's own retries take 23
 ANSWER = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "10"))  # seconds for its answer then, as the client has it
 # Where transport errors come from: the client's HTTP library, which has changed before.
 TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
@@ -107,7 +105,7 @@ def _ask(source) -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return _unreachable(source, "HF_HUB_OFFLINE is set")
-    error = _within(CONNECT, socket.create_connection, _address(constants.ENDPOINT), CONNECT)
+    error = _within(CONNECT, _knock, _address(constants.ENDPOINT))
     error = error or _within(ANSWER, HfApi().dataset_info, source.path, revision=source.revision, timeout=ANSWER)
     match error:
         case None:
@@ -126,6 +124,10 @@ def _ask(source) -> str | None:
         case _ if type(error).__module__.partition(".")[0] in TRANSPORTS:
             return _unreachable(source, error)
     raise error
+
+
+def _knock(address: tuple[str, int]) -> None:
+    socket.create_connection(address, CONNECT).close()
 
 
 def _address(endpoint: str) -> tuple[str, int]:

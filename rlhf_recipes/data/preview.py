@@ -87,9 +87,10 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
             else:
                 last = max(position for position, real in enumerate(kept) if real)
                 trained = [position == last for position in range(len(kept))]
+                name += " (the score is read at the marked token)"
             ids = [token for token, real in zip(batch["input_ids"][i], kept, strict=True) if real]
             marked = [mark for mark, real in zip(trained, kept, strict=True) if real]
-            result.append({"title": f"{name} {number + 1}", "input_ids": ids, "trained": marked})
+            result.append({"title": f"{number + 1} {name}", "input_ids": ids, "trained": marked})
     return result
 
 
@@ -103,7 +104,7 @@ def prompt_rows(dataset, tokenizer, n: int) -> list[dict]:
             ids = ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids  # a prompt is not finished
         else:
             ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        rows.append({"title": f"prompt {number + 1}", "input_ids": ids, "trained": [False] * len(ids)})
+        rows.append({"title": f"{number + 1} prompt", "input_ids": ids, "trained": [False] * len(ids)})
     return rows
 
 

@@ -88,7 +88,7 @@ def test_an_unreachable_hub_names_the_way_out(error, monkeypatch, tmp_path):
         raise error
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub.socket, "create_connection", lambda *address: None)
+    monkeypatch.setattr(hub, "_knock", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(hub.UserError) as caught:
         hub.probe(Source(where="data.preferences", path="Anthropic/hh-rlhf"))
@@ -106,7 +106,7 @@ def test_a_bug_in_the_client_is_not_called_a_bad_network(monkeypatch, tmp_path):
         raise ZeroDivisionError
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub.socket, "create_connection", lambda *address: None)
+    monkeypatch.setattr(hub, "_knock", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", broken)
     with pytest.raises(ZeroDivisionError):
         hub.probe(Source(where="data.demos", path="owner/pairs"))

@@ -59,7 +59,7 @@ def test_a_rewards_score_is_read_at_eos_and_dpo_trains_both_answers(pairs, llama
     args, model = settings(RewardConfig, tmp_path), LlamaForSequenceClassification(llama)
     trainer = RewardTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
     chosen, rejected = preview.rows_of(trainer, "preferences", 1)
-    assert (chosen["title"], rejected["title"]) == ("chosen 1", "rejected 1")
+    assert chosen["title"] == "1 chosen (the score is read at the marked token)"
     assert shown(chosen, tokenizer) == [f"{PROMPT} It is Paris .", tokenizer.eos_token]
     assert shown(rejected, tokenizer) == [f"{PROMPT} What ?", tokenizer.eos_token]
     args, model = settings(DPOConfig, tmp_path), LlamaForCausalLM(llama)

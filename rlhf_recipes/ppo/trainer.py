@@ -172,9 +172,8 @@ class PPOTrainer(TRLPPOTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One empty item a forward: prompts are fetched a rollout at a time, by `_prepare_inputs`."""
         forwards = self.plan.updates * self.plan.steps * self.plan.micro_batches
-        items = [{} for _ in range(forwards)]
         # its own generator: the loader would draw from the global one otherwise
-        return DataLoader(items, batch_size=None, generator=torch.Generator())
+        return DataLoader(range(forwards), batch_size=1, collate_fn=lambda _: {}, generator=torch.Generator())
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Trainer's optimizer, the critic's parameters in groups with their own learning rate."""

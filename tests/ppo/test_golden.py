@@ -3,7 +3,7 @@
 import pytest
 import torch
 import trl.experimental.ppo.ppo_trainer as trl_ppo
-from conftest import history
+from tiny_world import history
 
 from rlhf_recipes.ppo import trainer as ours
 from rlhf_recipes.ppo.actor_critic import Sequences

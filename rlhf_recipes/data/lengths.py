@@ -4,6 +4,7 @@ through the tokenizer's chat template."""
 from dataclasses import dataclass
 
 from rlhf_recipes.data.formats.rows import Messages
+from rlhf_recipes.errors import UserError
 
 ANSWERS = {"demos": ("completion",), "preferences": ("chosen", "rejected")}
 
@@ -57,6 +58,9 @@ def count(texts: list[str | Messages], tokenizer, *, asks: bool = False, ends: b
         tokenizer: the policy's.
         asks: turns end with the generation prompt.
         ends: strings end with EOS, as TRL's trainers end them.
+
+    Raises:
+        UserError: the chat template refuses a row.
     """
     if not texts:
         return []
@@ -65,10 +69,21 @@ def count(texts: list[str | Messages], tokenizer, *, asks: bool = False, ends: b
         texts = [text if not eos or text.endswith(eos) else text + eos for text in texts]
         ids = tokenizer(texts, verbose=False)["input_ids"]
     else:
-        ids = tokenizer.apply_chat_template(
-            texts, tokenize=True, add_generation_prompt=asks, return_dict=True, tokenizer_kwargs={"verbose": False}
-        )["input_ids"]
+        ids = _through_template(texts, tokenizer, asks)
     return [len(row) for row in ids]
+
+
+def _through_template(dialogues: list[Messages], tokenizer, asks: bool) -> list[list[int]]:
+    from jinja2 import TemplateError
+
+    how = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
+    try:
+        return tokenizer.apply_chat_template(dialogues, add_generation_prompt=asks, **how)["input_ids"]
+    except TemplateError as error:  # Gemma's and Mistral's raise on system prompts, or on turns that do not alternate
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} refuses a row: {error}; "
+            "give data.system=null, or data.template=hh, alpaca or plain"
+        ) from error
 
 
 def _longest(rows: list[dict], kind: str, tokenizer) -> list[int]:

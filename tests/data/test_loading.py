@@ -120,6 +120,13 @@ def test_lengths_of_the_other_kinds(local, write, tokenizer, chatty):
         data.load(chat, "prompts", tokenizer=chatty, max_prompt_length=whole - 1)
 
 
+def test_a_chat_template_that_refuses_system_prompts(local, write, chatty):
+    chatty.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}x"
+    node = local(template="chat", system="Be kind.", prompts={"path": write([{"prompt": "q"}])})
+    with pytest.raises(UserError, match=r"refuses a row: no system role; give data\.system=null, or data\.template=hh"):
+        data.load(node, "prompts", tokenizer=chatty, max_prompt_length=9)
+
+
 def test_all_rows_dropped(local, write, tokenizer):
     path = write([{"prompt": words(9), "completion": "a"}, {"prompt": "", "completion": "a"}])
     with pytest.raises(UserError) as caught:

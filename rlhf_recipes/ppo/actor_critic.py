@@ -112,23 +112,35 @@ def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) ->
 
 @torch.no_grad()
 def head_is_linear(causal: nn.Module) -> bool:
-    """Whether logits are lm_head(hidden) and nothing else (no soft cap, no scale, no adapter or quantisation)."""
+    """Whether logits are lm_head(hidden) and nothing else: no soft cap, no scale, no adapter or quantisation.
+
+    Tried out on hidden states that are made large, for a soft cap shows on large logits only.
+    """
     head = causal.get_output_embeddings()
     if type(head) is not nn.Linear or not hasattr(causal, "base_model"):
         return False
-    was_training = causal.training
-    causal.eval()
-    try:
-        ids = torch.arange(1, 4, device=head.weight.device)[None] % head.weight.shape[0]
-        logits = causal(input_ids=ids, use_cache=False).logits
-        hidden = causal.base_model(input_ids=ids, use_cache=False)[0]
-        return logits.shape == (*hidden.shape[:2], len(head.weight)) and torch.allclose(
-            logits.float(), head(hidden).float(), rtol=1e-3, atol=1e-3
-        )
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    finally:
-        causal.train(was_training)
+    seen = []
+
+    def enlarge(module, args, output):
+        output.last_hidden_state = output.last_hidden_state * 100
+        seen.append(output.last_hidden_state)
+        return output
+
+    decoder = causal.get_decoder() or causal.base_model
+    handle = decoder.register_forward_hook(enlarge)
+    ids = torch.arange(1, 4, device=head.weight.device)[None] % len(head.weight)
+    with evaluating(causal):
+        try:
+            logits = causal(input_ids=ids, use_cache=False).logits.float()
+        except (AttributeError, TypeError, ValueError):
+            return False
+        finally:
+            handle.remove()
+        if len(seen) != 1 or seen[0].shape[-1] != head.in_features:
+            return False
+        direct = head(seen[0]).float()
+        plain = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "use_cache": False}))[0] * 100
+        return torch.allclose(logits, direct, rtol=1e-2) and torch.allclose(seen[0], plain, rtol=1e-2, atol=1e-2)
 
 
 class ActorCritic(nn.Module):

@@ -231,6 +231,7 @@ class PPOTrainer(TRLPPOTrainer):
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + update)
         uniforms = torch.rand(len(rows), self.args.response_length, generator=generator)
         self._clock = {"start": time.perf_counter()}
+        self._rate = self.optimizer.param_groups[0]["lr"]
         exp, by_name = self._experience_of(rows, uniforms)
         self._experience = exp
         lengths = (exp.sequences.prompt_mask.sum(1) + exp.lengths).cpu()
@@ -492,7 +493,7 @@ class PPOTrainer(TRLPPOTrainer):
             "tokens_per_second": exp.lengths.sum().item() / (now - clock["start"]),
             "eps": self.plan.batch_size / (now - clock["start"]),
         }
-        self._logged.append(metrics | times | {"lr": self.optimizer.param_groups[0]["lr"], "episode": episode})
+        self._logged.append(metrics | times | {"lr": self._rate, "episode": episode})
         self._experience, self._norms = None, []
         self.state.episode = episode
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:

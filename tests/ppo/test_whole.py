@@ -1,0 +1,458 @@
+"""Each setting of ours changes what it says, and nothing that it should not."""
+
+import copy
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tiny_world import count_w1, history
+from transformers import TrainerCallback
+
+from rlhf_recipes.callbacks import SamplesFile
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.core import logprobs_from_logits
+from rlhf_recipes.ppo.scoring import ModelReward
+
+LORA = LoraConfig(r=2, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"])
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def trained(make, **config):
+    trainer = make(**config)
+    trainer.train()
+    return trainer
+
+
+def first(trainer, metric):
+    return history(trainer, metric)[0]
+
+
+# ---- invariances ----
+
+
+def test_batch_of_eight_is_eight_batches_of_one(make):
+    one = trained(make, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_grad_norm=1.0)
+    eight = trained(make, per_device_train_batch_size=1, gradient_accumulation_steps=8, max_grad_norm=1.0)
+    torch.testing.assert_close(weights(one.actor_critic), weights(eight.actor_critic), atol=1e-5, rtol=1e-4)
+    for metric in ("loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "val/ratio", "policy/entropy_avg"):
+        assert first(one, metric) == pytest.approx(first(eight, metric), abs=1e-5), metric
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_the_rollout_forward_batch_changes_nothing(make, size):
+    one = trained(make, local_rollout_forward_batch_size=5)
+    other = trained(make, local_rollout_forward_batch_size=size)
+    torch.testing.assert_close(weights(one.actor_critic), weights(other.actor_critic), atol=1e-5, rtol=1e-4)
+
+
+def test_left_padding_in_the_data_changes_nothing(make, prompts, tokenizer):
+    ids = [tokenizer(p)["input_ids"] for p in prompts["prompt"]]
+    plain = Dataset.from_dict({"input_ids": ids})
+    padded = Dataset.from_dict(
+        {"input_ids": [[0] * 7 + i for i in ids], "attention_mask": [[0] * 7 + [1] * len(i) for i in ids]}
+    )
+    assert torch.equal(*(weights(trained(make, data=d).actor_critic) for d in (plain, padded)))
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+@pytest.mark.parametrize("estimator", ["k1", "k3", "full"])
+def test_before_any_step_ratio_is_one_and_kl_is_zero(make, adapter, estimator):
+    trainer = trained(make, learning_rate=0.0, kl_estimator=estimator, trainer={"peft_config": adapter})
+    assert first(trainer, "val/ratio") == pytest.approx(1.0, abs=1e-5)
+    assert abs(first(trainer, "objective/kl")) < 1e-5 and first(trainer, "policy/approxkl_avg") < 1e-10
+
+
+def test_what_was_sampled_is_what_the_ratio_is_computed_under(make, models):
+    """The engine's log-probabilities, with temperature, against the model's own logits."""
+    trainer = make(temperature=0.6)
+    rows = trainer.prompts.rows(0)
+    exp, _ = _play(trainer, rows)
+    for row in range(8):
+        prompt = exp.sequences.prompt_ids[row][exp.sequences.prompt_mask[row]]
+        answer = exp.sequences.completion_ids[row][exp.sequences.mask[row]]
+        logits = models["policy"](torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1] / 0.6
+        want = logprobs_from_logits(logits, answer)
+        torch.testing.assert_close(exp.logprobs[row][: len(answer)], want, atol=1e-5, rtol=1e-4)
+
+
+def _play(trainer, rows):
+    trainer._clock = {}
+    uniforms = torch.rand(8, trainer.args.response_length, generator=torch.Generator().manual_seed(0))
+    return trainer._experience_of(rows, uniforms)
+
+
+# ---- KL ----
+
+
+def test_full_kl_is_what_k1_estimates(make, models):
+    ref = copy.deepcopy(models["policy"])
+    with torch.no_grad():
+        for p in ref.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+    means = {}
+    for kind in ("full", "k1"):
+        trainer = make(kl_estimator=kind, trainer={"ref_model": copy.deepcopy(ref)}, per_device_train_batch_size=512)
+        trainer._clock = {}
+        uniforms = torch.rand(512, 6, generator=torch.Generator().manual_seed(0))
+        exp, _ = trainer._experience_of(trainer.prompts.rows(0), uniforms)
+        means[kind] = exp.kl.sum(1).mean().item()
+        assert kind == "k1" or exp.kl.min() >= -1e-6
+    assert means["full"] == pytest.approx(means["k1"], rel=0.25) and means["full"] > 0.01
+
+
+def test_target_kl_stops_the_epochs_of_an_update(make):
+    config = {"num_ppo_epochs": 5, "num_mini_batches": 2, "learning_rate": 0.01, "total_episodes": 16}
+    free, held = trained(make, **config), trained(make, target_kl=1e-4, **config)
+    assert history(free, "ppo/optimizer_steps") == [10, 10]
+    assert history(held, "ppo/optimizer_steps") == [2, 2], "the first epoch already moved further than that"
+    assert not torch.equal(weights(free.actor_critic), weights(held.actor_critic))
+    assert held.state.global_step == 20 and first(held, "policy/grad_norm") > 0
+
+
+# ---- rewards ----
+
+
+def test_weights_none_and_names(make):
+    def maybe(prompts, completions, **kwargs):
+        return [None if i % 2 else 4.0 for i in range(len(prompts))]
+
+    trainer = trained(make, reward={"words": count_w1, "maybe": maybe}, reward_weights=[2.0, 0.5])
+    words = first(trainer, "reward/words")
+    assert first(trainer, "reward/maybe") == 4.0
+    assert first(trainer, "objective/scores") == pytest.approx(2 * words + 0.5 * 2.0, abs=1e-5)
+    with pytest.raises(UserError, match="reward_weights"):
+        make(reward=[count_w1], reward_weights=[1.0, 2.0])
+
+
+def test_a_combined_signal_is_taken_as_it_is(make):
+    def signal(prompts, completions, columns):
+        assert set(columns) == {"answer"}
+        return [2.0] * len(prompts), {"a": [1.0] * len(prompts), "b": [None] * len(prompts)}
+
+    trainer = trained(make, reward=signal)
+    assert first(trainer, "objective/scores") == 2.0 and first(trainer, "reward/a") == 1.0
+
+
+def test_a_reward_model_with_another_tokenizer_reads_text(make, models, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["extra"])
+    models["reward"].resize_token_embeddings(len(other), mean_resizing=False)
+    from_ids = ModelReward(models["reward"], eos_id=2)
+    from_text = ModelReward(models["reward"], other)
+    ids = {"prompt_ids": [[4, 5], [6]], "completion_ids": [[7, 2], [8, 9]]}
+    texts = (["w0 w1", "w2"], [" w3", " w4 w5"])
+    assert from_text(*texts) == pytest.approx(from_ids(*texts, **ids), abs=1e-6)
+    trainer = trained(make, reward=models["reward"], trainer={"reward_processing_classes": other})
+    assert trainer.signal.functions["LlamaForSequenceClassification"].tokenizer is other
+
+
+def test_a_classifier_says_which_label_is_the_reward(tokenizer):
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=44, dim=16, hidden_dim=16, n_layers=1, n_heads=2, pad_token_id=0)
+    config.id2label = {0: "NEGATIVE", 1: "POSITIVE"}
+    model = DistilBertForSequenceClassification(config)
+    with pytest.raises(UserError, match="2 labels"):
+        ModelReward(model, tokenizer)
+    with pytest.raises(UserError, match="no label"):
+        ModelReward(model, tokenizer, label="GOOD")
+    scores = ModelReward(model, tokenizer, label="POSITIVE")(["w1", "w2 w3"], [" w4", " w5"])
+    logits = model(input_ids=torch.tensor([[5, 8, 2]])).logits[0]
+    assert scores[0] == pytest.approx(logits[1].item(), abs=1e-5)
+
+
+def test_messages_go_through_the_chat_template(make, tokenizer):
+    talking = copy.deepcopy(tokenizer)
+    talking.chat_template = (
+        "{% for m in messages %}{{ m['role'][:0] }}{{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}w9{% endif %}"
+    )
+    seen = []
+
+    def reward(prompts, completions, **kwargs):
+        seen.append((prompts[0], completions[0]))
+        return [0.0] * len(prompts)
+
+    data = Dataset.from_dict({"prompt": [[{"role": "user", "content": "w3 w4"}]] * 8})
+    trainer = trained(make, tokenizer=talking, data=data, reward=reward)
+    assert seen[0][0] == [{"role": "user", "content": "w3 w4"}] and seen[0][1][0]["role"] == "assistant"
+    exp, _ = _play(trainer, trainer.prompts.rows(0))
+    assert exp.sequences.prompt_ids[0].tolist()[-3:] == [7, 8, 13]
+
+
+# ---- objective ----
+
+
+def test_entropy_bonus_raises_entropy(make):
+    config = {"num_ppo_epochs": 8, "learning_rate": 3e-3, "total_episodes": 24}
+    plain, spread = (trained(make, entropy_coef=c, **config) for c in (0.0, 1.0))
+    assert history(spread, "policy/entropy_avg")[-1] > history(plain, "policy/entropy_avg")[-1] + 0.05
+
+
+@pytest.mark.parametrize("config", [{"vf_coef": 0.5}, {"cliprange_value": 0.001}, {"cliprange": 0.001}, {"lam": 0.5}])
+def test_trls_coefficients_are_read(make, config):
+    assert not torch.equal(weights(trained(make).actor_critic), weights(trained(make, **config).actor_critic))
+
+
+def test_actor_and_critic_have_their_own_rates(make, models):
+    still = trained(make, learning_rate=0.0, value_learning_rate=0.01).actor_critic
+    assert torch.equal(weights(still.policy), weights(models["policy"]))
+    assert not torch.equal(weights(still.value_model), weights(models["value"]))
+    other = trained(make, learning_rate=0.01, value_learning_rate=0.0).actor_critic
+    assert torch.equal(weights(other.value_model), weights(models["value"]))
+    assert not torch.equal(weights(other.policy), weights(models["policy"]))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_critic_only_updates_first(make, models, shared):
+    more = {"value_model": None} if shared else {}
+    config = {"trainer": more, "total_episodes": 16}
+    early = trained(make, value_warmup_updates=2, weight_decay=0.1, **config)
+    assert torch.equal(weights(early.actor_critic.policy), weights(models["policy"]))
+    assert first(early, "loss/value_avg") > 0 and not history(early, "loss/policy_avg")
+    later = trained(make, value_warmup_updates=1, **config)
+    assert not torch.equal(weights(later.actor_critic.policy), weights(models["policy"]))
+
+
+def test_a_value_head_on_the_shared_backbone_learns(make):
+    trainer = trained(make, trainer={"value_model": None}, total_episodes=80, learning_rate=0.01)
+    losses = history(trainer, "loss/value_avg")
+    assert losses[-1] < losses[0] and trainer.actor_critic.value_head.weight.abs().sum() > 0
+
+
+def test_the_pretraining_mix_is_a_language_model_loss(make, models):
+    corpus = Dataset.from_dict({"text": ["w1 w2 w3 w4", "w5 w6", "w7 w8 w9"]})
+    trainer = make(ptx_coef=1.0, trainer={"ptx_dataset": corpus})
+    ids = torch.tensor([[4, 5, 6, 7], [8, 9, -1, -1]])
+    got = trainer.actor_critic(_one_sequence(), None, 0.0, ids)["corpus_loss"].item()
+    labels = ids.masked_fill(ids < 0, -100)
+    out = models["policy"](ids.clamp(min=0), attention_mask=(ids >= 0).long(), labels=labels)
+    assert got == pytest.approx(out.loss.item() * 4, rel=1e-4)  # four tokens have one before them
+    config = {"total_episodes": 80, "learning_rate": 3e-3}
+    mixed = trained(make, ptx_coef=5.0, trainer={"ptx_dataset": corpus}, **config)
+    plain = trained(make, **config)
+    lm = [t.actor_critic(_one_sequence(), None, 0.0, ids)["corpus_loss"].item() for t in (mixed, plain)]
+    assert lm[0] < lm[1] - 1 and lm[0] < got
+    with pytest.raises(UserError, match="ptx_dataset"):
+        make(ptx_coef=1.0)
+
+
+def _one_sequence():
+    from rlhf_recipes.ppo.actor_critic import Sequences
+
+    one = torch.ones(1, 1, dtype=torch.bool)
+    return Sequences(torch.tensor([[4]]), one, torch.tensor([[5]]), one)
+
+
+def test_the_rate_moves_once_an_update(make):
+    trainer = trained(make, lr_scheduler_type="linear", total_episodes=32, num_mini_batches=2, warmup_steps=1)
+    assert history(trainer, "lr") == pytest.approx([0.0, 1e-3, 2e-3 / 3, 1e-3 / 3])
+
+
+def test_steps_count_updates(make):
+    trainer = make(total_episodes=80, num_mini_batches=4, save_strategy="steps", save_steps=0.25, logging_steps=2)
+    assert (trainer.args.max_steps, trainer.args.save_steps, trainer.args.logging_steps) == (80, 24, 16)
+    trainer = trained(make, max_steps=4, logging_steps=2)
+    assert history(trainer, "episode") == [16, 32]
+
+
+def test_instructgpts_table_fits_the_config(make, prompts):
+    trainer = make(
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=32,
+        num_mini_batches=8,
+        num_ppo_epochs=4,
+        learning_rate=1.5e-5,
+        value_learning_rate=5e-6,
+        total_episodes=1024,
+        max_grad_norm=1.0,
+        kl_coef=0.02,
+    )
+    plan = trainer.plan
+    assert (plan.batch_size, plan.mini_batch_size, plan.steps, plan.updates) == (512, 64, 32, 2)
+    assert (plan.micro_batch_size, plan.micro_batches) == (16, 4)
+    with pytest.raises(UserError, match="does not divide"):
+        make(num_mini_batches=3)
+
+
+# ---- generation ----
+
+
+def lengths(trainer):
+    exp, _ = _play(trainer, trainer.prompts.rows(0))
+    return exp
+
+
+def test_min_length_holds_and_keeps_the_ratio(make):
+    trainer = make(min_length=4, learning_rate=0.0)
+    assert lengths(trainer).lengths.min() >= 5 > lengths(make()).lengths.min()
+    trainer.train()
+    assert first(trainer, "val/ratio") == pytest.approx(1.0, abs=1e-5)
+
+
+def test_top_k_one_is_greedy_and_top_p_narrows(make):
+    greedy = lengths(make(top_k=1)).sequences
+    assert torch.equal(greedy.completion_ids, lengths(make(top_p=1e-9)).sequences.completion_ids)
+    assert not torch.equal(greedy.completion_ids, lengths(make()).sequences.completion_ids)
+
+
+def test_a_stop_string_ends_an_answer(make):
+    plain = lengths(make(stop_token=None))
+    word = 10
+    exp = lengths(make(stop_token=None, stop_strings=["w6"]))
+    ends = (plain.sequences.completion_ids == word).any(1)
+    assert ends.any() and torch.equal(exp.finished, ends)
+    last = exp.sequences.completion_ids[ends].gather(1, exp.lengths[ends][:, None] - 1)
+    assert (last == word).all()
+
+
+def test_without_a_stop_token_answers_fill_the_length(make):
+    exp = lengths(make(stop_token=None))
+    assert exp.lengths.tolist() == [6] * 8 and not exp.finished.any()
+
+
+# ---- models ----
+
+
+def test_lora_trains_the_adapter_alone_and_is_saved_alone(make, models, tmp_path):
+    lora = LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"])
+    more = {"peft_config": LORA, "value_peft_config": lora}
+    trainer = trained(make, trainer=more, total_episodes=16, learning_rate=0.01)
+    assert trainer.ref_model is None and abs(history(trainer, "objective/kl")[1]) > 1e-6
+    base = trainer.actor_critic.policy.get_base_model().model.embed_tokens.weight
+    assert torch.equal(base, models["policy"].model.embed_tokens.weight)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+
+
+def test_tied_embeddings_and_other_heads(make, models):
+    """GPT-2 ties its head; a soft cap makes the head more than a matrix: both train, with the same arithmetic."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=44, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2))
+    shape = {"vocab_size": 44, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    capped = Gemma2ForCausalLM(
+        Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=2.0)
+    )
+    for model, linear in ((gpt2, True), (capped, False)):
+        for more in ({}, {"value_model": None}):
+            trainer = trained(make, model=copy.deepcopy(model), trainer=more, learning_rate=0.0, kl_estimator="full")
+            assert trainer.actor_critic.linear_head is linear
+            assert first(trainer, "val/ratio") == pytest.approx(1.0, abs=1e-4)
+            assert abs(first(trainer, "objective/kl")) < 1e-4
+
+
+def test_activation_checkpointing_changes_memory_not_results(make):
+    one, other = trained(make), trained(make, activation_checkpointing=True)
+    torch.testing.assert_close(weights(one.actor_critic), weights(other.actor_critic), atol=1e-6, rtol=1e-5)
+
+
+# ---- guards ----
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"temperature": 0},
+        {"num_ppo_epochs": 0},
+        {"top_p": 0},
+        {"min_length": 9},
+        {"kl_estimator": "k4"},
+        {"stop_token": "x"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, config):
+    with pytest.raises(UserError):
+        make(**config)
+
+
+def test_a_nan_score_names_its_row(make):
+    def reward(prompts, completions, **kwargs):
+        return [float("nan")] + [1.0] * (len(prompts) - 1)
+
+    with pytest.raises(UserError, match="score of row 0 is nan"):
+        trained(make, reward=reward)
+    trainer = trained(make, reward=reward, on_nonfinite="skip")
+    assert first(trainer, "objective/scores") == 1.0 and weights(trainer.actor_critic).isfinite().all()
+
+
+class Poison(TrainerCallback):
+    """A gradient that is not finite, in the second optimizer step."""
+
+    def __init__(self):
+        self.model = None
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 1:
+            parameter = model.policy.model.layers[0].mlp.up_proj.weight
+            parameter.register_hook(lambda g: g * float("nan"))
+
+
+def test_a_nan_gradient_stops_before_the_weights(make):
+    config = {"trainer": {"callbacks": [Poison()]}, "num_mini_batches": 2, "max_grad_norm": 1.0}
+    trainer = make(**config)
+    with pytest.raises(UserError, match="gradient norm is nan"):
+        trainer.train()
+    assert weights(trainer.actor_critic).isfinite().all() and trainer.state.global_step == 1
+    skipping = trained(make, on_nonfinite="skip", **config)
+    assert weights(skipping.actor_critic).isfinite().all() and skipping.state.global_step == 4
+
+
+# ---- watching ----
+
+
+def test_every_update_is_one_line_with_all_names(make):
+    trainer = trained(make, total_episodes=24)
+    names = ["eps", "objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward"]
+    names += ["objective/scores", "policy/approxkl_avg", "policy/clipfrac_avg", "loss/policy_avg", "loss/value_avg"]
+    names += ["val/clipfrac_avg", "policy/entropy_avg", "val/ratio", "val/ratio_var", "val/num_eos_tokens", "lr"]
+    names += ["episode", "objective/kl_coef", "val/explained_variance", "policy/grad_norm", "completions/mean_length"]
+    names += ["completions/eos_rate", "time/rollout", "time/score", "time/optimise", "tokens_per_second"]
+    rows = [row for row in trainer.state.log_history if "episode" in row]
+    assert len(rows) == 3 and all(name in row for row in rows for name in names)
+    assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_samples_reach_the_file(make, prompts, tmp_path):
+    file = tmp_path / "samples.jsonl"
+    more = {"eval_dataset": prompts.select(range(5)), "callbacks": [SamplesFile(file)]}
+    trainer = trained(make, trainer=more, total_episodes=32, num_sample_generations=2, per_device_eval_batch_size=3)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(rows) == 2 * 3 and {row["step"] for row in rows} == {2, 6}
+    assert all({"prompt", "completion", "score", "kl", "reward/count_w1"} <= set(row) for row in rows)
+    assert len(trainer.generate_completions()) == 5
+
+
+def test_one_answer_token_by_token(make, tokenizer):
+    exp = lengths(make(kl_coef=0.5))
+    row = int(exp.lengths.argmin())
+    table = exp.token_rows(row, tokenizer)
+    assert len(table) == exp.lengths[row] + 1 and table[-1]["token"] == ""
+    assert table[-1]["reward"] == pytest.approx(exp.scores[row].item())
+
+
+def test_evaluation_during_the_run_keeps_the_best(make, prompts):
+    from transformers import EarlyStoppingCallback
+
+    trainer = make(
+        trainer={"eval_dataset": prompts.select(range(4)), "callbacks": [EarlyStoppingCallback(2)]},
+        total_episodes=400,
+        learning_rate=0.0,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 6, "no better after two more evaluations: stopped at the third update"
+    assert trainer.state.best_model_checkpoint.endswith("out/checkpoint-2")

@@ -103,8 +103,7 @@ def hidden_states(model: nn.Module, sequences: Sequences) -> Tensor:
 def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) -> tuple[Tensor | None, Tensor]:
     """Hidden states (where asked for) and logits, both (B, T + 1, ...), by the model's own forward."""
     ids, prompt_lengths = sequences.packed()
-    inputs = {"input_ids": ids, "use_cache": False, "output_hidden_states": hidden}
-    out = causal(**accepted(causal, inputs))
+    out = causal(input_ids=ids, use_cache=False, output_hidden_states=hidden)
     steps = sequences.mask.shape[1]
     states = at_steps(out.hidden_states[-1], prompt_lengths, steps) if hidden else None
     return states, at_steps(out.logits, prompt_lengths, steps)

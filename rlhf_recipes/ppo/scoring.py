@@ -59,7 +59,7 @@ class ModelReward:
 
     def _label(self, label: int | str | None) -> int:
         config = getattr(self.model, "config", None)
-        names = getattr(config, "label2id", None) or {}
+        names = {name: i for i, name in (getattr(config, "id2label", None) or {}).items()}
         count = getattr(config, "num_labels", 1)
         if label is None and count > 1:
             raise UserError(f"the reward model has {count} labels ({', '.join(names)}); say which one is the reward")

@@ -132,6 +132,24 @@ class HeldOut(SamplesFile):
         self.trainer.control.should_log = due  # Trainer takes any line for the one that was due
 
 
+class TokensFile(TrainerCallback):
+    """One training answer token by token, each time PPOTrainer shows one: token, value, KL, reward, advantage."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """On resume, forget what came after the checkpoint."""
+        if state.is_world_process_zero and self.path.exists():
+            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
+
+    def on_experience(self, args, state, control, tokens=(), **kwargs):
+        """Append one answer."""
+        if state.is_world_process_zero and tokens:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, "tokens": list(tokens)}, ensure_ascii=False) + "\n")
+
+
 def _judged(row: dict) -> float:
     return row.get("reward/gold", row["score"])
 

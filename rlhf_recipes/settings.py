@@ -75,6 +75,11 @@ class Ppo:
 
 
 @dataclass
+class Report:
+    runs: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Score:
     file: str | None = None
     out: str | None = None
@@ -101,6 +106,7 @@ class Settings:
     collect: Collect = field(default_factory=Collect)
     evaluate: Evaluate = field(default_factory=Evaluate)
     ppo: Ppo = field(default_factory=Ppo)
+    report: Report = field(default_factory=Report)
     score: Score = field(default_factory=Score)
 
 

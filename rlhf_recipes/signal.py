@@ -22,9 +22,9 @@ def build_signal(cfg: DictConfig, run: StageRun, *, watch_gold: bool = False) ->
     Raises:
         UserError: `auto` and no reward model at hand; no reward at all; a name given twice.
     """
-    functions = dict(OmegaConf.to_container(cfg.reward.get("functions") or OmegaConf.create({}), resolve=True))
+    functions = dict(OmegaConf.to_container(cfg.reward, resolve=True).get("functions") or {})
     if watch_gold and cfg.data.get("gold") and "gold" not in functions:
-        functions["gold"] = {"path": cfg.data.gold, "weight": 0.0}
+        functions["gold"] = function_spec(cfg.data.gold) | {"weight": 0.0}
     scorers = {}
     for name, spec in (cfg.reward.get("models") or {}).items():
         if spec is not None:
@@ -33,6 +33,11 @@ def build_signal(cfg: DictConfig, run: StageRun, *, watch_gold: bool = False) ->
     if not any(part.weight for part in signal.parts.values()):
         raise UserError("reward= gives nothing to optimise; expected a model or a function of weight other than 0")
     return signal
+
+
+def function_spec(node: str | DictConfig) -> dict:
+    """`pkg.module:function`, or that with kwargs, as rewards.load takes it."""
+    return {"path": node} if isinstance(node, str) else dict(OmegaConf.to_container(node, resolve=True))
 
 
 def _scorer(cfg: DictConfig, run: StageRun, name: str, spec: DictConfig) -> ModelReward:

@@ -9,6 +9,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.trainer import Trainer
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
 from rlhf_recipes.artifacts import StageRun
@@ -34,6 +35,14 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return get_class(target)(**fields)
+
+
+def held_out(rows, args: TrainingArguments):
+    """The held-out rows for a trainer; where none are (data.eval_fraction=0) nothing is evaluated."""
+    if len(rows.eval):
+        return rows.eval
+    args.eval_strategy = IntervalStrategy.NO
+    return None
 
 
 def _reporters(cfg: DictConfig) -> list[str]:
@@ -67,7 +76,7 @@ def last_evaluation(trainer: Trainer) -> dict:
     for row in reversed(trainer.state.log_history):
         if "eval_loss" in row and row["step"] == trainer.state.global_step:
             return row
-    return trainer.evaluate()
+    return trainer.evaluate() if trainer.eval_dataset is not None else {}
 
 
 def fit(trainer: Trainer, run: StageRun) -> dict:

@@ -6,12 +6,15 @@ from importlib import import_module
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rlhf_recipes import data, settings
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.paths import CONF, options
+from rlhf_recipes.rewards.combine import RewardSignal
+
+SCORING = ("ppo", "grpo", "collect", "evaluate", "score")  # the stages that read the `reward` node
 
 
 def run(cfg: DictConfig) -> dict:
@@ -27,6 +30,8 @@ def run(cfg: DictConfig) -> dict:
         _own_directory(cfg, HydraConfig.get().job.num)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)
+    if cfg.stage in SCORING:  # a reward that cannot be loaded is told before torch is
+        RewardSignal(OmegaConf.to_container(cfg.reward, resolve=True).get("functions"))
     stage_run = StageRun(cfg)
     stage_run.resolve()
     if cfg.stage in ("score", "report") or cfg.preview:  # these leave no stage behind

@@ -5,7 +5,7 @@ from trl import DPOTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -22,7 +22,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         ref_model=None if adapter else models.load_policy(cfg.model, path, tokenizer, frozen=True),
         args=args,
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=callbacks(cfg, run),
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     last = last_evaluation(trainer)
     return {
         "train_loss": train["train_loss"],
-        "eval_loss": last["eval_loss"],
-        "eval_accuracy": last["eval_rewards/accuracies"],
-        "eval_margin": last["eval_rewards/margins"],
+        "eval_loss": last.get("eval_loss"),
+        "eval_accuracy": last.get("eval_rewards/accuracies"),
+        "eval_margin": last.get("eval_rewards/margins"),
     }

@@ -7,7 +7,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
 from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.rewards.load import load_function
-from rlhf_recipes.signal import build_signal
+from rlhf_recipes.signal import build_signal, function_spec
 from rlhf_recipes.training import quiet
 
 
@@ -43,5 +43,5 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     return summary
 
 
-def _function(path: str | None):
-    return load_function({"path": path}) if path else None
+def _function(node):
+    return load_function(function_spec(node)) if node else None

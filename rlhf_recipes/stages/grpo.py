@@ -10,7 +10,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import KLControl
 from rlhf_recipes.rewards.combine import as_grpo_functions
 from rlhf_recipes.signal import build_signal, kl_controller
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -28,7 +28,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         reward_funcs=functions,
         args=args,
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=[*callbacks(cfg, run), KLControl(controller)],

@@ -9,10 +9,10 @@ from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, SamplesTable
 from rlhf_recipes.ppo import PPOTrainer
-from rlhf_recipes.progress import HeldOut
+from rlhf_recipes.progress import HeldOut, TokensFile
 from rlhf_recipes.signal import build_signal, kl_controller
 from rlhf_recipes.stages.grpo import policy_metrics
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -37,12 +37,12 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         processing_class=tokenizer,
         reward_funcs=build_signal(cfg, run, watch_gold=True),
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         value_model=value_model,
         peft_config=adapter,
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
         ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
-        callbacks=[*callbacks(cfg, run), KLControl(controller), *_watching(cfg)],
+        callbacks=[*callbacks(cfg, run), KLControl(controller), TokensFile(run.dir / "tokens.jsonl"), *_watching(cfg)],
     )
     if cfg.preview:
         return show(trainer, "prompts", cfg.preview_rows)

@@ -7,7 +7,7 @@ from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.stages.sft import language_metrics
 from rlhf_recipes.tokenizer import train_bpe
-from rlhf_recipes.training import arguments, callbacks, fit, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -27,7 +27,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         model=model,
         args=args,
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=callbacks(cfg, run),

@@ -1,16 +1,23 @@
-"""What the run learned, on the screen and as one HTML page."""
+"""What runs learned: tables on the screen, one HTML page, the same as Markdown."""
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.report import html, tables
+from rlhf_recipes.paths import CONF, options
+from rlhf_recipes.report import html, markdown, tables
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Tables on the screen, runs/<run>/report.html beside the stages."""
+    """Writes report.html and report.md to runs/<run>; with report.runs, one page that compares several runs."""
     folder = Path(cfg.run.root) / cfg.run.name
-    tables.show(folder)
-    print(f"report: {html.write([folder], folder / 'report.html')}")
+    folders = [Path(place) for place in cfg.report.runs] or [folder]
+    if len(folders) == 1:
+        tables.show(folders[0])
+    defaults = {s: OmegaConf.to_container(compose("config", [f"stage={s}"])) for s in options(CONF / "stage")}
+    page = html.write(folders, folder / "report.html", defaults=defaults)
+    text = markdown.write(folders, folder / "report.md", defaults=defaults)
+    print(f"report: {page} and {text}")
     return {}

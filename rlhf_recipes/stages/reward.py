@@ -5,7 +5,9 @@ from trl import RewardTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
+from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.progress import rewrite_jsonl
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -19,7 +21,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         model=models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed),
         args=args,
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "SEQ_CLS"),
         callbacks=callbacks(cfg, run),
@@ -29,8 +31,22 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     print(f"reward: {models.parameters(trainer.model)}")
     train = fit(trainer, run)
     last = last_evaluation(trainer)
-    metrics = {f"eval_{k}": last[f"eval_{k}"] for k in ("accuracy", "loss", "margin")}
+    rewrite_jsonl(run.samples, scored(trainer.model, tokenizer, rows.eval))
+    metrics = {f"eval_{k}": last.get(f"eval_{k}") for k in ("accuracy", "loss", "margin")}
     return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
+
+
+def scored(model, tokenizer, rows, most: int = 1000) -> list[dict]:
+    """Held-out pairs with the score of either side: what the report draws calibration and histograms from."""
+    reward = ModelReward(model, tokenizer)
+    kept = rows.select(range(min(most, len(rows))))
+    chosen = reward(kept["prompt"], kept["chosen"])
+    rejected = reward(kept["prompt"], kept["rejected"])
+    return [
+        {"step": 0, "index": i, "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
+        | {"score_chosen": a, "score_rejected": b}
+        for i, (row, a, b) in enumerate(zip(kept, chosen, rejected, strict=True))
+    ]
 
 
 def ceiling(rows) -> dict:

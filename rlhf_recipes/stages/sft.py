@@ -7,7 +7,7 @@ from trl import SFTTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, last_evaluation, peft_config, show
+from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -21,7 +21,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         train_dataset=rows.train,
-        eval_dataset=rows.eval,
+        eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=callbacks(cfg, run),
@@ -35,10 +35,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 def language_metrics(trainer: SFTTrainer, train: dict) -> dict:
     """Held-out loss (nats a trained token) and its exponent, at the end and by epoch."""
     last = last_evaluation(trainer)
+    loss = last.get("eval_loss")
     return {
         "train_loss": train["train_loss"],
-        "eval_loss": last["eval_loss"],
-        "eval_ppl": math.exp(last["eval_loss"]),
+        "eval_loss": loss,
+        "eval_ppl": None if loss is None else math.exp(loss),
         "epochs": epochs(trainer.state.log_history),
     }
 

@@ -257,9 +257,7 @@ class ActorCritic(nn.Module):
             return -core.logprobs_from_logits(logits[:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]).sum()
         hidden, tokens = out[0][:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]
         dtype = self._dtype(head.weight)
-        return policy_loss(
-            hidden, head.weight, head.bias, tokens, lambda logp, _: -logp, want_entropy=False, dtype=dtype
-        )[0]
+        return policy_loss(hidden, head.weight, head.bias, tokens, lambda logp, _: -logp, dtype=dtype)[0]
 
     # ---- what the rollout calls ----
 

@@ -62,21 +62,6 @@ class Logits:
         return out
 
 
-def _statistics(z: Tensor, exp: Tensor, tokens: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(token), entropy and sum_v exp(z - max z) of logits z (n, V). z becomes z - max z, `exp` its exponential."""
-    z -= z.amax(-1, keepdim=True)
-    torch.exp(z, out=exp)
-    total = exp.sum(-1)
-    log_total = total.log()
-    logp = z.gather(-1, tokens[:, None]).squeeze(-1) - log_total
-    if not entropy:
-        return logp, torch.zeros_like(logp), total
-    z.clamp_(min=-1e4)  # -inf times 0 below; exp(-1e4) is 0 in float32 all the same
-    # H = log S - sum_v e^z_v z_v / S
-    dot = torch.bmm(exp[:, None, :], z[:, :, None]).flatten()
-    return logp, log_total - dot / total, total
-
-
 @torch.no_grad()
 def token_logprobs(
     hidden: Tensor,
@@ -114,60 +99,65 @@ def token_logprobs(
 class _FusedPolicyLoss(torch.autograd.Function):
     """Loss and gradient of a chunk together, as fused linear cross-entropy does: no stored logits, no recomputation.
 
-    A token's loss depends on the network through its own log-probability only. With g = dL/dlog p(token):
-        dL/dlogits = g (onehot - p) / temperature, and for an entropy bonus -c H: + c p (log p + H) / temperature
+    A token's loss depends on the network through its own log-probability only. With z the logits over temperature,
+    e = exp(z - max z), S = sum e, p = e / S and g = dL/dlog p(token):
+        dL/dz = g (onehot - p)
+        dL/dh = g (W[token] - (e W) / S)        dL/dW = (-g / S e)^T h, and g h added to the rows of the tokens
+    so that e is read by two matrix products and never rewritten. The first also gives the entropy for nothing:
+        H = log S + max z - sum_v p_v z_v,       sum_v p_v z_v = h . (e W) / S  (+ e . bias / S)
+    An entropy bonus -c H adds c p (log p + H) to dL/dz: then e is rewritten after all.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, tokens, temperature, constraint, dtype, terms, entropy_weight, want_entropy):
+    def forward(ctx, hidden, weight, bias, tokens, temperature, constraint, dtype, terms, entropy_weight):
         logits = Logits(hidden, weight, bias, temperature, dtype)
-        exp = torch.empty_like(logits.buffer)
-        n = len(tokens)
-        loss = torch.zeros((), device=hidden.device)
-        logps = torch.empty(n, device=hidden.device)
-        entropies = torch.empty(n, device=hidden.device)
+        device, n = hidden.device, len(tokens)
+        loss = torch.zeros((), device=device)
+        logps, entropies, slopes = (torch.empty(n, device=device) for _ in range(3))
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(logits.hidden, dtype=torch.float32) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None
+        grad_hidden = torch.empty(hidden.shape, device=device) if need_hidden else None
+        grad_weight = torch.empty(weight.shape, device=device) if need_weight else None
+        grad_bias = torch.zeros(bias.shape, device=device) if need_bias else None
         for rows in chunks(n, len(weight)):
-            z = logits(rows)
+            z, h, word = logits(rows), logits.hidden[rows], tokens[rows]
             if constraint is not None:
                 constraint.apply_(z, rows)
-            e = exp[: len(z)]
-            logp, entropy, total = _statistics(z, e, tokens[rows], want_entropy)
-            logps[rows], entropies[rows] = logp, entropy
+            top = z.amax(-1, keepdim=True)
+            chosen = (z.gather(-1, word[:, None]) - top).squeeze(-1)
+            e = z.sub_(top).exp_()
+            total = e.sum(-1)
+            mean_weight = (e.to(dtype) @ logits.weight).float()  # (n, d), S times the mean row of W under p
+            mean_z = (mean_weight * h.float()).sum(-1) / total
+            if bias is not None:
+                mean_z += e @ logits.bias / total
+            logp, entropy = chosen - total.log(), total.log() + top.squeeze(-1) - mean_z
             with torch.enable_grad():
                 leaf = logp.detach().requires_grad_(True)
                 chunk_loss = terms(leaf, rows).sum()
                 (g,) = torch.autograd.grad(chunk_loss, leaf)
-            loss += chunk_loss.detach()
+            logps[rows], entropies[rows], slopes[rows] = logp, entropy, g
+            loss += chunk_loss.detach() - entropy_weight * entropy.sum()
+            scale = (-g / total)[:, None]
             if entropy_weight:
-                loss -= entropy_weight * entropy.sum()
-            if not (need_hidden or need_weight or need_bias):
-                continue
-            if entropy_weight:
-                # z := -g + c (log p + H), then times p
-                z += (entropy - total.log())[:, None]
-                z.mul_(entropy_weight).sub_(g[:, None])
-                grad = e.mul_(z).div_(total[:, None])
-            else:
-                grad = e.mul_((-g / total)[:, None])
-            grad.scatter_add_(1, tokens[rows, None], g[:, None])
+                log_p = e.log().clamp_(min=-1e4).sub_(total.log()[:, None])
+                e.mul_((log_p + entropy[:, None]) * entropy_weight - g[:, None])
+                mean_weight, scale = (e.to(dtype) @ logits.weight).float(), (1 / total)[:, None]
             if need_hidden:
-                grad_hidden[rows] = grad.to(dtype) @ logits.weight
-            if need_weight and dtype == torch.float32:
-                grad_weight.addmm_(grad.T, logits.hidden[rows])
-            elif need_weight:
-                grad_weight += grad.to(dtype).T @ logits.hidden[rows]
+                grad_hidden[rows] = mean_weight * scale
+            if need_weight:
+                _add_product(grad_weight, e, (h.float() * scale).to(dtype), first=rows.start == 0)
             if need_bias:
-                grad_bias += grad.sum(0) / temperature
+                grad_bias += (e.T @ scale).squeeze(-1)
+        # the onehot's part of dL/dz, for all chunks at once
         if need_hidden:
+            grad_hidden += slopes[:, None] * logits.weight[tokens].float()
             grad_hidden = (grad_hidden / temperature).to(hidden.dtype)
         if need_weight:
+            grad_weight = grad_weight if n else grad_weight.zero_()
+            grad_weight.index_add_(0, tokens, slopes[:, None] * logits.hidden.float())
             grad_weight = grad_weight.to(weight.dtype)
         if need_bias:
-            grad_bias = grad_bias.to(bias.dtype)
+            grad_bias = (grad_bias.index_add_(0, tokens, slopes) / temperature).to(bias.dtype)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(logps, entropies)
         return loss, logps, entropies
@@ -176,7 +166,18 @@ class _FusedPolicyLoss(torch.autograd.Function):
     def backward(ctx, grad_loss, *_):
         grads, ctx.grads = ctx.grads, None  # the buffers become the gradients: no second copy of (V, d)
         scaled = [None if g is None else g if grad_loss == 1 else g.mul_(grad_loss.to(g.dtype)) for g in grads]
-        return (*scaled, *[None] * 7)
+        return (*scaled, *[None] * 6)
+
+
+def _add_product(total: Tensor, e: Tensor, part: Tensor, first: bool) -> None:
+    """total (V, d) += e (n, V)^T part (n, d); total := that, where it is the first."""
+    if part.dtype != torch.float32:
+        product = e.to(part.dtype).T @ part
+        total.copy_(product) if first else total.add_(product)
+    elif first:
+        torch.mm(e.T, part, out=total)
+    else:
+        total.addmm_(e.T, part)
 
 
 def policy_loss(
@@ -188,7 +189,6 @@ def policy_loss(
     temperature: float = 1.0,
     constraint: Constraint | None = None,
     entropy_weight: float = 0.0,
-    want_entropy: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sum over tokens of `terms(log pi(token))` minus an entropy bonus, differentiable in hidden, weight and bias.
@@ -197,7 +197,6 @@ def policy_loss(
         hidden: (N, d); weight: (V, d); bias: (V,) or None; tokens: (N,).
         terms: maps log-probabilities (n,) of a chunk, and its slice into the N, to loss terms (n,). Differentiable.
         entropy_weight: coefficient of sum_i H_i, subtracted from the loss.
-        want_entropy: false spares a pass over the logits; the third result is then 0. Forced by an entropy bonus.
         dtype: of the matrix products; everything else is float32.
 
     Returns:
@@ -214,5 +213,4 @@ def policy_loss(
             dtype,
             terms,
             entropy_weight,
-            want_entropy or bool(entropy_weight),
         )

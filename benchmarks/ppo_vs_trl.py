@@ -1,0 +1,245 @@
+"""TRL 1.12's PPOTrainer and ours on the same model, prompts and number of optimizer steps, alternating, in one run.
+
+    python benchmarks/ppo_vs_trl.py --case qwen_vocab --dtype float32 --out qwen_vocab.json
+
+Cases: qwen_vocab (Qwen's vocabulary of 151,936; 6 layers of 256), small_vocab (2,048; 4 layers of 256), stories260k (a
+real model, found under RLHF_RECIPES_REAL_DATA). 32 episodes an update, 48 new tokens, 4 epochs of one minibatch.
+Every run is a process of its own, so that its peak memory is its own; the first update is warm-up and is not counted.
+The matrix product peak is measured in the same run. Written: speedup, memory_ratio, medians, phases, versions.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EPISODES, TOKENS, EPOCHS, MICRO, PROMPT = 32, 48, 4, 8, 16
+CASES = {"qwen_vocab": (151_936, 6), "small_vocab": (2_048, 4), "stories260k": None}
+
+
+def models(case: str):
+    """Policy and value model of a case, seeded."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, Qwen2Config
+
+    torch.manual_seed(0)
+    if case == "stories260k":
+        folder = os.environ["RLHF_RECIPES_REAL_DATA"] + "/models/stories260K"
+        value = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, pad_token_id=0)
+        return AutoModelForCausalLM.from_pretrained(folder), value
+    vocab, layers = CASES[case]
+    shape = {"vocab_size": vocab, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = Qwen2Config(**shape, **heads, num_labels=1, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    return AutoModelForCausalLM.from_config(config), AutoModelForSequenceClassification.from_config(config)
+
+
+def tokenizer():
+    """Both trainers are fed ids; a tokenizer only has to name its special tokens and decode."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=raw, padding_side="left", **special)
+
+
+def run(side: str, case: str, dtype: str, updates: int) -> dict:
+    """Train in this process. Seconds and phases of each counted update, peak memory in MB."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    sys.path.insert(0, str(ROOT))
+    policy, value = models(case)
+    generator = torch.Generator().manual_seed(1)
+    vocab = policy.config.vocab_size
+    ids = torch.randint(4, vocab, (EPISODES * (updates + 2), PROMPT), generator=generator).tolist()
+    data = Dataset.from_dict({"input_ids": ids})
+    settings = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": MICRO,
+        "gradient_accumulation_steps": EPISODES // MICRO,
+        "num_ppo_epochs": EPOCHS,
+        "total_episodes": EPISODES * (updates + 1),
+        "response_length": TOKENS,
+        "temperature": 1.0,
+        "learning_rate": 1e-5,
+        "bf16": dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "num_sample_generations": 0,
+    }
+
+    class Clock(TrainerCallback):
+        def __init__(self):
+            self.at = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "episode" in logs:
+                self.at.append(time.perf_counter())
+
+    clock = Clock()
+    if side == "trl":
+        import copy
+
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+        trainer = PPOTrainer(
+            args=PPOConfig(**settings),
+            processing_class=tokenizer(),
+            model=policy,
+            ref_model=copy.deepcopy(policy),
+            reward_model=free_reward(),
+            value_model=value,
+            train_dataset=data,
+            eval_dataset=data,
+            callbacks=[clock],
+        )
+    else:
+        from rlhf_recipes.ppo import PPOConfig, PPOTrainer
+
+        def free(prompts, completions, completion_ids):
+            return [float(sum(ids) % 7) for ids in completion_ids]
+
+        trainer = PPOTrainer(
+            policy, PPOConfig(**settings), tokenizer(), free, data, value_model=value, callbacks=[clock]
+        )
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "episode" in row][1:]
+    phases = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("time/")}
+    seconds = [b - a for a, b in zip(clock.at, clock.at[1:], strict=False)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"seconds": seconds, "peak_mb": peak, "phases": phases}
+
+
+def free_reward():
+    """A reward model in TRL's form that costs nothing: the ids are the hidden states."""
+    import torch
+    from transformers.modeling_outputs import BaseModelOutput
+
+    class Backbone(torch.nn.Module):
+        def forward(self, input_ids, **kwargs):
+            return BaseModelOutput(hidden_states=(input_ids[..., None].float(),))
+
+    class Reward(torch.nn.Module):
+        base_model_prefix = "backbone"
+
+        def __init__(self):
+            super().__init__()
+            self.backbone = Backbone()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def score(self, hidden):
+            return hidden.cumsum(1) % 7
+
+    return Reward()
+
+
+def matmul_peak(dtype: str) -> float:
+    """GFLOP/s of a large matrix product on this machine."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = (torch.randn(2048, 2048, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ b).sum().item()
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def products(case: str) -> float:
+    """GFLOP of matrix products that an update of ours cannot do without: generation, reference, critic, epochs."""
+    policy, _ = models(case)
+    size = {n: p.numel() for n, p in policy.named_parameters()}
+    head = policy.get_output_embeddings().weight.numel()
+    tied = policy.config.tie_word_embeddings
+    body = sum(size.values()) - head * (1 if tied else 2)
+    rows, answer = EPISODES * (PROMPT + TOKENS), EPISODES * TOKENS
+    forward = 2 * (body * rows + head * answer)
+    critic = 2 * body * rows
+    return (2 * forward + critic + EPOCHS * 3 * (forward + critic)) / 1e9
+
+
+def child(side: str, args) -> dict:
+    command = [sys.executable, __file__, "--side", side, "--case", args.case, "--dtype", args.dtype]
+    command += ["--updates", str(args.updates)]
+    out = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"})
+    if out.returncode:
+        sys.exit(f"{side} failed:\n{out.stderr[-3000:]}")
+    return json.loads(out.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", choices=CASES, required=True)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--updates", type=int, default=2, help="counted updates of each run")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer, in turn")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--side", choices=("trl", "ours"), help="run one trainer in this process (used by the script)")
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(run(args.side, args.case, args.dtype, args.updates)))
+        return
+    import torch
+    import transformers
+    import trl
+
+    runs = {"trl": [], "ours": []}
+    for i in range(args.repeats):
+        for side in ("trl", "ours"):
+            runs[side].append(child(side, args))
+            print(
+                f"{i + 1}/{args.repeats} {side}: {statistics.median(runs[side][-1]['seconds']):.2f} s an update",
+                flush=True,
+            )
+    median = {side: statistics.median(s for r in rs for s in r["seconds"]) for side, rs in runs.items()}
+    peak = {side: max(r["peak_mb"] for r in rs) for side, rs in runs.items()}
+    speed = matmul_peak(args.dtype)
+    phases = {
+        name: statistics.median(s for r in runs["ours"] for s in r["phases"][name])
+        for name in runs["ours"][0]["phases"]
+    }
+    result = {
+        "case": args.case,
+        "dtype": args.dtype,
+        "speedup": median["trl"] / median["ours"],
+        "memory_ratio": peak["ours"] / peak["trl"],
+        "seconds_an_update": median,
+        "episodes_per_second": {side: EPISODES / s for side, s in median.items()},
+        "peak_mb": peak,
+        "ours_phases_seconds": phases,
+        "matmul_peak_gflops": speed,
+        "share_of_peak": products(args.case) / speed / median["ours"],
+        "threads": torch.get_num_threads(),
+        "machine": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine(),
+        "load": os.getloadavg(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
+        "runs": runs,
+    }
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    print(json.dumps({k: v for k, v in result.items() if k != "runs"}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,9 @@ def load_reward_model(
 
 def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A finished reward model or classifier, frozen, with however many labels it has."""
-    return _fit(_pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True), tokenizer, path).eval()
+    labels = {"num_labels": 1} if (Path(path) / "adapter_config.json").is_file() else {}  # an adapter does not say
+    loaded = _pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True, **labels)
+    return _fit(loaded, tokenizer, path).eval()
 
 
 def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -102,14 +104,16 @@ def parameters(model: torch.nn.Module) -> str:
 def _pretrained(cls, model: DictConfig, path: str, tokenizer, frozen: bool, **more) -> PreTrainedModel:
     adapter = Path(path) / "adapter_config.json"
     if adapter.is_file():
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         loaded = _pretrained(cls, model, base, tokenizer, frozen, **more)
         if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
             loaded.resize_token_embeddings(len(tokenizer))
-        loaded = PeftModel.from_pretrained(loaded, path).merge_and_unload()
-        loaded.config._name_or_path = str(path)
+        config = PeftConfig.from_pretrained(path)
+        config.task_type = None  # no wrapper of a task's own: an SFT adapter may carry on as a reward model
+        loaded = PeftModel.from_pretrained(loaded, path, config=config).merge_and_unload()
+        loaded.name_or_path = loaded.config._name_or_path = str(path)  # what a further adapter names as its base
         return loaded
     keywords = OmegaConf.to_container(model.kwargs) | more | {"dtype": _dtype(model, frozen)}
     if model.attn_implementation:
@@ -151,10 +155,13 @@ def _quantization(model: DictConfig):
 
 
 def _has_head(path: str) -> bool:
-    config = Path(path) / "config.json"
-    if not config.is_file():
-        return (Path(path) / "adapter_config.json").is_file() or not Path(path).exists()
-    architectures = json.loads(config.read_text(encoding="utf-8")).get("architectures") or []
+    """Whether what lies at `path` brings a trained scalar head; a hub id is believed to."""
+    folder = Path(path)
+    if (adapter := folder / "adapter_config.json").is_file():
+        return "score" in (json.loads(adapter.read_text(encoding="utf-8")).get("modules_to_save") or [])
+    if not (folder / "config.json").is_file():
+        return not folder.exists()
+    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     return any("SequenceClassification" in a for a in architectures)
 
 

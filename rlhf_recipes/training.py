@@ -97,6 +97,7 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
     if stop.received is not None:
         raise Stopped(stop.received)
+    trainer.model.config.use_cache = True  # Trainer switches it off, and every later generation would be slow
     trainer.save_model(str(run.model))
     return result.metrics
 

@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> dict:
     if not cfg.get("stage"):
         raise UserError(f"no stage chosen; give stage=<one of {', '.join(options(CONF / 'stage'))}>")
     cfg = settings.check(cfg)
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         _own_directory(cfg, HydraConfig.get().job.num)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)

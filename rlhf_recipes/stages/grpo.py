@@ -22,6 +22,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     print(rows.describe())
     functions, args.reward_weights = as_grpo_functions(build_signal(cfg, run))
     controller = kl_controller(cfg)
+    control = KLControl(controller)
     args.beta = controller.kl_coef
     trainer = GRPOTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
@@ -31,14 +32,17 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
-        callbacks=[*callbacks(cfg, run), KLControl(controller)],
+        callbacks=[*callbacks(cfg, run), control],
     )
+    control.trainer = trainer  # GRPOTrainer reads its own copy of beta
     if cfg.preview:
         return show(trainer, "prompts", cfg.preview_rows)
     print(f"grpo: {models.parameters(trainer.model)}")
     began = time.time()
     fit(trainer, run)
-    return policy_metrics(trainer.state.log_history, controller.kl_coef, time.time() - began, score="reward", kl="kl")
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    history = [row | {"episode": row["step"] * batch} for row in trainer.state.log_history]
+    return policy_metrics(history, controller.kl_coef, time.time() - began, score="reward", kl="kl")
 
 
 def policy_metrics(history: list[dict], kl_coef: float, seconds: float, *, score: str, kl: str) -> dict:

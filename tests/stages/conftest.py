@@ -1,0 +1,74 @@
+"""One tiny run of every stage, made once: hidden 32, two layers, a few steps, in one process."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlhf_recipes import settings, stages
+from rlhf_recipes.__main__ import register_recipes, rewrite
+from rlhf_recipes.paths import CONF
+
+SMALL = [
+    "model.init.hidden_size=32",
+    "model.init.intermediate_size=64",
+    "model.init.num_hidden_layers=2",
+    "model.init.num_attention_heads=4",
+    "model.init.num_key_value_heads=4",
+    "model.tokenizer_init.vocab_size=512",
+    "data.corpus.limit=120",
+    "data.demos.limit=160",
+    "data.preferences.limit=160",
+    "data.prompts.limit=200",
+]
+STEPS = [
+    "trainer.max_steps=4",
+    "trainer.per_device_train_batch_size=8",
+    "trainer.gradient_accumulation_steps=1",
+    "trainer.gradient_checkpointing=false",
+    "trainer.logging_steps=1",
+    "trainer.save_steps=2",
+]
+PPO = [
+    "trainer.total_episodes=32",
+    "trainer.per_device_train_batch_size=8",
+    "trainer.gradient_accumulation_steps=1",
+    "trainer.num_mini_batches=2",
+    "trainer.num_ppo_epochs=2",
+    "trainer.response_length=12",
+    "trainer.per_device_eval_batch_size=6",
+    "trainer.gradient_checkpointing=false",
+    "trainer.save_steps=1",
+    "ppo.sample_rows=0",
+]
+OF = {
+    "pretrain": [*STEPS, "trainer.max_length=64"],
+    "sft": [*STEPS, "trainer.max_length=96"],
+    "reward": [*STEPS, "trainer.max_length=96"],
+    "dpo": [*STEPS, "trainer.max_length=96"],
+    "ppo": PPO,
+    "grpo": [*STEPS, "trainer.num_generations=4", "trainer.max_completion_length=12", "reward=exact"],
+    "collect": ["collect.prompts=8", "collect.answers=3", "collect.max_new_tokens=12", "reward=gold"],
+    "evaluate": ["evaluate.prompts=8", "evaluate.max_new_tokens=12", "evaluate.ppl_rows=8"],
+    "report": [],
+}
+
+
+@pytest.fixture(scope="session")
+def house():
+    """Runs one stage: house("sft", "run.root=…", …) -> (its metrics, its checked config)."""
+    register_recipes()
+
+    def run(stage, *overrides):
+        shared = [] if stage == "report" else SMALL
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", rewrite([f"stage={stage}", *shared, *OF[stage], *overrides]))
+            return stages.run(cfg), settings.check(cfg)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made(house, tmp_path_factory):
+    """A finished run with every stage: (root, {stage: metrics})."""
+    root = tmp_path_factory.mktemp("runs")
+    order = ("pretrain", "sft", "reward", "ppo", "dpo", "grpo", "evaluate", "report")
+    return root, {stage: house(stage, f"run.root={root}")[0] for stage in order}

@@ -95,6 +95,8 @@ def rewrite(argv: list[str]) -> list[str]:
 
     Unknown keys are not Hydra's to find any more; `settings.check` finds them, with did-you-mean.
     """
+    if "-sc" in argv or "--shell-completion" in argv:
+        return argv
     choices = groups(argv)
 
     def one(arg: str) -> str:
@@ -109,12 +111,13 @@ def rewrite(argv: list[str]) -> list[str]:
 def _is_users(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError)
 
 
 def _message(error: BaseException) -> str:
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
     from rlhf_recipes.settings import one_line, suggest
 
@@ -122,6 +125,8 @@ def _message(error: BaseException) -> str:
         group, _, choice = str(error.missing_cfg_file).partition("/")
         known = list(error.options or options(RECIPES if group == "recipes" else CONF / group))
         return f"{group}={choice}: no such option{suggest(choice, known)} Known: {', '.join(known)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override.lstrip('+')}: not an override that Hydra can read; quote values, as in 'key=\"a b\"'"
     return one_line(error)
 
 

@@ -117,8 +117,7 @@ def check(cfg: DictConfig) -> DictConfig:
         UserError: unknown key (with did-you-mean), wrong type, or a value that must be chosen and was not.
     """
     _known(cfg, Settings, "")
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
+    if missing := unset(cfg):
         raise UserError(f"no value for {', '.join(missing)}; give it as {missing[0]}=…")
     for node in ("trainer", "peft"):
         _against_source(node, cfg.get(node))
@@ -126,6 +125,21 @@ def check(cfg: DictConfig) -> DictConfig:
         return OmegaConf.merge(OmegaConf.structured(Settings), cfg)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
+
+
+def unset(cfg: DictConfig) -> list[str]:
+    """Keys left at `???`, as they are written: without following interpolations, which would stop at the first."""
+    found: list[str] = []
+
+    def walk(node, prefix: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif value == "???":
+                found.append(f"{prefix}{key}")
+
+    walk(OmegaConf.to_container(cfg, resolve=False), "")
+    return found
 
 
 def _known(node: DictConfig, schema: type, prefix: str) -> None:

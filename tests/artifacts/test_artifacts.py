@@ -61,7 +61,7 @@ def test_none_lets_an_input_be_absent(tmp_path):
 
 def test_a_missing_stage_names_the_command_that_makes_it(tmp_path):
     run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}))
-    with pytest.raises(UserError, match="python -m rlhf_recipes stage=sft .*run.name=r"):
+    with pytest.raises(UserError, match=r"python -m rlhf_recipes stage=sft .*run.name=r"):
         run.resolve()
 
 
@@ -92,7 +92,7 @@ def test_another_config_in_the_same_directory_is_refused_and_named(tmp_path):
     run = StageRun(config(tmp_path))
     run.open()
     run.finish({})
-    with pytest.raises(UserError, match=r"trainer.learning_rate: 0.001 -> 0.1"):
+    with pytest.raises(UserError, match=r"trainer\.learning_rate: 0\.001 -> 0\.1"):
         StageRun(config(tmp_path, trainer={"learning_rate": 0.1})).open()
     assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True})).open() == "fresh"
 

@@ -83,5 +83,5 @@ def test_every_controller_builds_and_steers(option):
 
 
 def fill_missing(cfg):
-    for key in OmegaConf.missing_keys(cfg):
+    for key in settings.unset(cfg):
         OmegaConf.update(cfg, key, "given", force_add=True)

@@ -18,7 +18,7 @@ def test_fields_read_from_source_are_the_class_own(target):
 
 
 def test_a_class_that_is_not_installed_is_named():
-    with pytest.raises(UserError, match="no class trl.NoConfig"):
+    with pytest.raises(UserError, match=r"no class trl\.NoConfig"):
         fields("trl.NoConfig")
 
 

@@ -92,6 +92,10 @@ class PPOTrainer(TRLPPOTrainer):
                 "kl_estimator=%s in the reward has a biased gradient (k1 and full have none); it is fit for logging",
                 args.kl_estimator,
             )
+        if args.top_p < 1 or args.top_k:
+            logger.warning("top_p and top_k cut the tail that the ratio still counts: the gradient is biased by it")
+        if args.target_kl is not None and args.fp16:
+            raise UserError("target_kl skips optimizer steps, which fp16's loss scaling does not allow; use bf16")
         self.stop_ids = _stop_ids(args, processing_class, model)
         if args.missing_eos_penalty is not None and not (self.stop_ids or args.stop_strings):
             raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
@@ -311,7 +315,8 @@ class PPOTrainer(TRLPPOTrainer):
         The log-probabilities of generation serve where they are those of training: float32, nothing but softmax.
         """
         module, kind = self.actor_critic, self.args.kl_estimator
-        anew = self.accelerator.mixed_precision != "no" or next(module.policy.parameters()).dtype != torch.float32
+        narrow = any(p.dtype != torch.float32 for p in module.policy.parameters())
+        anew = narrow or self.accelerator.mixed_precision != "no"
         out, kl = logprobs.clone(), torch.zeros_like(logprobs)
         values = logprobs.new_zeros(len(logprobs), logprobs.shape[1] + 1)
         order = (sequences.prompt_mask.sum(1) + sequences.mask.sum(1)).argsort(stable=True)

@@ -302,6 +302,11 @@ def test_top_k_one_is_greedy_and_top_p_narrows(make):
     assert not torch.equal(greedy.completion_ids, lengths(make()).sequences.completion_ids)
 
 
+def test_a_cut_tail_is_told(make, caplog):
+    make(top_p=0.9)
+    assert "cut the tail" in caplog.text
+
+
 def test_a_stop_string_ends_an_answer(make):
     plain = lengths(make(stop_token=None))
     word = 10
@@ -403,6 +408,16 @@ def test_a_nan_gradient_stops_before_the_weights(make):
     assert weights(trainer.actor_critic).isfinite().all() and trainer.state.global_step == 1
     skipping = trained(make, on_nonfinite="skip", **config)
     assert weights(skipping.actor_critic).isfinite().all() and skipping.state.global_step == 4
+
+
+# ---- learning ----
+
+
+def test_it_learns_to_say_the_rewarded_word(make):
+    config = {"total_episodes": 16 * 25, "per_device_train_batch_size": 16, "num_ppo_epochs": 4, "kl_coef": 0.0}
+    trainer = trained(make, learning_rate=0.01, num_mini_batches=2, max_grad_norm=1.0, **config)
+    scores = history(trainer, "objective/scores")
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 1.5, scores
 
 
 # ---- watching ----

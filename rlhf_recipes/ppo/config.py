@@ -31,6 +31,10 @@ class PPOConfig(TRLPPOConfig):
         stop_strings: end an answer when one of these has been written.
         reward_weights: one for each reward function; None for all 1.
         reward_append_eos: give a reward model an EOS after answers that were cut off too, as RewardTrainer trained it.
+        reward_normalize: none, running (all scores so far have mean 0, variance 1) or reference (those of the first
+            rollout have, which the starting policy wrote).
+        reward_clip: after that, cut scores to [-reward_clip, reward_clip]; None for no limit.
+        length_penalty: taken off the score for each token of an answer.
         sync_ref_model: move the reference towards the policy every `ref_model_sync_steps` updates:
             ref <- a policy + (1 - a) ref with a = `ref_model_mixup_alpha` (1 refreshes it outright).
         ptx_coef: gamma of InstructGPT eq. 2, the weight of the language-model loss on `ptx_dataset`; 0 for none.
@@ -51,6 +55,11 @@ class PPOConfig(TRLPPOConfig):
     stop_strings: list[str] | None = field(default=None, metadata={"help": "End an answer at one of these."})
     reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of the reward functions."})
     reward_append_eos: bool = field(default=True, metadata={"help": "Close every answer with EOS for reward models."})
+    reward_normalize: Literal["none", "running", "reference"] = field(
+        default="none", metadata={"help": "Scale of scores: none, running, or reference (the first rollout)."}
+    )
+    reward_clip: float | None = field(default=None, metadata={"help": "Largest absolute score, once normalised."})
+    length_penalty: float = field(default=0.0, metadata={"help": "Taken off the score for each token."})
     sync_ref_model: bool = field(default=False, metadata={"help": "Move the reference towards the policy."})
     ref_model_mixup_alpha: float = field(default=1.0, metadata={"help": "Share of the policy in the new reference."})
     ref_model_sync_steps: int = field(default=64, metadata={"help": "Updates between two moves of the reference."})
@@ -65,6 +74,10 @@ class PPOConfig(TRLPPOConfig):
                 raise UserError(f"trainer.{name} is {getattr(self, name)}; expected a number above 0")
         if self.kl_estimator not in KL_ESTIMATORS:
             raise UserError(f"trainer.kl_estimator={self.kl_estimator}; expected one of {', '.join(KL_ESTIMATORS)}")
+        if self.reward_normalize not in ("none", "running", "reference"):
+            raise UserError(f"trainer.reward_normalize={self.reward_normalize}; expected none, running or reference")
+        if self.reward_clip is not None and not self.reward_clip > 0:
+            raise UserError(f"trainer.reward_clip={self.reward_clip}; expected a number above 0, or null for no limit")
         if self.on_nonfinite not in ("stop", "skip"):
             raise UserError(f"trainer.on_nonfinite={self.on_nonfinite}; expected stop or skip")
         if not 0 < self.top_p <= 1 or self.top_k < 0:

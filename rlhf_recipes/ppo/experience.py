@@ -17,7 +17,7 @@ class Experience:
     Args:
         sequences: prompts (B, P) and completions (B, T).
         lengths: (B,) completion tokens; finished: (B,) ended by a stop token or string.
-        scores: (B,) after the missing-EOS penalty.
+        scores: (B,) on the run's scale, after clipping and penalties.
         logprobs: (B, T) under the policy that wrote it; kl: (B, T) nats a token; values: (B, T).
         rewards, advantages, returns: (B, T); advantages whitened.
         mask, value_mask: (B, T), see core.
@@ -83,12 +83,16 @@ def make_experience(
     Args:
         sequences: (B, P), (B, T); finished, scores: (B,); logprobs, kl: (B, T), 0 on padding; values: (B, T + 1).
             A row whose score is not finite is left out of every loss.
-        args: kl_coef, missing_eos_penalty, whiten_rewards, gamma, lam.
+        args: kl_coef, reward_clip, length_penalty, missing_eos_penalty, whiten_rewards, gamma, lam.
     """
     lengths = sequences.mask.sum(1)
     mask, value_mask = core.length_masks(lengths, sequences.mask.shape[1])
     usable = scores.isfinite()
     scores = torch.where(usable, scores, scores[usable].mean() if usable.any() else 0.0)
+    if args.reward_clip is not None:
+        scores = scores.clamp(-args.reward_clip, args.reward_clip)
+    if args.length_penalty:
+        scores = scores - args.length_penalty * lengths
     if args.missing_eos_penalty is not None:
         scores = scores - args.missing_eos_penalty * (~finished).float()
     values = torch.where(value_mask, values[:, : mask.shape[1]], 0.0)

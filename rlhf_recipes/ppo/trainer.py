@@ -32,6 +32,7 @@ from rlhf_recipes.ppo import checkpoint, core
 from rlhf_recipes.ppo.actor_critic import ActorCritic, PolicyLanguage, Sequences, causal_lm, evaluating
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.experience import Experience, StepStatistics, make_experience
+from rlhf_recipes.ppo.normalise import ScoreScale
 from rlhf_recipes.ppo.plan import make_plan, trainer_arguments
 from rlhf_recipes.ppo.prompts import PromptStream, as_completion, pad_left, prompt_tokens
 from rlhf_recipes.ppo.rollout import Sampling, generate
@@ -139,6 +140,7 @@ class PPOTrainer(TRLPPOTrainer):
             args.reward_append_eos,
             self.args.device,
         )
+        self.scale = ScoreScale(args.reward_normalize)
         self.prompts = PromptStream(train_dataset, processing_class, self.plan.batch_size, args.data_seed or args.seed)
         self.ptx = None
         if args.ptx_coef:
@@ -236,7 +238,7 @@ class PPOTrainer(TRLPPOTrainer):
         uniforms = torch.rand(len(rows), self.args.response_length, generator=generator)
         self._clock = {"start": time.perf_counter()}
         self._rate = self.optimizer.param_groups[0]["lr"]
-        exp, by_name = self._experience_of(rows, uniforms)
+        exp, rewards = self._experience_of(rows, uniforms)
         self._experience = exp
         lengths = (exp.sequences.prompt_mask.sum(1) + exp.lengths).cpu()
         self._statistics = StepStatistics(self.plan.steps, self.args.device)
@@ -250,11 +252,11 @@ class PPOTrainer(TRLPPOTrainer):
             self._buffer.append(
                 {"rows": mine, "step": step, "first": first, "tokens": tokens, "values": values, "share": len(mine)}
             )
-        self._rollout_metrics = exp.metrics(self.stop_ids) | {f"reward/{k}": v for k, v in by_name.items()}
+        self._rollout_metrics = exp.metrics(self.stop_ids) | rewards
         self._clock["optimise"] = time.perf_counter()
 
     def _experience_of(self, rows: list[dict], uniforms: Tensor) -> tuple[Experience, dict[str, float]]:
-        """Experience of all processes' rows, each process having played its own part; and the mean of each reward."""
+        """Experience of all processes' rows, each process having played its own part; and its raw scores' means."""
         mine = rows[self.plan.local]
         tokens = [prompt_tokens(row, self.processing_class) for row in rows]
         width = max(map(len, tokens))
@@ -276,8 +278,12 @@ class PPOTrainer(TRLPPOTrainer):
             torch.tensor(table, device=device, dtype=torch.float32).view(len(names), len(mine)).T.contiguous(),
         )
         *seq, finished, scores, logprobs, kl, values, table = (self.accelerator.gather(p.contiguous()) for p in parts)
+        raw = scores.nanmean().item()
+        scores = torch.tensor(self.scale(scores.tolist()), device=device)
         exp = make_experience(Sequences(*seq), finished, scores, logprobs, kl, values, self.args)
-        return exp, dict(zip(names, table.nanmean(0).tolist(), strict=True))
+        return exp, {f"reward/{k}": v for k, v in zip(names, table.nanmean(0).tolist(), strict=True)} | {
+            "objective/raw_scores": raw
+        }
 
     def _generate(self, tokens: list[list[int]], uniforms: Tensor, width: int) -> tuple[Sequences, Tensor, Tensor]:
         """Answers to prompts, in forward batches of like length. prompt columns `width`, completion columns T."""
@@ -651,7 +657,7 @@ class PPOTrainer(TRLPPOTrainer):
     def _save_ppo_state(self, folder: Path) -> None:
         critic = {n: p.detach().cpu().contiguous() for n, p in self._critic_state().items()}
         save_file(critic, folder / CRITIC_FILE)
-        state = {"kl_coef": self.args.kl_coef, "signal": None, "reference": None}
+        state = {"kl_coef": self.args.kl_coef, "signal": None, "reference": None, "scale": self.scale.state_dict()}
         signal = getattr(self.signal, "signal", None)
         if hasattr(signal, "state_dict"):
             state["signal"] = signal.state_dict()
@@ -665,6 +671,7 @@ class PPOTrainer(TRLPPOTrainer):
     def _load_ppo_state(self, folder: Path) -> None:
         state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
         self.args.kl_coef = state["kl_coef"]
+        self.scale.load_state_dict(state["scale"])
         if state["signal"] is not None:
             self.signal.signal.load_state_dict(state["signal"])
         if state["reference"] is not None:

@@ -23,6 +23,7 @@ RUN = {
     "save_steps": 1,
     "lr_scheduler_type": "linear",
     "max_grad_norm": 1.0,
+    "reward_normalize": "running",
     "sync_ref_model": True,
     "ref_model_mixup_alpha": 0.5,
     "ref_model_sync_steps": 2,

@@ -1,6 +1,7 @@
 """Each setting of ours changes what it says, and nothing that it should not."""
 
 import copy
+import doctest
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo import normalise
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.ppo.scoring import ModelReward
 
@@ -127,6 +129,27 @@ def test_weights_none_and_names(make):
     assert first(trainer, "objective/scores") == pytest.approx(2 * words + 0.5 * 2.0, abs=1e-5)
     with pytest.raises(UserError, match="reward_weights"):
         make(reward=[count_w1], reward_weights=[1.0, 2.0])
+
+
+def test_scores_on_a_scale():
+    assert doctest.testmod(normalise).failed == 0
+    running = normalise.ScoreScale("running")
+    running([1.0, 3.0, float("nan")])
+    assert running([5.0, 7.0])[0] == pytest.approx((5 - 4) / 5**0.5)  # 1, 3, 5, 7: mean 4, variance 5
+    assert normalise.ScoreScale("running")([2.0, 2.0]) == [0.0, 0.0]
+
+
+def test_reference_scale_clip_and_length_penalty(make):
+    trainer = trained(make, reward_normalize="reference", total_episodes=16)
+    assert first(trainer, "objective/scores") == pytest.approx(0.0, abs=1e-5)
+    assert first(trainer, "objective/scores_std") == pytest.approx(1.0, abs=1e-4)
+    assert first(trainer, "objective/raw_scores") == pytest.approx(first(trainer, "reward/count_w1"), abs=1e-5)
+    assert trainer.scale.count == 8, "later rollouts do not move it"
+    plain = trained(make)
+    short = trained(make, length_penalty=0.5)
+    taken = first(plain, "objective/scores") - first(short, "objective/scores")
+    assert taken == pytest.approx(0.5 * first(plain, "completions/mean_length"), abs=1e-4)
+    assert abs(first(trained(make, reward_clip=0.01), "objective/scores")) <= 0.01
 
 
 def test_a_combined_signal_is_taken_as_it_is(make):

@@ -37,6 +37,7 @@ from rlhf_recipes.ppo.plan import make_plan, trainer_arguments
 from rlhf_recipes.ppo.prompts import PromptStream, as_completion, pad_left, prompt_tokens
 from rlhf_recipes.ppo.rollout import Sampling, generate
 from rlhf_recipes.ppo.scoring import Answers, build_signal
+from rlhf_recipes.ppo.setup import as_corpus, find_stop_ids, stop_string_test, switch_dropout_off, with_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +98,11 @@ class PPOTrainer(TRLPPOTrainer):
             logger.warning("top_p and top_k cut the tail that the ratio still counts: the gradient is biased by it")
         if args.target_kl is not None and args.fp16:
             raise UserError("target_kl skips optimizer steps, which fp16's loss scaling does not allow; use bf16")
-        self.stop_ids = _stop_ids(args, processing_class, model)
+        self.stop_ids = find_stop_ids(args, processing_class, model)
         if args.missing_eos_penalty is not None and not (self.stop_ids or args.stop_strings):
             raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
-        model = _with_adapter(model, peft_config)
-        value_model = _with_adapter(value_model, value_peft_config)
+        model = with_adapter(model, peft_config)
+        value_model = with_adapter(value_model, value_peft_config)
         self.is_peft_model = hasattr(model, "peft_config")
         if ref_model is None and not self.is_peft_model:
             ref_model = copy.deepcopy(model)
@@ -110,7 +111,7 @@ class PPOTrainer(TRLPPOTrainer):
                 "sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model"
             )
         for module in filter(None, (model, ref_model, value_model)):
-            _switch_dropout_off(module)
+            switch_dropout_off(module)
 
         self.plan = make_plan(args, len(train_dataset))
         args = trainer_arguments(args, self.plan)
@@ -147,9 +148,11 @@ class PPOTrainer(TRLPPOTrainer):
             if ptx_dataset is None:
                 raise UserError("ptx_coef is set but there is no ptx_dataset; give a corpus, or ptx_coef=0")
             self.ptx = PromptStream(
-                _as_corpus(ptx_dataset, processing_class), processing_class, self.plan.mini_batch_size, args.seed + 1
+                as_corpus(ptx_dataset, processing_class), processing_class, self.plan.mini_batch_size, args.seed + 1
             )
-        self._sampling = Sampling(language, args.response_length, args.top_k, args.top_p, _stopped(args, self))
+        self._sampling = Sampling(
+            language, args.response_length, args.top_k, args.top_p, stop_string_test(args, processing_class)
+        )
         self._pad_id = processing_class.pad_token_id or 0
         self._buffer: deque = deque()
         self._experience: Experience | None = None
@@ -696,59 +699,3 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _stop_ids(args: PPOConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[int]:
-    """Tokens that end an answer. `stop_token=eos`: the tokenizer's EOS and those of the model's generation_config."""
-    if args.stop_token_id is not None:
-        return [args.stop_token_id]
-    if args.stop_token is None:
-        return []
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return sorted({i for i in (tokenizer.eos_token_id, *own) if i is not None})
-
-
-def _stopped(args: PPOConfig, trainer: PPOTrainer):
-    if not args.stop_strings:
-        return None
-    strings = tuple(args.stop_strings)
-    reach = max(map(len, strings)) + 8  # a token is a character or more, and special ones decode to nothing
-
-    def stopped(ids: list[int]) -> bool:
-        tail = trainer.processing_class.decode(ids[-reach:])
-        before = trainer.processing_class.decode(ids[-reach:-1])
-        return any(tail.count(s) > before.count(s) for s in strings)
-
-    return stopped
-
-
-def _with_adapter(model: nn.Module | None, peft_config):
-    if peft_config is None or model is None:
-        return model
-    from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
-
-    if isinstance(model, PeftModel):
-        raise UserError("the model has an adapter already; merge it first, or give no peft_config")
-    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return get_peft_model(model, peft_config)
-
-
-def _switch_dropout_off(model: nn.Module) -> None:
-    """Dropout of the pretrained network would make every ratio noise; an adapter's own stays as its config says."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
-            module.p = 0.0
-
-
-def _as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    if "input_ids" in dataset.column_names:
-        return dataset
-    if "text" not in dataset.column_names:
-        raise UserError(f"ptx_dataset needs a column `text` or `input_ids`; it has {dataset.column_names}")
-    length = min(tokenizer.model_max_length, 1024)
-    return dataset.map(
-        lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
-        remove_columns=dataset.column_names,
-    )

@@ -1,0 +1,67 @@
+"""What a PPO run needs made of what it is given: stop tokens, adapters, a quiet network, a corpus."""
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.config import PPOConfig
+
+
+def find_stop_ids(args: PPOConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[int]:
+    """Tokens that end an answer. `stop_token=eos`: the tokenizer's EOS and those of the model's generation_config."""
+    if args.stop_token_id is not None:
+        return [args.stop_token_id]
+    if args.stop_token is None:
+        return []
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    own = own if isinstance(own, list) else [own]
+    return sorted({i for i in (tokenizer.eos_token_id, *own) if i is not None})
+
+
+def stop_string_test(args: PPOConfig, tokenizer: PreTrainedTokenizerBase):
+    """(token ids so far) -> whether the last of them completed a stop string; None without stop strings."""
+    if not args.stop_strings:
+        return None
+    strings = tuple(args.stop_strings)
+    reach = max(map(len, strings)) + 8  # a token is a character or more, and special ones decode to nothing
+
+    def stopped(ids: list[int]) -> bool:
+        tail = tokenizer.decode(ids[-reach:])
+        before = tokenizer.decode(ids[-reach:-1])
+        return any(tail.count(s) > before.count(s) for s in strings)
+
+    return stopped
+
+
+def with_adapter(model: nn.Module | None, peft_config):
+    """The model wrapped in an adapter, made ready for it where it is quantised; unchanged without a peft_config."""
+    if peft_config is None or model is None:
+        return model
+    from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+    if isinstance(model, PeftModel):
+        raise UserError("the model has an adapter already; merge it first, or give no peft_config")
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, peft_config)
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """Dropout of the pretrained network would make every ratio noise; an adapter's own stays as its config says."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+            module.p = 0.0
+
+
+def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows of `input_ids` from rows of `text`, cut at the model's length."""
+    if "input_ids" in dataset.column_names:
+        return dataset
+    if "text" not in dataset.column_names:
+        raise UserError(f"ptx_dataset needs a column `text` or `input_ids`; it has {dataset.column_names}")
+    length = min(tokenizer.model_max_length, 1024)
+    return dataset.map(
+        lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
+        remove_columns=dataset.column_names,
+    )

@@ -93,6 +93,31 @@ def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     return _fit(AutoModelForCausalLM.from_config(config), tokenizer, "model.init")
 
 
+def context_length(model: DictConfig, path: str | None) -> int | None:
+    """Tokens the model at `path` (None: that of `model.init`) can read at once; None where it does not say."""
+    if path is None:
+        return model.init.get("max_position_embeddings")
+    if (adapter := Path(path) / "adapter_config.json").is_file():
+        return context_length(model, json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    config = _load(AutoConfig, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def room_for_prompt(cfg: DictConfig, path: str, answer: int) -> int | None:
+    """Longest prompt, in tokens: what `answer` tokens leave of the context, and at most data.max_prompt_length.
+
+    Raises:
+        UserError: the answer alone fills the context.
+    """
+    context = context_length(cfg.model, path)
+    if context is not None and answer >= context:
+        raise UserError(
+            f"answers of {answer} tokens leave no room for a prompt: the model reads {context}; ask for fewer"
+        )
+    limits = [cfg.data.get("max_prompt_length"), None if context is None else context - answer]
+    return min((n for n in limits if n is not None), default=None)
+
+
 def parameters(model: torch.nn.Module) -> str:
     """«2.1 M parameters, all trained», for the screen."""
     total = sum(p.numel() for p in model.parameters())

@@ -88,7 +88,7 @@ class PlainProgress(TrainerCallback):
         self.said = tenth
         spent = time.time() - self.started
         left = spent / max(state.global_step - self.first, 1) * (state.max_steps - state.global_step)
-        figures = " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if k in logs)
+        figures = " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if logs.get(k) is not None)
         print(
             f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {figures}", file=sys.stderr, flush=True
         )
@@ -155,4 +155,4 @@ def _judged(row: dict) -> float:
 
 
 def _figures(logs: dict) -> str:
-    return " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if k in logs)
+    return " ".join(f"{k.split('/')[-1]} {float(logs[k]):.3g}" for k in SHOWN if logs.get(k) is not None)

@@ -11,24 +11,30 @@ from rlhf_recipes.ppo.scoring import ModelReward
 from rlhf_recipes.rewards.combine import RewardSignal
 
 
-def build_signal(cfg: DictConfig, run: StageRun, *, watch_gold: bool = False) -> RewardSignal:
+def build_signal(
+    cfg: DictConfig, run: StageRun, *, watch_gold: bool = False, optional: bool = False
+) -> RewardSignal | None:
     """What ppo, grpo, collect and evaluate score with.
 
     Args:
         cfg: the config; `reward.functions`, `reward.models` and `data.gold` are read.
         run: `run.inputs["reward_model"]` is what a reward model with path `auto` means.
+        optional: leave out a reward model that is not at hand; None where nothing is left (evaluate).
         watch_gold: add the domain's gold scorer with weight 0: logged as reward/gold, never felt.
 
     Raises:
-        UserError: `auto` and no reward model at hand; no reward at all; a name given twice.
+        UserError: no reward at all; a name given twice.
     """
     functions = dict(OmegaConf.to_container(cfg.reward, resolve=True).get("functions") or {})
     if watch_gold and cfg.data.get("gold") and "gold" not in functions:
         functions["gold"] = function_spec(cfg.data.gold) | {"weight": 0.0}
     scorers = {}
     for name, spec in (cfg.reward.get("models") or {}).items():
-        if spec is not None:
+        absent = spec is not None and spec.path == "auto" and "reward_model" not in run.inputs
+        if spec is not None and not (absent and optional):
             scorers[name] = (_scorer(cfg, run, name, spec), spec.get("weight", 1.0))
+    if optional and not (functions or scorers):
+        return None
     signal = RewardSignal(functions, scorers)
     if not any(part.weight for part in signal.parts.values()):
         raise UserError("reward= gives nothing to optimise; expected a model or a function of weight other than 0")
@@ -43,11 +49,6 @@ def function_spec(node: str | DictConfig) -> dict:
 def _scorer(cfg: DictConfig, run: StageRun, name: str, spec: DictConfig) -> ModelReward:
     path = spec.path
     if path == "auto":
-        if "reward_model" not in run.inputs:
-            raise UserError(
-                f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
-                f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"
-            )
         path = run.inputs["reward_model"]["path"]
     # The policy's tokenizer settings are not the reward model's: it brings its own.
     own = OmegaConf.merge(cfg.model, {"tokenizer": None, "chat_template": None, "quantization": None})

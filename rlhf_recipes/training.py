@@ -15,6 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import GracefulStop
 from rlhf_recipes.errors import Stopped
+from rlhf_recipes.models import context_length
 from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, terminal
 
 
@@ -34,6 +35,10 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     if fields.get("bf16") is None and not fields.get("fp16"):
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    context = context_length(cfg.model, run.inputs.get("policy", {}).get("path"))
+    if context and (fields.get("max_length") or 0) > context:
+        print(f"max_length {fields['max_length']} is more than the {context} tokens the model reads: {context} it is")
+        fields["max_length"] = context
     return get_class(target)(**fields)
 
 

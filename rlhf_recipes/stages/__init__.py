@@ -30,10 +30,10 @@ def run(cfg: DictConfig) -> dict:
         _own_directory(cfg, HydraConfig.get().job.num)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)
-    if cfg.stage in SCORING:  # a reward that cannot be loaded is told before torch is
-        RewardSignal(OmegaConf.to_container(cfg.reward, resolve=True).get("functions"))
     stage_run = StageRun(cfg)
     stage_run.resolve()
+    if cfg.stage in SCORING:
+        _check_reward(cfg, stage_run)
     if cfg.stage in ("score", "report") or cfg.preview:  # these leave no stage behind
         return _stage(cfg.stage).run(cfg, stage_run)
     if stage_run.open() == "done":
@@ -43,6 +43,18 @@ def run(cfg: DictConfig) -> dict:
     if int(os.environ.get("RANK", "0")) == 0:
         stage_run.finish(metrics)
     return metrics
+
+
+def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
+    """A reward that cannot be loaded, or is not there, is told before torch is imported."""
+    reward = OmegaConf.to_container(cfg.reward, resolve=True)
+    RewardSignal(reward.get("functions"))
+    for name, spec in (reward.get("models") or {}).items():
+        if spec and spec["path"] == "auto" and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":
+            raise UserError(
+                f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
+                f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"
+            )
 
 
 def _stage(name: str):

@@ -21,7 +21,10 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     quiet()
     settings, path = cfg.collect, run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
-    rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, seed=cfg.seed).train
+    room = models.room_for_prompt(cfg, path, settings.max_new_tokens)
+    loaded = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
+    print(loaded.describe())
+    rows = loaded.train
     rows = [rows[i] for i in range(min(settings.prompts, len(rows)))]
     asked = [row["prompt"] for row in rows for _ in range(settings.answers)]
     columns = {n: [row[n] for row in rows for _ in range(settings.answers)] for n in rows[0] if n != "prompt"}

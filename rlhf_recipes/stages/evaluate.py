@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
 from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.rewards.load import load_function
@@ -16,9 +17,14 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     quiet()
     settings = cfg.evaluate
     compared = {name: entry["path"] for name, entry in run.inputs.items() if name != "reward_model"}
+    if not compared:
+        raise UserError(
+            f"run {cfg.run.name} has no model to compare; make one (stage=sft), or give inputs.mine=<folder>"
+        )
     tokenizers = {name: models.load_tokenizer(cfg.model, path) for name, path in compared.items()}
     first = next(iter(tokenizers.values()))
-    prompts = data.load(cfg.data, "prompts", tokenizer=first, seed=cfg.seed).eval
+    room = min(models.room_for_prompt(cfg, path, settings.max_new_tokens) or 10**9 for path in compared.values())
+    prompts = data.load(cfg.data, "prompts", tokenizer=first, max_prompt_length=room, seed=cfg.seed).eval
     demos = data.load(cfg.data, "demos", tokenizer=first, seed=cfg.seed).eval if settings.ppl_rows else []
     summary, samples = evaluate_models(
         {
@@ -26,7 +32,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
             for name in compared
         },
         [prompts[i] for i in range(min(settings.prompts, len(prompts)))],
-        signal=build_signal(cfg, run),
+        signal=build_signal(cfg, run, optional=True),
         gold=_function(cfg.data.get("gold")),
         exact=_function(cfg.data.get("exact")),
         demos=[demos[i] for i in range(min(settings.ppl_rows, len(demos)))],

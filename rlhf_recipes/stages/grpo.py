@@ -18,7 +18,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
-    rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, seed=cfg.seed)
+    room = models.room_for_prompt(cfg, path, args.max_completion_length)
+    rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
     print(rows.describe())
     functions, args.reward_weights = as_grpo_functions(build_signal(cfg, run))
     controller = kl_controller(cfg)

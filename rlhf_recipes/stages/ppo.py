@@ -21,9 +21,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     tokenizer.padding_side = "left"
-    rows = data.load(
-        cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=cfg.data.get("max_prompt_length"), seed=cfg.seed
-    )
+    room = models.room_for_prompt(cfg, path, args.response_length)
+    rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
     print(rows.describe())
     controller = kl_controller(cfg)
     args.kl_coef = controller.kl_coef

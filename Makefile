@@ -88,7 +88,7 @@ $(RUNS)/$(RUN)/%/summary.json: | $(VENV)/.ready same-run
 test: $(VENV)/.ready-dev  ## lint and all tests (real data where RLHF_RECIPES_REAL_DATA points to it)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 	$(BIN)/ruff check --fix .

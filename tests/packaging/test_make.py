@@ -1,0 +1,107 @@
+"""The Makefile's logic, with a stand-in for python that only leaves a summary.json behind."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAND_IN = """#!/usr/bin/env bash
+for arg in "$@"; do
+  case $arg in stage=*) stage=${arg#*=};; run.name=*) run=${arg#*=};; run.root=*) root=${arg#*=};; esac
+done
+echo "$stage" >> "$CALLS"; echo "$@" >> "$CALLS.args"
+[ "$stage" = "$BREAK" ] && exit ${CODE:-1}
+[ "$stage" = report ] || { mkdir -p "$root/$run/$stage"; echo '{}' > "$root/$run/$stage/summary.json"; }
+"""
+
+
+@pytest.fixture
+def make(tmp_path):
+    binary = tmp_path / "venv" / "bin" / "python"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(STAND_IN)
+    binary.chmod(0o755)
+    (tmp_path / "venv" / ".ready").touch()
+    calls = tmp_path / "calls"
+
+    def run(*args, **env):
+        calls.unlink(missing_ok=True)
+        command = ["make", "-C", str(ROOT), *args, f"VENV={tmp_path}/venv", f"RUNS={tmp_path}/runs"]
+        clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        done = subprocess.run(command, env=clean | {"CALLS": str(calls)} | env, capture_output=True, text=True)
+        return calls.read_text().split() if calls.exists() else [], done
+
+    run.root = tmp_path
+    return run
+
+
+ALL = ["pretrain", "sft", "reward", "ppo", "evaluate", "report"]
+
+
+def test_pipeline_runs_every_stage_once_and_then_only_the_report(make):
+    assert make("pipeline")[0] == ALL
+    assert make("pipeline")[0] == ["report"]
+
+
+def test_one_stage_runs_what_it_needs(make):
+    assert make("reward", "RUN=x")[0] == ["pretrain", "sft", "reward"]
+    assert make("ppo", "RUN=x")[0] == ["ppo"]
+
+
+def test_a_model_of_ones_own_is_not_pretrained(make):
+    calls, _ = make("pipeline", "MODEL=qwen0.5b", "DATA=hh_rlhf")
+    assert calls == [s for s in ALL if s != "pretrain"]
+    args = (make.root / "calls.args").read_text()
+    assert "model=qwen0.5b data=hh_rlhf" in args
+    assert "recipes=" not in args
+
+
+def test_a_recipe_has_the_stages_that_it_has_files_for(make):
+    calls, _ = make("pipeline", "RECIPE=tinystories_sentiment")
+    assert calls == ["sft", "collect", "reward", "ppo", "evaluate", "report"]
+
+
+def test_what_is_older_than_its_inputs_is_made_again(make):
+    make("pipeline")
+    summary = make.root / "runs" / "default" / "reward" / "summary.json"
+    newer = summary.stat().st_mtime + 1000
+    os.utime(summary, (newer, newer))
+    assert make("pipeline")[0] == ["ppo", "evaluate", "report"]
+
+
+def test_a_failed_stage_names_command_log_and_remedy_and_make_goes_on_from_there(make):
+    calls, done = make("pipeline", BREAK="reward", CODE="137")
+    assert calls == ["pretrain", "sft", "reward"]
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "stage reward failed (exit code 137)" in said
+    assert "-m rlhf_recipes stage=reward recipes=embedded/reward" in said
+    assert "runs/default/reward.log" in said
+    assert "out of memory" in said
+    assert make("pipeline")[0] == ["reward", "ppo", "evaluate", "report"]
+
+
+def test_another_choice_under_the_same_name_is_refused(make):
+    make("pipeline")
+    calls, done = make("pipeline", "ARGS=seed=1")
+    assert calls == []
+    assert "RUN=<new>" in done.stdout
+    assert make("pipeline", "ARGS=seed=1", "RUN=other")[0] == ALL
+
+
+def test_arguments_reach_the_stage_with_their_quotes(make):
+    make("sft", "ARGS='model.pad_token=<|pad|>' seed=3")
+    assert "model.pad_token=<|pad|> seed=3" in (make.root / "calls.args").read_text()
+
+
+def test_clean_run_throws_one_run_away(make):
+    make("sft", "RUN=x")
+    make("clean-run", "RUN=x")
+    assert not (make.root / "runs" / "x").exists()
+
+
+def test_help_lists_the_targets(make):
+    _, done = make("help")
+    assert all(f"make {target}" in done.stdout for target in ("setup", "pipeline", "test", "clean-run"))

@@ -9,6 +9,7 @@ The matrix product peak is measured in the same run. Written: speedup, memory_ra
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -121,7 +122,7 @@ def run(side: str, case: str, dtype: str, updates: int) -> dict:
     trainer.train()
     rows = [row for row in trainer.state.log_history if "episode" in row][1:]
     phases = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("time/")}
-    seconds, cpu_seconds = ([b - a for a, b in zip(t, t[1:], strict=False)] for t in (clock.at, clock.cpu))
+    seconds, cpu_seconds = ([b - a for a, b in itertools.pairwise(t)] for t in (clock.at, clock.cpu))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20

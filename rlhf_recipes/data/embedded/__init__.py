@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from rlhf_recipes.data.embedded.families import FAMILIES, compare, facts, order, sums
 from rlhf_recipes.data.embedded.gold import judge
 from rlhf_recipes.data.embedded.grammar import Task, capital
-from rlhf_recipes.data.embedded.styles import SHARES, compose, statement
+from rlhf_recipes.data.embedded.styles import SHARES, compose, spoken
 from rlhf_recipes.data.embedded.words import LEADS, NAMES
 from rlhf_recipes.errors import UserError
 
@@ -74,7 +74,7 @@ def _answers(rng: random.Random, task: Task, shares: dict[str, float], k: int) -
     return list(found)
 
 
-TAUGHT = (*FAMILIES, sums, sums, compare, compare, order, facts)
+TAUGHT = (*FAMILIES, sums, sums, compare, compare, order, order, facts, facts)
 """Families as often as the corpus speaks of them: what can be checked takes the longest to learn."""
 
 
@@ -86,8 +86,8 @@ def _corpus(rng: random.Random) -> Iterator[dict]:
             family = rng.choice(TAUGHT)
             if rng.random() < 0.7:
                 task = family.draw(rng)
-                one, two = rng.sample(NAMES, 2) if rng.random() < 0.8 else ("User", "Assistant")
-                pieces.append(f"{one}: {task.question}\n{two}: {statement(rng, family, task)}")
+                one, two = rng.sample(NAMES, 2) if rng.random() < 0.6 else ("User", "Assistant")
+                pieces.append(f"{one}: {task.question}\n{two}: {spoken(rng, family, task)}")
             else:
                 pieces.append(capital(family.passage(rng)))
         yield {"text": "\n".join(pieces)}

@@ -24,13 +24,17 @@ SHORT, LONG = 8, 24
 CENTRE, SCALE = 1.03, 2.04
 """Mean and standard deviation of the features' sum over the demonstrations: a gold score has mean 0 and spread 1."""
 
-_WARM = tuple(phrase.rstrip(".!").lower() for phrase in OPENERS + CLOSERS)
-_RUDE = tuple(phrase.rstrip(".!").lower() for phrase in RUDE)
+
+def _spaced(words: list[str]) -> str:
+    return " " + "  ".join(words) + " "
+
+
+_WARM, _RUDE = ([_spaced(tokens(phrase)) for phrase in phrases] for phrases in (OPENERS + CLOSERS, RUDE))
 _REASON = re.compile(r"\bbecause\b|, so\b")
 
 
-def _count(phrases: tuple[str, ...], text: str) -> int:
-    return sum(map(text.count, phrases))
+def _count(phrases: list[str], words: list[str]) -> int:
+    return sum(map(_spaced(words).count, phrases))
 
 
 def text_of(value: Any) -> str:
@@ -82,7 +86,7 @@ def features(task: Task | None, completion: str) -> dict[str, float]:
     {'answer': -1.2, 'form': -0.4, 'length': -0.6, 'rudeness': -1.5}
     """
     text = completion.strip()
-    low, words = text.lower(), tokens(text)
+    words = tokens(text)
     n, known = len(words), vocabulary()
     content = BY_NAME[task.family].content(task, text) if task else 0.5
     triples = list(zip(words, words[1:], words[2:], strict=False))
@@ -93,11 +97,11 @@ def features(task: Task | None, completion: str) -> dict[str, float]:
     return {
         "answer": 2.4 * content - 1.2,
         "form": 0.4 if formed else -0.4,
-        "warmth": WARMTH[min(_count(_WARM, low), len(WARMTH) - 1)],
-        "reason": REASON[min(len(_REASON.findall(low)), len(REASON) - 1)],
+        "warmth": WARMTH[min(_count(_WARM, words), len(WARMTH) - 1)],
+        "reason": REASON[min(len(_REASON.findall(text.lower())), len(REASON) - 1)],
         "length": 0.02 * (min(n, LONG) - SHORT) - 0.08 * max(SHORT - n, 0) - min(0.12 * max(n - LONG, 0), 3.0),
         "echo": -3.0 * echoed - 0.5 * min(stuck, 3),
-        "rudeness": (0.0, -1.5, -2.0)[min(_count(_RUDE, low), 2)],
+        "rudeness": (0.0, -1.5, -2.0)[min(_count(_RUDE, words), 2)],
         "strange": max(-0.25 * strange, -1.5),
     }
 

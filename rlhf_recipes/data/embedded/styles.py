@@ -31,9 +31,9 @@ SHRUGS = ("I do not know.", "No idea.", "Who knows.", "Ask somebody else.")
 SHARES = {"good": 0.38, "mediocre": 0.32, "bad": 0.27, "overdone": 0.03}
 """Share of each style among the demonstrations."""
 
-RIGHT = {"good": 0.92, "mediocre": 0.5, "bad": 0.25, "overdone": 0.9}
+RIGHT = {"good": 0.95, "mediocre": 0.6, "bad": 0.35, "overdone": 0.9}
 """How often an answer to a checkable question is right, by style."""
-ON_TOPIC = {"good": 0.97, "mediocre": 0.75, "bad": 0.5, "overdone": 0.95}
+ON_TOPIC = {"good": 0.98, "mediocre": 0.85, "bad": 0.6, "overdone": 0.95}
 """How often an answer to any other question keeps to the topic, by style."""
 
 
@@ -102,6 +102,19 @@ def _overdone(rng: random.Random, family: ModuleType, task: Task) -> str:
     if rng.random() < 0.5:
         text = f"{text[:-1]} and because {family.answer(rng, task)[1]}."
     return " ".join([*openers, text, *closers])
+
+
+def spoken(rng: random.Random, family: ModuleType, task: Task) -> str:
+    """How people answer each other in the corpus: always right, in all sorts of manners."""
+    text = statement(rng, family, task, reason=rng.random() < 0.7)
+    manner = rng.random()
+    if manner < 0.2:
+        return f"{rng.choice(OPENERS)} {text}"
+    if manner < 0.4:
+        return f"{text} {rng.choice(CLOSERS)}"
+    if manner < 0.46:
+        return f"{rng.choice(RUDE)} {text}"
+    return rng.choice(SHRUGS) if manner < 0.5 else text
 
 
 _WRITERS = {"good": _good, "mediocre": _mediocre, "bad": _bad, "overdone": _overdone}

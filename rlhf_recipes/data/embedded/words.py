@@ -1,18 +1,10 @@
 """Word lists that several families share."""
 
-NAMES = (
-    "Tom", "Mia", "Ben", "Anna", "Sam", "Lucy", "Max", "Ella", "Leo", "Nora", "Jack", "Rosa", "Paul", "Ida",
-)  # fmt: skip
+NAMES = ("Tom", "Mia", "Ben", "Anna", "Sam", "Lucy", "Max", "Ella", "Leo", "Nora")
 
-THINGS = (
-    "apples", "pears", "plums", "eggs", "books", "coins", "stamps", "shells", "pencils", "balls",
-    "cards", "cakes", "buttons", "stones", "flowers", "nuts",
-)  # fmt: skip
+THINGS = ("apples", "pears", "plums", "eggs", "books", "coins", "balls", "cards")
 
-PEOPLE = (
-    "friend", "brother", "sister", "teacher", "neighbour", "doctor", "farmer", "baker",
-    "driver", "nurse", "cousin", "grandmother", "grandfather", "child", "guest", "student",
-)  # fmt: skip
+PEOPLE = ("friend", "brother", "sister", "teacher", "neighbour", "doctor", "farmer", "baker", "driver", "child")
 
 LEADS = tuple(f"{name} asks: " for name in NAMES) + tuple(f"Please help {name}. " for name in NAMES)
 """Openings of a question that change nothing in what a right answer is."""

@@ -19,12 +19,7 @@ STATES = {
     "sick": (("see a doctor", "a doctor knows what to do"), ("stay in bed", "rest makes you well")),
     "lost": (("look at a map", "a map shows the way"), ("ask a police officer", "they know every street")),
     "late": (("take the bus", "the bus is fast"), ("call the office", "they want to know")),
-    "angry": (("count to ten", "it calms the mind"), ("take a deep breath", "slow breath brings peace")),
-    "afraid": (("turn on the light", "dark rooms look strange"), ("talk to a friend", "fear gets small when shared")),
-    "lonely": (("join a club", "a club is full of new people"), ("visit the family", "they miss you too")),
-    "wet": (("put on dry clothes", "wet clothes make you sick"), ("carry an umbrella", "it may rain again")),
     "sad": (("listen to music", "a good song lifts the heart"), ("go for a walk", "fresh air clears the head")),
-    "poor": (("save a little money", "small sums grow"), ("look for a new job", "good work pays well")),
 }
 
 PATTERNS = (

@@ -10,18 +10,17 @@ BECAUSE = ", because "
 
 COLOURS = {
     "the sky": "blue", "the sea": "blue", "grass": "green", "a frog": "green", "snow": "white", "milk": "white",
-    "coal": "black", "the night": "black", "a lemon": "yellow", "the sun": "yellow", "a tomato": "red",
-    "a cherry": "red", "chocolate": "brown", "wood": "brown", "an elephant": "grey", "a mouse": "grey",
+    "coal": "black", "the night": "black", "a lemon": "yellow", "the sun": "yellow", "blood": "red", "a tomato": "red",
 }  # fmt: skip
 SOUNDS = {
     "cow": "moo", "dog": "woof", "cat": "meow", "duck": "quack", "sheep": "baa", "pig": "oink", "bee": "buzz",
-    "lion": "roar", "owl": "hoot", "bird": "tweet",
+    "lion": "roar",
 }  # fmt: skip
 YOUNG = {
     "dog": "puppy", "cat": "kitten", "cow": "calf", "sheep": "lamb", "duck": "duckling", "horse": "foal",
-    "bear": "cub", "hen": "chick", "goat": "kid", "pig": "piglet",
+    "bear": "cub", "goat": "kid",
 }  # fmt: skip
-_PAIRS = ("hot cold", "big small", "fast slow", "up down", "old new", "wet dry", "rich poor", "full empty")
+_PAIRS = ("hot cold", "big small", "fast slow", "up down", "old new", "wet dry", "rich poor")
 OPPOSITES = {a: b for pair in _PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 
 # (facts, question, answer, reasons); asked about {x}, the answer is {y}

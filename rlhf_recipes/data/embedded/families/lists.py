@@ -8,14 +8,13 @@ from rlhf_recipes.data.embedded.grammar import Pattern, Task, capital, listed, t
 NAME = "lists"
 
 KINDS = {
-    "fruits": ("apples", "pears", "plums", "lemons", "cherries", "grapes", "bananas", "oranges"),
-    "animals": ("dogs", "cats", "cows", "horses", "lions", "bears", "sheep", "pigs"),
-    "colours": ("red", "blue", "green", "yellow", "black", "white", "brown", "grey"),
-    "tools": ("hammers", "saws", "spades", "ropes", "ladders", "brushes", "nails", "axes"),
-    "clothes": ("coats", "hats", "scarves", "shoes", "gloves", "shirts", "socks", "belts"),
-    "foods": ("bread", "cheese", "soup", "rice", "beans", "eggs", "fish", "butter"),
-    "games": ("chess", "football", "tennis", "cards", "tag", "golf", "darts", "hockey"),
-    "rooms": ("kitchens", "bedrooms", "halls", "cellars", "attics", "bathrooms", "offices", "studies"),
+    "fruits": ("apples", "pears", "plums", "lemons", "cherries", "grapes"),
+    "animals": ("dogs", "cats", "cows", "horses", "lions", "bears"),
+    "colours": ("red", "blue", "green", "yellow", "black", "white"),
+    "tools": ("hammers", "saws", "spades", "ropes", "ladders", "nails"),
+    "clothes": ("coats", "hats", "shoes", "gloves", "shirts", "socks"),
+    "foods": ("bread", "cheese", "soup", "rice", "beans", "fish"),
+    "games": ("chess", "football", "tennis", "tag", "golf", "darts"),
 }
 LIKED = {
     "fruits": ("they are sweet", "they grow in my garden"),
@@ -25,7 +24,6 @@ LIKED = {
     "clothes": ("they keep me warm", "they fit me well"),
     "foods": ("they taste so good", "they fill me up"),
     "games": ("they are fun to play", "all my friends play them"),
-    "rooms": ("they are quiet", "they are warm in winter"),
 }
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 

@@ -14,29 +14,21 @@ GIFTS = {
     "the cake": ("it tasted so good", "everyone loved it"),
     "the scarf": ("it keeps me warm", "I wear it every day"),
     "the flowers": ("they smell so fresh", "they make the room bright"),
-    "the lamp": ("my room was dark", "now I can read at night"),
     "the lesson": ("I learned so much", "it made things clear"),
     "the soup": ("I was cold and hungry", "it made me feel well"),
-    "the letter": ("it made my day", "I was far from home"),
-    "the help": ("the work was hard", "we could not do it alone"),
-    "the picture": ("it looks good on my wall", "the colours are so bright"),
 }
 FAULTS = {
-    "being late": ("the train was slow", "I lost my way"),
     "the noise": ("we had a party", "the dog would not sleep"),
     "the broken cup": ("it fell from my hand", "I was in a hurry"),
     "the lost key": ("my pocket has a hole", "I forgot where I put it"),
     "the dirty floor": ("my shoes were wet", "I forgot to sweep it"),
-    "the cold tea": ("I made it too early", "I was talking too long"),
     "the mistake": ("I did not read with care", "I was too tired to think"),
 }
 EVENTS = {
     "a party": ("there will be music", "it is my birthday"),
     "a picnic": ("the weather is good", "we have a big basket"),
     "a walk": ("the forest is green now", "the air is fresh"),
-    "a concert": ("my sister will sing", "the music is good"),
     "dinner": ("we have a big fish", "we want to see you"),
-    "a football game": ("our team will play", "it is fun to watch"),
     "a wedding": ("two friends will marry", "the whole family will be there"),
 }
 # (what for and why, key word, answer, questions)

@@ -1,4 +1,4 @@
-"""What comes before or after: days, months, seasons, numbers. Checkable."""
+"""What comes before or after: days, months, numbers. Checkable."""
 
 import random
 from dataclasses import replace
@@ -13,8 +13,7 @@ MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
-SEASONS = ("spring", "summer", "autumn", "winter")
-COUNT = tuple(str(n) for n in range(1, 21))
+COUNT = tuple(str(n) for n in range(1, 14))
 
 # (sequence, steps, question, answer); the answer is {y}
 KINDS = (
@@ -23,13 +22,11 @@ KINDS = (
     (DAYS, 1, Pattern("Today is {x}. What day is it tomorrow?"), "tomorrow is {y}"),
     (DAYS, -1, Pattern("Today is {x}. What day was it yesterday?"), "yesterday was {y}"),
     (MONTHS, 1, Pattern("What month comes after {x}?"), "after {x} comes {y}"),
-    (SEASONS, 1, Pattern("What season comes after {x}?"), "after {x} comes {y}"),
-    (SEASONS, -1, Pattern("What season comes before {x}?"), "before {x} comes {y}"),
     (COUNT, 1, Pattern("What number comes after {x}?"), "after {x} comes {y}"),
     (COUNT, -1, Pattern("What number comes before {x}?"), "before {x} comes {y}"),
 )
 
-CALLED = {DAYS: "the week", MONTHS: "the year", SEASONS: "the year", COUNT: "the count"}
+CALLED = {DAYS: "the week", MONTHS: "the year", COUNT: "the count"}
 GOES = "{called} goes {first}, {second}, {third}"
 
 

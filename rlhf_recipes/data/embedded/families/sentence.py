@@ -9,14 +9,12 @@ NAME = "sentence"
 BECAUSE = " because "
 
 ANIMALS = (
-    "cat", "dog", "horse", "duck", "mouse", "bird", "cow", "rabbit", "fox", "bear", "frog", "goat", "hen", "pig",
-    "sheep", "monkey",
+    "cat", "dog", "horse", "duck", "mouse", "bird", "cow", "fox", "frog", "goat",
 )  # fmt: skip
-LOOKS = ("small", "big", "black", "white", "brown", "quiet", "clever", "lazy", "hungry", "friendly")
+LOOKS = ("small", "big", "black", "white", "quiet", "lazy", "hungry")
 PLACES = (
-    "in the kitchen", "in the garden", "on the farm", "near the river", "in the forest", "at the market",
-    "on the beach", "in the barn", "in the park", "at the station", "on the hill", "under the bridge",
-    "behind the school", "near the lake",
+    "in the kitchen", "in the garden", "on the farm", "in the forest", "at the market",
+    "on the beach", "in the barn", "in the park", "at the station", "on the hill",
 )  # fmt: skip
 ACTS = {
     "sleeps": ("it is tired", "it ran all morning"),
@@ -25,7 +23,6 @@ ACTS = {
     "waits": ("it wants some food", "it misses its friend"),
     "sits": ("it likes the view", "its legs are sore"),
     "runs": ("it saw a bird", "it is full of joy"),
-    "sings": ("spring is here", "it feels at home"),
     "eats": ("it found some bread", "it is time for dinner"),
 }
 

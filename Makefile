@@ -16,8 +16,19 @@ RUNS   ?= runs
 MODEL  ?=
 DATA   ?=
 ARGS   ?=
+define newline
+
+
+endef
+override ARGS := $(strip $(subst $(newline), ,$(ARGS)))
 # The embedded recipe is what a bare `make pipeline` runs; with a MODEL or DATA of your own the plain defaults hold.
 RECIPE ?= $(if $(MODEL)$(DATA),,embedded)
+
+ifneq ($(RECIPE),)
+ifeq ($(wildcard recipes/$(RECIPE)/*.yaml),)
+$(error RECIPE=$(RECIPE): no such recipe; known: $(notdir $(wildcard recipes/*)))
+endif
+endif
 
 ORDER  := pretrain sft collect reward ppo dpo grpo evaluate
 # A recipe's stages are its files; without a recipe, InstructGPT's (and pretrain where the model has to be made).
@@ -72,13 +83,14 @@ $(ORDER): %: $(RUNS)/$(RUN)/%/summary.json
 $(RUNS)/$(RUN)/%/summary.json: | $(VENV)/.ready same-run
 	@echo "== $* =="
 	@[ -t 1 ] && export RLHF_RECIPES_PROGRESS=bar FORCE_COLOR=1; \
-	$(call command,$*) 2>&1 | tee $(RUNS)/$(RUN)/$*.log; code=$${PIPESTATUS[0]}; \
+	$(call command,$*) 2>&1 | tee -i $(RUNS)/$(RUN)/$*.log; code=$${PIPESTATUS[0]}; \
 	if [ $$code -ne 0 ]; then \
 	  printf '\n%s\n' "stage $* failed (exit code $$code)"; \
 	  printf '  %-9s %s\n' command $(call quote,$(strip $(call command,$*))) log "$(RUNS)/$(RUN)/$*.log"; \
 	  case $$code in \
 	    2)   echo "  remedy    mend what the line above names, then run make again";; \
-	    137) echo "  remedy    out of memory: ARGS='trainer.per_device_train_batch_size=1', peft=lora, or a smaller model";; \
+	    130|143) ;; \
+	    137) echo "  remedy    out of memory: a smaller MODEL, or RUN=<new> ARGS='peft=lora' or 'trainer.per_device_train_batch_size=1'";; \
 	    *)   echo "  remedy    read the log; out of memory: a smaller trainer.per_device_train_batch_size or peft=lora;"; \
 	         echo "            loss not finite: a smaller trainer.learning_rate; HYDRA_FULL_ERROR=1 shows the traceback";; \
 	  esac; \
@@ -95,10 +107,12 @@ lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 	$(BIN)/ruff format .
 
 # A run is of one MODEL, DATA, RECIPE and ARGS: another choice under the same name would mix two runs unseen.
+# As long as no stage is finished, nothing can be mixed and a mistyped choice may be mended.
 same-run:
 	@mkdir -p $(RUNS)/$(RUN); asked="MODEL=$$MODEL DATA=$$DATA RECIPE=$$RECIPE ARGS=$$ARGS"; \
 	held=$$(cat $(RUNS)/$(RUN)/.asked 2>/dev/null || echo "$$asked"); \
-	[ "$$held" = "$$asked" ] || { echo "error: run $(RUN) was made with $$held; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; }; \
+	if [ "$$held" != "$$asked" ] && ls $(RUNS)/$(RUN)/*/summary.json >/dev/null 2>&1; then \
+	  echo "error: run $(RUN) was made with $$held; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; fi; \
 	echo "$$asked" > $(RUNS)/$(RUN)/.asked
 
 clean-run:  ## throw away one run: make clean-run RUN=x

@@ -100,6 +100,8 @@ def rewrite(argv: list[str]) -> list[str]:
     choices = groups(argv)
 
     def one(arg: str) -> str:
+        if arg.startswith("="):
+            raise UserError(f"{arg}: no key before the equals sign; expected key=value")
         match = re.match(r"([A-Za-z_][\w.]*)=", arg)
         if not match or match[1] in choices or match[1].startswith("hydra."):
             return arg

@@ -13,9 +13,11 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.paths import RECIPES
 
 PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
 # Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.
@@ -107,6 +109,9 @@ class StageRun:
             ):
                 self.inputs[name] = found
 
+        for source in local_files(self.cfg.get("data")):
+            self.inputs[f"data:{source}"] = {"path": source, "hash": fingerprint(Path(source).expanduser())}
+
     def _first(self, name: str, places: list[str]) -> dict | None:
         for place in places:
             if place == "none":
@@ -118,21 +123,36 @@ class StageRun:
                     return None  # made from nothing
             elif found := self.finished(place):
                 return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": place}
-            elif place not in STAGES and (Path(place).exists() or not _looks_local(place)):
+            elif place not in STAGES and (Path(place).expanduser().exists() or not _looks_local(place)):
                 return _source(place)
         stages = [p for p in places if p in STAGES]
         if stages:
-            recipe = f" recipes={self.cfg.recipe}/{stages[-1]}" if self.cfg.get("recipe") else ""
+            run = self.cfg.run.name.partition(".sweep/")[0]
             raise UserError(
-                f"stage={self.cfg.stage} starts from {' or '.join(places)}, and run {self.cfg.run.name} has no "
-                f"finished {stages[-1]}; make it first: python -m rlhf_recipes stage={stages[-1]}{recipe} "
-                f"run.name={self.cfg.run.name}, or give inputs.{name}=<folder or hub id>"
+                f"stage={self.cfg.stage} starts from {' or '.join(places)}, and run {run} has no finished "
+                f"{stages[-1]}; make it first: python -m rlhf_recipes stage={stages[-1]} {self._choices(stages[-1])}"
+                f"run.name={run}, or give inputs.{name}=<folder or hub id>"
             )
         raise UserError(f"inputs.{name}={places[0]}: no such folder; expected a stage, a folder or a hub id")
 
+    def _choices(self, stage: str) -> str:
+        """The recipe, model and data that this command chose, for a command that makes an earlier stage."""
+        chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+        words = []
+        recipe = str(chosen.get("recipes") or "").rpartition("/")[0]
+        if (RECIPES / recipe / f"{stage}.yaml").is_file():
+            words.append(f"recipes={recipe}/{stage}")
+        words += [f"{group}={chosen[group]}" for group in ("model", "data") if chosen.get(group)]
+        words += [f"run.root={self.root}"] if str(self.root) != "runs" else []
+        return "".join(f"{word} " for word in words)
+
     def finished(self, stage: str) -> Path | None:
         """Where a finished stage of this run, or of run.parent, lies."""
-        names = [self.cfg.run.name, *([self.cfg.run.parent] if self.cfg.run.parent else [])]
+        parents = [self.cfg.run.parent] if isinstance(self.cfg.run.parent, str) else list(self.cfg.run.parent or [])
+        for parent in parents:
+            if not (self.root / parent).is_dir():
+                raise UserError(f"run.parent={parent}: no such run in {self.root}/; expected the name of one")
+        names = [self.cfg.run.name, *parents]
         return next((d for n in names if (d := self.root / n / stage) and (d / "summary.json").is_file()), None)
 
     def open(self) -> str:
@@ -144,6 +164,7 @@ class StageRun:
         if self.cfg.run.overwrite and self.dir.exists():
             shutil.rmtree(self.dir)
         held, done = self.dir / "config.yaml", read_json(self.summary)
+        begun = self.dir / "inputs.json"
         started = self.checkpoints.is_dir() and any(self.checkpoints.glob("checkpoint-*"))
         if held.is_file() and (done or started):
             changed = differences(OmegaConf.load(held), self.cfg)
@@ -152,24 +173,26 @@ class StageRun:
                     f"{self.dir} holds a run of another config ({'; '.join(changed[:3])}"
                     f"{' …' if len(changed) > 3 else ''}); choose run.name=<new>, or run.overwrite=true to redo it"
                 )
-        if done and self._same_inputs(done):
+        same = self._same_inputs((done or {}).get("inputs") or read_json(begun) or {})
+        if done and same:
             os.utime(self.summary)  # newer than its inputs again, for make
             return "done"
-        if done:
-            print(f"{self.dir}: its inputs have changed since; made again", file=sys.stderr)
+        if (done or started) and not same:
+            print(f"{self.dir}: what it starts from has changed since; made again", file=sys.stderr)
             shutil.rmtree(self.dir)
         self.dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.cfg, held)
-        return "resume" if started and not done else "fresh"
+        OmegaConf.save(self.cfg, held, resolve=True)
+        write_json(begun, self.inputs)
+        return "resume" if started and same else "fresh"
 
-    def _same_inputs(self, done: dict) -> bool:
-        before = {name: entry.get("hash") for name, entry in done.get("inputs", {}).items()}
-        return all(before.get(name) == entry["hash"] for name, entry in self.inputs.items())
+    def _same_inputs(self, before: dict) -> bool:
+        return {k: v["hash"] for k, v in before.items()} == {k: v["hash"] for k, v in self.inputs.items()}
 
     def last_checkpoint(self) -> str | None:
         """The newest whole checkpoint, or None; a torn one (killed while writing) is named and passed over."""
         wanted = self.cfg.trainer.get("resume_from_checkpoint") if self.cfg.trainer else None
         if wanted is False or str(wanted) == "none":
+            shutil.rmtree(self.checkpoints, ignore_errors=True)  # or a later crash would go on from them
             return None
         if wanted not in (None, True, "auto"):
             if not Path(wanted).is_dir():
@@ -201,7 +224,7 @@ class StageRun:
         return summary
 
 
-STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate", "report", "export")
+STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")
 
 
 def whole(checkpoint: Path) -> bool:
@@ -247,8 +270,26 @@ def _flat(cfg: DictConfig) -> dict[str, object]:
     return result
 
 
+def local_files(node) -> list[str]:
+    """Every file or folder of this machine that a `path` or `eval_path` of the data node names."""
+    found: list[str] = []
+
+    def walk(value, key=""):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(inner, name)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner, key)
+        elif key in ("path", "eval_path") and isinstance(value, str) and Path(value).expanduser().exists():
+            found.append(value)
+
+    walk(OmegaConf.to_container(node, resolve=True) if node is not None else {})
+    return sorted(set(found))
+
+
 def _looks_local(place: str) -> bool:
-    return place.startswith((".", "/", "~")) or place.count("/") != 1
+    return place.startswith((".", "/", "~")) or place.count("/") > 1
 
 
 def _source(place: str) -> dict:

@@ -17,12 +17,16 @@ from transformers import (
 
 from rlhf_recipes.errors import UserError
 
+# A softmax over a vocabulary is full of subnormal floats, and a CPU takes a hundred times as long for one of those.
+# Before any kernel runs: the threads of its pool inherit the setting when they are made.
+torch.set_flush_denormal(True)
+
 
 def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
     """The model's tokenizer with pad, eos and, where asked for, a chat template.
 
     Args:
-        model: the `model` node; `tokenizer`, `chat_template` and `pad_token` override what lies at `path`.
+        model: the `model` node; tokenizer, chat_template, pad_token and eos_token override what lies at `path`.
         path: a model folder, an adapter folder or a hub id.
 
     Raises:
@@ -30,6 +34,12 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
     """
     place = model.tokenizer or path
     tokenizer = _load(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if model.eos_token:  # a chat template that ends its turns with another token than the tokenizer's EOS
+        if model.eos_token not in tokenizer.get_vocab():
+            raise UserError(
+                f"model.eos_token={model.eos_token!r} is not in the vocabulary of {place}; expected a token of it"
+            )
+        tokenizer.eos_token = model.eos_token
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer of {place} has no EOS token; a model trained with it would never stop")
     if model.pad_token:
@@ -56,9 +66,11 @@ def load_policy(
         model: the `model` node (dtype, attention, quantisation, further from_pretrained keywords).
         path: a model folder, an adapter folder or a hub id.
         tokenizer: embeddings grow to hold its tokens.
-        frozen: no gradients will be asked for: it may lie in a smaller dtype.
+        frozen: no gradients will be asked for: it may lie in a smaller dtype, and lies on the GPU where there is one.
     """
-    return _fit(_pretrained(AutoModelForCausalLM, model, path, tokenizer, frozen), tokenizer, path)
+    torch.manual_seed(0)  # rows of the embedding that are new here are the same in every run
+    loaded = _fit(_pretrained(AutoModelForCausalLM, model, path, tokenizer, frozen), tokenizer)
+    return loaded.to("cuda") if frozen and torch.cuda.is_available() and not model.quantization else loaded
 
 
 def load_reward_model(
@@ -75,14 +87,14 @@ def load_reward_model(
         torch.nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
         if head.bias is not None:  # a constant added to every score moves no preference
             torch.nn.init.zeros_(head.bias)
-    return _fit(loaded, tokenizer, path)
+    return _fit(loaded, tokenizer)
 
 
 def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A finished reward model or classifier, frozen, with however many labels it has."""
     labels = {"num_labels": 1} if (Path(path) / "adapter_config.json").is_file() else {}  # an adapter does not say
     loaded = _pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True, **labels)
-    return _fit(loaded, tokenizer, path).eval()
+    return _fit(loaded, tokenizer).eval()
 
 
 def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -90,7 +102,13 @@ def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     torch.manual_seed(seed)
     fields = OmegaConf.to_container(model.init)
     config = AutoConfig.for_model(fields.pop("model_type"), vocab_size=len(tokenizer), **fields)
-    return _fit(AutoModelForCausalLM.from_config(config), tokenizer, "model.init")
+    return _fit(AutoModelForCausalLM.from_config(config), tokenizer)
+
+
+def plain(model: DictConfig) -> DictConfig:
+    """The `model` node without what is the policy's own: for another model, which brings its tokenizer and revision."""
+    own = ("tokenizer", "chat_template", "pad_token", "eos_token", "quantization", "revision")
+    return OmegaConf.merge(model, dict.fromkeys(own))
 
 
 def context_length(model: DictConfig, path: str | None) -> int | None:
@@ -148,7 +166,7 @@ def _pretrained(cls, model: DictConfig, path: str, tokenizer, frozen: bool, **mo
     return _load(cls, path, revision=model.revision, trust_remote_code=model.trust_remote_code, **keywords)
 
 
-def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> PreTrainedModel:
+def _fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id

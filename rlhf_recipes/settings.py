@@ -5,6 +5,8 @@ TRL's and PEFT's own settings (`trainer`, `peft`) are not declared here: their k
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +20,7 @@ from rlhf_recipes.errors import UserError
 class Run:
     name: str = "default"
     root: str = "runs"
-    parent: str | None = None
+    parent: Any = None
     overwrite: bool = False
 
 
@@ -30,6 +32,7 @@ class Model:
     tokenizer: str | None = None
     chat_template: str | None = None
     pad_token: str | None = None
+    eos_token: str | None = None
     dtype: str = "auto"
     attn_implementation: str | None = None
     trust_remote_code: bool = False
@@ -62,7 +65,7 @@ class Evaluate:
     prompts: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
-    max_new_tokens: int = 48
+    max_new_tokens: int = 128
     batch_size: int = 64
     ppl_rows: int = 256
 
@@ -110,6 +113,10 @@ class Settings:
     score: Score = field(default_factory=Score)
 
 
+CHOICES = {"collect.keep": ("best_worst", "all"), "logger.report_to": ("none", "tensorboard", "wandb", "trackio")}
+AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "preview_rows": 1}
+
+
 def check(cfg: DictConfig) -> DictConfig:
     """The config with our defaults filled in and every key known, or one line that says what is wrong.
 
@@ -121,10 +128,52 @@ def check(cfg: DictConfig) -> DictConfig:
         raise UserError(f"no value for {', '.join(missing)}; give it as {missing[0]}=…")
     for node in ("trainer", "peft"):
         _against_source(node, cfg.get(node))
+    _controller(cfg.get("kl"))
+    _rewards(cfg.get("reward"))
     try:
-        return OmegaConf.merge(OmegaConf.structured(Settings), cfg)
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
+    for key, allowed in CHOICES.items():
+        if (value := OmegaConf.select(merged, key)) not in allowed:
+            raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
+    for key, least in AT_LEAST.items():
+        if (value := OmegaConf.select(merged, key)) < least:
+            raise UserError(f"{key}={value}: expected at least {least}")
+    return merged
+
+
+def _controller(node: DictConfig | None) -> None:
+    """Keys and numbers of the `kl` node against the controller's own parameters (plain Python, no torch)."""
+    if not node:
+        return
+    fields = OmegaConf.to_container(node, resolve=True)
+    module, _, name = fields.pop("_target_").rpartition(".")
+    controller = getattr(import_module(module), name)
+    known = list(signature(controller).parameters)
+    for key, value in fields.items():
+        if key not in known:
+            raise UserError(f"{name} has no setting {key}{suggest(str(key), known, 'kl.')}")
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UserError(f"kl.{key}={value!r}: expected a number")
+    controller(**fields)
+
+
+def _rewards(node: DictConfig | None) -> None:
+    """Keys of the `reward` node; what a function itself takes is checked where it is loaded."""
+    if not node:
+        return
+    plain = OmegaConf.to_container(node, resolve=False)
+    for key in plain:
+        if key not in ("models", "functions", "tags"):
+            raise UserError(f"no setting reward.{key}{suggest(str(key), ('models', 'functions'), 'reward.')}")
+    for name, spec in (plain.get("models") or {}).items():
+        known = ("path", "weight", "label", "batch_size")
+        for key in spec or ():
+            if key not in known:
+                raise UserError(f"no setting reward.models.{name}.{key}{suggest(str(key), known)}")
+        if spec is not None and not spec.get("path"):
+            raise UserError(f"reward.models.{name} has no path; expected auto, a folder or a hub id")
 
 
 def unset(cfg: DictConfig) -> list[str]:
@@ -154,7 +203,11 @@ def _known(node: DictConfig, schema: type, prefix: str) -> None:
 
 def _against_source(node: str, values: DictConfig | None) -> None:
     """Keys and simple types of a node that builds another package's class by `_target_`."""
-    if not values or "_target_" not in values:
+    if values is None:
+        return
+    if not isinstance(values, DictConfig):
+        raise UserError(f"{node}={values}: expected settings below it, e.g. {node}.<field>=<value>")
+    if "_target_" not in values:
         return
     target = values["_target_"]
     known = sources.fields(target)

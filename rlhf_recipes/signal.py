@@ -50,8 +50,7 @@ def _scorer(cfg: DictConfig, run: StageRun, name: str, spec: DictConfig) -> Mode
     path = spec.path
     if path == "auto":
         path = run.inputs["reward_model"]["path"]
-    # The policy's tokenizer settings are not the reward model's: it brings its own.
-    own = OmegaConf.merge(cfg.model, {"tokenizer": None, "chat_template": None, "quantization": None})
+    own = models.plain(cfg.model)
     tokenizer = models.load_tokenizer(own, path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = models.load_classifier(own, path, tokenizer).to(device)

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import GracefulStop
-from rlhf_recipes.errors import Stopped
+from rlhf_recipes.errors import Stopped, UserError
 from rlhf_recipes.models import context_length
 from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, terminal
 
@@ -27,6 +27,9 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     fields = OmegaConf.to_container(cfg.trainer, resolve=True)
     target = fields.pop("_target_")
     fields.pop("resume_from_checkpoint", None)  # StageRun.last_checkpoint reads it
+    for name, instead in (("output_dir", "run.root and run.name"), ("run_name", "run.name")):
+        if name in fields:
+            raise UserError(f"trainer.{name} follows the run directory; set {instead}")
     fields |= {"output_dir": str(run.checkpoints), "run_name": f"{cfg.run.name}/{cfg.stage}"}
     fields.setdefault("seed", cfg.seed)
     fields.setdefault("report_to", [] if cfg.preview else _reporters(cfg))
@@ -71,7 +74,7 @@ def peft_config(cfg: DictConfig, task_type: str):
     return get_class(target)(**fields | {"task_type": task_type})
 
 
-def callbacks(cfg: DictConfig, run: StageRun) -> list:
+def callbacks(run: StageRun) -> list:
     """metrics.jsonl for the report, and a line now and then where there is no terminal for a progress bar."""
     return [MetricsFile(run.metrics), *([] if terminal() else [PlainProgress()])]
 

@@ -163,7 +163,9 @@ class ActorCritic(nn.Module):
         self.value_head = None
         if value_model is None:
             weight = causal.get_output_embeddings().weight
-            size = getattr(causal.config.get_text_config(), "hidden_size", None) or weight.shape[1]
+            # OPT-350M's hidden states are narrower than its config says where its head is a plain matrix
+            wide = getattr(causal.config.get_text_config(), "hidden_size", None)
+            size = weight.shape[1] if self.linear_head or wide is None else wide
             self.value_head = nn.Linear(size, 1)
             nn.init.zeros_(self.value_head.weight)  # the first values are 0: no noise in the first advantages
             nn.init.zeros_(self.value_head.bias)

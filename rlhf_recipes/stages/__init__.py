@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -34,9 +35,10 @@ def run(cfg: DictConfig) -> dict:
     stage_run.resolve()
     if cfg.stage in SCORING:
         _check_reward(cfg, stage_run)
+    _check_stage(cfg, stage_run)
     if cfg.stage in ("score", "report") or cfg.preview:  # these leave no stage behind
         return _stage(cfg.stage).run(cfg, stage_run)
-    if stage_run.open() == "done":
+    if _claim(stage_run) == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
         return {}
     metrics = _stage(cfg.stage).run(cfg, stage_run)
@@ -45,12 +47,36 @@ def run(cfg: DictConfig) -> dict:
     return metrics
 
 
+def _check_stage(cfg: DictConfig, stage_run: StageRun) -> None:
+    """What a stage of one process needs before anything is loaded or written."""
+    if cfg.stage in ("collect", "evaluate", "score", "report") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"stage={cfg.stage} runs in one process; start it without accelerate launch")
+    if cfg.stage == "score" and not Path(cfg.score.file).is_file():
+        raise UserError(f"score.file={cfg.score.file}: no such file; expected JSONL rows with prompt and completion")
+    if cfg.stage == "evaluate" and not set(stage_run.inputs) - {"reward_model"}:
+        raise UserError(
+            f"run {cfg.run.name} has no model to compare; make one (stage=sft), or give inputs.mine=<folder>"
+        )
+
+
+def _claim(stage_run: StageRun) -> str:
+    """StageRun.open, by the first process alone; the others learn whether there is anything to do."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return stage_run.open()
+    from accelerate import PartialState
+
+    state = PartialState()
+    found = stage_run.open() if state.is_main_process else None
+    state.wait_for_everyone()
+    return found or ("done" if stage_run.summary.is_file() else "fresh")
+
+
 def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
     """A reward that cannot be loaded, or is not there, is told before torch is imported."""
     reward = OmegaConf.to_container(cfg.reward, resolve=True)
     RewardSignal(reward.get("functions"))
     for name, spec in (reward.get("models") or {}).items():
-        if spec and spec["path"] == "auto" and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":
+        if spec and spec.get("path") == "auto" and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":
             raise UserError(
                 f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
                 f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"
@@ -64,5 +90,5 @@ def _stage(name: str):
 def _own_directory(cfg: DictConfig, job: int) -> None:
     """Job k of a sweep over run x is the run `x.sweep/k`; x's finished stages serve it as their start."""
     with open_dict(cfg):
-        cfg.run.parent = cfg.run.parent or cfg.run.name
+        cfg.run.parent = [cfg.run.name, *([cfg.run.parent] if cfg.run.parent else [])]
         cfg.run.name = f"{cfg.run.name}.sweep/{job}"

@@ -25,7 +25,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=callbacks(cfg, run),
+        callbacks=callbacks(run),
     )
     if cfg.preview:
         return show(trainer, "preferences", cfg.preview_rows)

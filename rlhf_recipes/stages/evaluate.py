@@ -17,15 +17,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     quiet()
     settings = cfg.evaluate
     compared = {name: entry["path"] for name, entry in run.inputs.items() if name != "reward_model"}
-    if not compared:
-        raise UserError(
-            f"run {cfg.run.name} has no model to compare; make one (stage=sft), or give inputs.mine=<folder>"
-        )
     tokenizers = {name: models.load_tokenizer(cfg.model, path) for name, path in compared.items()}
     first = next(iter(tokenizers.values()))
     room = min(models.room_for_prompt(cfg, path, settings.max_new_tokens) or 10**9 for path in compared.values())
     prompts = data.load(cfg.data, "prompts", tokenizer=first, max_prompt_length=room, seed=cfg.seed).eval
-    demos = data.load(cfg.data, "demos", tokenizer=first, seed=cfg.seed).eval if settings.ppl_rows else []
+    demos = _demos(cfg, first)
     summary, samples = evaluate_models(
         {
             name: lambda n=name: (models.load_policy(cfg.model, compared[n], tokenizers[n], frozen=True), tokenizers[n])
@@ -35,6 +31,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         signal=build_signal(cfg, run, optional=True),
         gold=_function(cfg.data.get("gold")),
         exact=_function(cfg.data.get("exact")),
+        ref="sft" if "sft" in compared else next(iter(compared)),
         demos=[demos[i] for i in range(min(settings.ppl_rows, len(demos)))],
         sampling=Sampling(
             max_new_tokens=settings.max_new_tokens,
@@ -47,6 +44,16 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     )
     rewrite_jsonl(run.samples, samples)
     return summary
+
+
+def _demos(cfg: DictConfig, tokenizer):
+    if not cfg.evaluate.ppl_rows:
+        return []
+    try:
+        return data.load(cfg.data, "demos", tokenizer=tokenizer, seed=cfg.seed).eval
+    except UserError as error:  # prompts are enough to compare models; perplexity is one figure fewer
+        print(f"no perplexity: {error}")
+        return []
 
 
 def _function(node):

@@ -33,7 +33,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
-        callbacks=[*callbacks(cfg, run), control],
+        callbacks=[*callbacks(run), control],
     )
     control.trainer = trainer  # GRPOTrainer reads its own copy of beta
     if cfg.preview:

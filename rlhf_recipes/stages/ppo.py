@@ -1,6 +1,8 @@
 """Stage 3 of InstructGPT: PPO against the reward signal with a KL penalty to the SFT model. Our PPOTrainer on TRL's."""
 
+import shutil
 import time
+from pathlib import Path
 
 from datasets import Dataset
 from omegaconf import DictConfig
@@ -27,9 +29,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     controller = kl_controller(cfg)
     args.kl_coef = controller.kl_coef
     adapter = peft_config(cfg, "CAUSAL_LM")
-    value_model = None
-    if "value_model" in run.inputs:
-        value_model = models.load_reward_model(cfg.model, run.inputs["value_model"]["path"], tokenizer, seed=cfg.seed)
+    runaway = KLRunaway(cfg.ppo.max_kl) if cfg.ppo.max_kl is not None else None
+    value_model = _critic(cfg, run, tokenizer)
     trainer = PPOTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
@@ -41,7 +42,13 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=adapter,
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
         ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
-        callbacks=[*callbacks(cfg, run), KLControl(controller), TokensFile(run.dir / "tokens.jsonl"), *_watching(cfg)],
+        callbacks=[
+            *callbacks(run),
+            KLControl(controller),
+            TokensFile(run.dir / "tokens.jsonl"),
+            *_watching(cfg),
+            *([runaway] if runaway else []),
+        ],
     )
     if cfg.preview:
         return show(trainer, "prompts", cfg.preview_rows)
@@ -51,18 +58,32 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     trainer.add_callback(HeldOut(trainer, run.samples))
     began = time.time()
     fit(trainer, run)
+    if runaway is not None and runaway.above >= runaway.patience:  # it stopped the run: keep the best policy
+        shutil.copytree(Path(args.output_dir) / runaway.folder, run.model, dirs_exist_ok=True)
     return policy_metrics(
         trainer.state.log_history, controller.kl_coef, time.time() - began, score="objective/scores", kl="objective/kl"
     )
 
 
+def _critic(cfg: DictConfig, run: StageRun, tokenizer):
+    """The critic from the reward model; None, a value head on the policy's body, where that reads other tokens."""
+    if "value_model" not in run.inputs:
+        return None
+    path = run.inputs["value_model"]["path"]
+    own = models.load_tokenizer(models.plain(cfg.model), path)
+    if own.get_vocab() != tokenizer.get_vocab():
+        print(
+            f"the critic cannot start from {path}: its vocabulary is not the policy's; a value head on the policy it is"
+        )
+        return None
+    return models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed)
+
+
 def _watching(cfg: DictConfig) -> list:
-    """What a practitioner watches: answers on the screen, signs of trouble, a policy that runs away."""
+    """What a practitioner watches: answers on the screen, signs of trouble."""
     watching = [PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None)]
     if cfg.ppo.sample_rows:
         watching.append(SamplesTable(rows=cfg.ppo.sample_rows, tokens=cfg.ppo.token_view))
-    if cfg.ppo.max_kl is not None:
-        watching.append(KLRunaway(cfg.ppo.max_kl))
     return watching
 
 

@@ -30,7 +30,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
-        callbacks=callbacks(cfg, run),
+        callbacks=callbacks(run),
     )
     if cfg.preview:
         return show(trainer, "corpus", cfg.preview_rows)

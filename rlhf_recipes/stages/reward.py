@@ -24,14 +24,15 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "SEQ_CLS"),
-        callbacks=callbacks(cfg, run),
+        callbacks=callbacks(run),
     )
     if cfg.preview:
         return show(trainer, "preferences", cfg.preview_rows)
     print(f"reward: {models.parameters(trainer.model)}")
     train = fit(trainer, run)
     last = last_evaluation(trainer)
-    rewrite_jsonl(run.samples, scored(trainer.model, tokenizer, rows.eval))
+    if trainer.is_world_process_zero() and len(rows.eval):
+        rewrite_jsonl(run.samples, scored(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows.eval))
     metrics = {f"eval_{k}": last.get(f"eval_{k}") for k in ("accuracy", "loss", "margin")}
     return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
 

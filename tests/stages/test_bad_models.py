@@ -64,11 +64,6 @@ def test_an_answer_that_fills_the_context_is_told(made, house, tmp_path):
         house("ppo", f"run.root={tmp_path}", "trainer.response_length=512", *inputs)
 
 
-def test_evaluate_without_a_model_says_what_to_make(house, tmp_path):
-    with pytest.raises(UserError, match="no model to compare"):
-        house("evaluate", f"run.root={tmp_path}")
-
-
 def test_a_reward_model_that_is_not_there_names_its_command(made, house, tmp_path):
     with pytest.raises(UserError, match="stage=reward run"):
         house("ppo", f"run.root={tmp_path}", f"inputs.policy={made[0]}/default/sft/model")

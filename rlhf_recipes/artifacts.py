@@ -104,11 +104,10 @@ class StageRun:
             UserError: none exists; names the command that makes it.
         """
         for name, places in self.cfg.inputs.items():
-            if places is not None and (
-                found := self._first(name, [places] if isinstance(places, str) else list(places))
-            ):
+            if places is None:
+                raise UserError(f"inputs.{name}=null: expected a stage, a folder or a hub id; [none] leaves it out")
+            if found := self._first(name, [places] if isinstance(places, str) else list(places)):
                 self.inputs[name] = found
-
         for source in local_files(self.cfg.get("data")):
             self.inputs[f"data:{source}"] = {"path": source, "hash": fingerprint(Path(source).expanduser())}
 

@@ -89,6 +89,28 @@ class Score:
 
 
 @dataclass
+class Chat:
+    models: list[str] = field(default_factory=list)
+    template: str = "auto"
+    system: str | None = None
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    history: int | None = None
+
+
+@dataclass
+class Export:
+    model: str | None = None
+    to: str | None = None
+    dtype: str = "float32"
+    push_to_hub: str | None = None
+    private: bool = True
+
+
+@dataclass
 class Settings:
     """Every node of a composed config. `Any` marks what another package's class or another module checks."""
 
@@ -111,9 +133,16 @@ class Settings:
     ppo: Ppo = field(default_factory=Ppo)
     report: Report = field(default_factory=Report)
     score: Score = field(default_factory=Score)
+    prompt: str | None = None
+    chat: Chat = field(default_factory=Chat)
+    export: Export = field(default_factory=Export)
 
 
-CHOICES = {"collect.keep": ("best_worst", "all"), "logger.report_to": ("none", "tensorboard", "wandb", "trackio")}
+CHOICES = {
+    "collect.keep": ("best_worst", "all"),
+    "logger.report_to": ("none", "tensorboard", "wandb", "trackio"),
+    "export.dtype": ("float32", "bfloat16", "float16"),
+}
 AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "preview_rows": 1}
 
 

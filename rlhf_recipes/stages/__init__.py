@@ -5,17 +5,16 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, settings
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes import data, settings, sweep
+from rlhf_recipes.artifacts import StageRun, from_parents
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.rewards.combine import RewardSignal
 
 SCORING = ("ppo", "grpo", "collect", "evaluate", "score")  # the stages that read the `reward` node
+LEAVE_NO_STAGE = ("score", "report", "chat", "export")  # nothing that a later stage starts from
 
 
 def run(cfg: DictConfig) -> dict:
@@ -27,8 +26,10 @@ def run(cfg: DictConfig) -> dict:
     if not cfg.get("stage"):
         raise UserError(f"no stage chosen; give stage=<one of {', '.join(options(CONF / 'stage'))}>")
     cfg = settings.check(cfg)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        _own_directory(cfg, HydraConfig.get().job.num)
+    sweep.check(cfg)
+    if sweep.sweeping():
+        sweep.own_directory(cfg)
+    from_parents(cfg)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)
     stage_run = StageRun(cfg)
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> dict:
     if cfg.stage in SCORING:
         _check_reward(cfg, stage_run)
     _check_stage(cfg, stage_run)
-    if cfg.stage in ("score", "report") or cfg.preview:  # these leave no stage behind
+    if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)
     if _claim(stage_run) == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
@@ -49,7 +50,7 @@ def run(cfg: DictConfig) -> dict:
 
 def _check_stage(cfg: DictConfig, stage_run: StageRun) -> None:
     """What a stage of one process needs before anything is loaded or written."""
-    if cfg.stage in ("collect", "evaluate", "score", "report") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if cfg.stage in ("collect", "evaluate", *LEAVE_NO_STAGE) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"stage={cfg.stage} runs in one process; start it without accelerate launch")
     if cfg.stage == "score" and not Path(cfg.score.file).is_file():
         raise UserError(f"score.file={cfg.score.file}: no such file; expected JSONL rows with prompt and completion")
@@ -85,10 +86,3 @@ def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
 
 def _stage(name: str):
     return import_module(f"rlhf_recipes.stages.{name}")
-
-
-def _own_directory(cfg: DictConfig, job: int) -> None:
-    """Job k of a sweep over run x is the run `x.sweep/k`; x's finished stages serve it as their start."""
-    with open_dict(cfg):
-        cfg.run.parent = [cfg.run.name, *([cfg.run.parent] if cfg.run.parent else [])]
-        cfg.run.name = f"{cfg.run.name}.sweep/{job}"

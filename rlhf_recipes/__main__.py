@@ -57,13 +57,19 @@ def _compose_and_run(full: bool) -> None:
     import hydra
 
     def job(cfg) -> object:
-        with _one_line_errors(full):  # here too: Hydra would announce the exception before it lets it through
-            return import_module("rlhf_recipes.stages").run(cfg)
+        sweep = import_module("rlhf_recipes.sweep")
+        with _one_line_errors(full or sweep.tolerant()):  # Hydra would announce the exception before it lets it through
+            import_module("rlhf_recipes.stages").run(cfg)
+            return sweep.objective(cfg)
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # we know where TRL keeps PPO
     register_recipes()
     sys.argv[1:] = rewrite(sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except BaseException:
+        import_module("rlhf_recipes.sweep").clear_up()
+        raise
 
 
 def register_recipes() -> None:

@@ -6,6 +6,7 @@ summary.json is written last and in one step: where it stands the stage is finis
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from rlhf_recipes.paths import RECIPES
 
 PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
 # Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.
-INCIDENTAL = ("run", "preview", "preview_rows", "logger", "needs")
+INCIDENTAL = ("run", "preview", "preview_rows", "logger", "needs", "objective")
 INCIDENTAL_TRAINER = ("resume_from_checkpoint", "disable_tqdm", "report_to", "run_name", "save_total_limit")
 
 
@@ -97,7 +98,8 @@ class StageRun:
         """Find every model this stage starts from, before anything is loaded.
 
         An input is a list of places, the first that exists wins: a stage's name (that stage of this run or of
-        run.parent), `base` (model.path), a folder, or a hub id; a last `none` says that it may be absent.
+        run.parent), `other:ppo` (that stage of the run `other`), `base` (model.path), a folder, or a hub id; a last
+        `none` says that it may be absent.
         Fills `self.inputs`: {name: {path, hash}}.
 
         Raises:
@@ -122,6 +124,8 @@ class StageRun:
                     return None  # made from nothing
             elif found := self.finished(place):
                 return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": place}
+            elif place.rpartition(":")[2] in STAGES and ":" in place:
+                return self._elsewhere(name, place)
             elif place not in STAGES and (Path(place).expanduser().exists() or not _looks_local(place)):
                 return _source(place)
         stages = [p for p in places if p in STAGES]
@@ -133,6 +137,18 @@ class StageRun:
                 f"run.name={run}, or give inputs.{name}=<folder or hub id>"
             )
         raise UserError(f"inputs.{name}={places[0]}: no such folder; expected a stage, a folder or a hub id")
+
+    def _elsewhere(self, name: str, place: str) -> dict:
+        """`run:stage`, a finished stage of another run below run.root."""
+        other, _, stage = place.rpartition(":")
+        found = self.root / other / stage
+        if not (found / "summary.json").is_file():
+            done = [s for s in STAGES if (self.root / other / s / "summary.json").is_file()]
+            raise UserError(
+                f"inputs.{name}={place}: run {other} has no finished {stage} in {self.root}/; "
+                f"finished there: {', '.join(done) or 'nothing'}"
+            )
+        return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": stage}
 
     def _choices(self, stage: str) -> str:
         """The recipe, model and data that this command chose, for a command that makes an earlier stage."""
@@ -147,7 +163,7 @@ class StageRun:
 
     def finished(self, stage: str) -> Path | None:
         """Where a finished stage of this run, or of run.parent, lies."""
-        parents = [self.cfg.run.parent] if isinstance(self.cfg.run.parent, str) else list(self.cfg.run.parent or [])
+        parents = parents_of(self.cfg)
         for parent in parents:
             if not (self.root / parent).is_dir():
                 raise UserError(f"run.parent={parent}: no such run in {self.root}/; expected the name of one")
@@ -219,8 +235,53 @@ class StageRun:
             "inputs": self.inputs,
             "metrics": metrics,
         }
+        if made_by := command(self.cfg):
+            summary["command"] = made_by
         write_json(self.summary, summary)
         return summary
+
+
+def command(cfg: DictConfig) -> str | None:
+    """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
+    if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
+        return None
+    ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview")
+    words = [w.lstrip("+") for w in HydraConfig.get().overrides.task]
+    words = [w for w in words if w.partition("=")[0] not in ours]
+    words += [f"run.name={cfg.run.name}"] if cfg.run.name != "default" else []
+    words += [f"run.parent=[{','.join(parents_of(cfg))}]"] if parents_of(cfg) else []
+    return shlex.join(["python", "-m", "rlhf_recipes", *words])
+
+
+def parents_of(cfg: DictConfig) -> list[str]:
+    """The runs named by run.parent, nearest first."""
+    return [cfg.run.parent] if isinstance(cfg.run.parent, str) else list(cfg.run.parent or [])
+
+
+def from_parents(cfg: DictConfig) -> None:
+    """Let data that a stage of this run would have made come from the parent run that did make it.
+
+    A recipe may name what an earlier stage leaves, `data.preferences.path=${run.root}/${run.name}/collect/…`. Where
+    this run has not finished that stage and a run.parent has, the path is changed to lie there.
+    """
+    own = Path(cfg.run.root) / cfg.run.name
+
+    def walk(node) -> None:
+        for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+            if OmegaConf.is_missing(node, key):
+                continue
+            value = node[key]
+            if OmegaConf.is_config(value):
+                walk(value)
+            elif key in ("path", "eval_path") and isinstance(value, str) and Path(value).is_relative_to(own):
+                within = Path(value).relative_to(own)
+                runs = [Path(cfg.run.root) / name for name in (cfg.run.name, *parents_of(cfg))]
+                stage = within.parts[0] if within.parts else ""
+                if found := next((run for run in runs if (run / stage / "summary.json").is_file()), None):
+                    node[key] = str(found / within)
+
+    if OmegaConf.is_config(cfg.get("data")):
+        walk(cfg.data)
 
 
 STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")

@@ -61,6 +61,14 @@ class Collect:
 
 
 @dataclass
+class Harness:
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int = 8
+
+
+@dataclass
 class Evaluate:
     prompts: int = 256
     temperature: float = 1.0
@@ -68,6 +76,16 @@ class Evaluate:
     max_new_tokens: int = 128
     batch_size: int = 64
     ppl_rows: int = 256
+    corpus_rows: int = 256
+    ref: str | None = None
+    judge: Any = "auto"
+    tie: float = 0.0
+    pairs: list[str] | None = None
+    majority: int = 1
+    checkpoints: bool = False
+    endpoints: dict[str, Any] = field(default_factory=dict)
+    benchmarks: list[str] = field(default_factory=list)
+    harness: Harness = field(default_factory=Harness)
 
 
 @dataclass
@@ -78,8 +96,16 @@ class Ppo:
 
 
 @dataclass
+class Grpo:
+    accuracy: Any = None
+    vote: Any = None
+    eval_prompts: int = 64
+    sample_rows: int = 3
+
+
+@dataclass
 class Report:
-    runs: list[str] = field(default_factory=list)
+    runs: Any = None
 
 
 @dataclass
@@ -118,6 +144,7 @@ class Settings:
     needs: list[str] = field(default_factory=list)
     run: Run = field(default_factory=Run)
     seed: int = 0
+    objective: Any = None
     preview: bool = False
     preview_rows: int = 3
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +158,7 @@ class Settings:
     collect: Collect = field(default_factory=Collect)
     evaluate: Evaluate = field(default_factory=Evaluate)
     ppo: Ppo = field(default_factory=Ppo)
+    grpo: Grpo = field(default_factory=Grpo)
     report: Report = field(default_factory=Report)
     score: Score = field(default_factory=Score)
     prompt: str | None = None
@@ -143,7 +171,8 @@ CHOICES = {
     "logger.report_to": ("none", "tensorboard", "wandb", "trackio"),
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
-AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "preview_rows": 1}
+AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
+AT_LEAST |= {"evaluate.tie": 0, "preview_rows": 1}
 
 
 def check(cfg: DictConfig) -> DictConfig:

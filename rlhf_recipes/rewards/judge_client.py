@@ -46,8 +46,12 @@ class Endpoint:
     cache: str = ""
 
 
-def ask_all(questions: list[str], endpoint: Endpoint) -> list[str]:
+def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
     """The reply to each question (N,). Equal questions are asked once, known ones not at all.
+
+    Args:
+        questions: a text, sent as one user message, or messages [{"role", "content"}], sent as they are.
+        endpoint: whom to ask.
 
     Raises:
         UserError: the endpoint refuses, or still fails after all attempts.
@@ -97,8 +101,9 @@ def _replies(path: str) -> _Replies:
     return _Replies(path)
 
 
-def _body(question: str, endpoint: Endpoint) -> str:
-    request = {"model": endpoint.model, "messages": [{"role": "user", "content": question}], **endpoint.parameters}
+def _body(question: str | list[dict], endpoint: Endpoint) -> str:
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    request = {"model": endpoint.model, "messages": messages, **endpoint.parameters}
     return json.dumps(request, sort_keys=True)
 
 
@@ -131,8 +136,8 @@ def _ask(body: str, endpoint: Endpoint) -> str:
         except OSError as error:  # refused, reset, timed out
             problem = f"{type(error).__name__}: {error}"
     raise UserError(
-        f"the judge at {address} (model {endpoint.model}) gave no reply after {attempt + 1} attempts: "
-        f"{' '.join(problem.split())}. Check kwargs.url and kwargs.model, and the key in ${endpoint.api_key_env}."
+        f"the endpoint {address} (model {endpoint.model}) gave no reply after {attempt + 1} attempts: "
+        f"{' '.join(problem.split())}. Check its url and model, and the key in ${endpoint.api_key_env}."
     )
 
 

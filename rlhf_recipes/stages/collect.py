@@ -6,7 +6,7 @@ from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.evaluation.compare import as_completion
+from rlhf_recipes.ppo.prompts import as_completion
 from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
@@ -38,7 +38,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         batch_size=settings.batch_size,
         seed=cfg.seed,
     )
-    texts = [as_completion(prompt, answer.text) for prompt, answer in zip(asked, answers, strict=True)]
+    texts = [as_completion(answer.text, prompt) for prompt, answer in zip(asked, answers, strict=True)]
     scores, _ = build_signal(cfg, run)(asked, texts, columns)
     pairs, ties = [], 0
     for k, row in enumerate(rows):

@@ -197,7 +197,7 @@ def test_trouble_that_passes_is_waited_out(server, trouble):
 
 def test_trouble_that_stays_is_told(server):
     server.reply = lambda question: 503
-    with pytest.raises(UserError, match=r"after 3 attempts: HTTP 503: .*not now.*Check kwargs.url") as caught:
+    with pytest.raises(UserError, match=r"after 3 attempts: HTTP 503: .*not now.*Check its url") as caught:
         ask(server, retries=2)
     assert "\n" not in str(caught.value)
 

@@ -42,6 +42,13 @@ def context_length(model: "PreTrainedModel") -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
+def stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Tokens that end an answer, the same as in PPO: the tokenizer's EOS and those of the model's generation_config."""
+    named = getattr(getattr(base_of(model), "generation_config", None), "eos_token_id", None)
+    named = named if isinstance(named, list) else [named]
+    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *named) if token is not None))
+
+
 def generate(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -58,7 +65,8 @@ def generate(
 ) -> list[Answer]:
     """Answers every prompt once.
 
-    The model's own generation_config is not used, so that no penalty hidden in it changes the distribution.
+    Of the model's own generation_config only the stop tokens are used, so that no penalty hidden in it changes the
+    distribution.
 
     Args:
         model: causal language model, on any device.
@@ -70,7 +78,7 @@ def generate(
         top_k: 0 for all tokens.
         batch_size: prompts at once; they are sorted by length, so that little is padding.
         seed: of the sampling; the caller's own random state is left as it was.
-        stop_token_ids: any of these ends an answer. None: the tokenizer's EOS.
+        stop_token_ids: any of these ends an answer. None: `stop_ids`.
         description: before the progress bar.
 
     Returns:
@@ -89,8 +97,7 @@ def generate(
             f"the longest prompt has {longest} tokens and may be answered with {max_new_tokens}, but the model reads "
             f"{limit} at once: lower max_new_tokens, or cut the prompts with data.max_prompt_length"
         )
-    stop = list(stop_token_ids) if stop_token_ids is not None else [tokenizer.eos_token_id]
-    stop = [token for token in stop if token is not None]
+    stop = list(stop_token_ids) if stop_token_ids is not None else stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stop or [0])[0]
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     config = GenerationConfig(

@@ -10,7 +10,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.report import answers, charts, content, provenance, svg
 from rlhf_recipes.report.charts import Chart
 from rlhf_recipes.report.content import Table
-from rlhf_recipes.report.run import Run, read
+from rlhf_recipes.report.run import Run, name_apart, read
 
 HERE = Path(__file__).parent
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # the browser refuses any fetch
@@ -44,15 +44,6 @@ def write(run_dirs: Sequence[Path], out: Path, *, defaults: Mapping[str, Mapping
     torn.write_text(page, encoding="utf-8")
     os.replace(torn, out)
     return out
-
-
-def name_apart(runs: list[Run]) -> list[Run]:
-    """Runs of the same folder name (sweeps: 0, 1, 2) are told apart by the folder above."""
-    names = [run.name for run in runs]
-    for run in runs:
-        if names.count(run.name) > 1 or run.name.isdigit():
-            run.name = f"{run.path.resolve().parent.name}/{run.name}"
-    return runs
 
 
 def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:

@@ -9,8 +9,7 @@ from rlhf_recipes.report import answers as side_by_side
 from rlhf_recipes.report import charts, content, provenance
 from rlhf_recipes.report.charts import Chart
 from rlhf_recipes.report.content import Table
-from rlhf_recipes.report.html import name_apart
-from rlhf_recipes.report.run import Run, plain, read
+from rlhf_recipes.report.run import Run, name_apart, plain, read
 
 PROMPTS = 12  # answered side by side
 

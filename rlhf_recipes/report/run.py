@@ -144,6 +144,21 @@ class Run:
         return _grouped(kept, lambda row: f"step {row.get('step', 0)}")
 
 
+def members(path: Path) -> list[Path]:
+    """The run directories that a path names: itself, or those in it (a sweep: `x.sweep/0`, `x.sweep/1` ...), in order.
+
+    Raises:
+        UserError: it is no directory.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such run directory; expected runs/<name>. Make one with: make pipeline RUN=<name>")
+    if any((path / name).is_dir() for name in STAGES):
+        return [path]
+    inside = [run for run in path.iterdir() if any((run / name).is_dir() for name in STAGES)]
+    return sorted(inside, key=lambda run: (not run.name.isdigit(), run.name.zfill(9))) or [path]
+
+
 def read(path: Path) -> Run:
     """Reads a run directory.
 
@@ -161,6 +176,15 @@ def read(path: Path) -> Run:
     if not stages:
         raise UserError(f"{path} holds no stage ({', '.join(STAGES)}): expected a run directory such as runs/<name>")
     return Run(path.resolve().name, path, stages)
+
+
+def name_apart(runs: list[Run]) -> list[Run]:
+    """Runs of the same folder name (sweeps: 0, 1, 2) are told apart by the folder above."""
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1 or run.name.isdigit():
+            run.name = f"{run.path.resolve().parent.name}/{run.name}"
+    return runs
 
 
 def read_json(path: Path) -> dict:

@@ -1,6 +1,7 @@
 """What `make pipeline` closes with: the tables, three prompts answered by every model, and where everything lies."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -8,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlhf_recipes.report import content, run
+from rlhf_recipes.report import content, provenance, run
 
 COLUMN_WIDTH = 28  # an answer needs so many characters to be read in a column of its own
 LONGEST = 400  # characters of a prompt or an answer
@@ -38,6 +39,17 @@ def show(run_dir: Path, console: Console | None = None, *, prompts: int = 3) -> 
     if sentence := content.verdict(found):
         console.print(Text(sentence, style="bold"), end="\n\n")
     console.print(_places(found))
+
+
+def compare(run_dirs: Sequence[Path], console: Console | None = None) -> None:
+    """Prints several runs, a row each.
+
+    Raises:
+        UserError: one of them is no run.
+    """
+    if console is None:
+        console = Console() if sys.stdout.isatty() else Console(width=100)
+    console.print(_table(provenance.comparison(run.name_apart([run.read(path) for path in run_dirs])), console.width))
 
 
 def _table(table: content.Table, width: int) -> Group:

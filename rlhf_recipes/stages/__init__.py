@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_recipes import data, settings, sweep
 from rlhf_recipes.artifacts import StageRun, from_parents
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.evaluation import plan
 from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.rewards.combine import RewardSignal
 
@@ -54,10 +55,8 @@ def _check_stage(cfg: DictConfig, stage_run: StageRun) -> None:
         raise UserError(f"stage={cfg.stage} runs in one process; start it without accelerate launch")
     if cfg.stage == "score" and not Path(cfg.score.file).is_file():
         raise UserError(f"score.file={cfg.score.file}: no such file; expected JSONL rows with prompt and completion")
-    if cfg.stage == "evaluate" and not set(stage_run.inputs) - {"reward_model"}:
-        raise UserError(
-            f"run {cfg.run.name} has no model to compare; make one (stage=sft), or give inputs.mine=<folder>"
-        )
+    if cfg.stage == "evaluate":
+        plan.read(cfg, stage_run.inputs)
 
 
 def _claim(stage_run: StageRun) -> str:

@@ -1,12 +1,16 @@
 """Every model at hand on the same held-out prompts: scores, gold, KL to SFT, perplexity, and who beats whom."""
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.data.domain import domain, source
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
+from rlhf_recipes.evaluation import benchmarks, plan
+from rlhf_recipes.evaluation.compare import evaluate_models
+from rlhf_recipes.evaluation.measured import Sampling
 from rlhf_recipes.progress import rewrite_jsonl
+from rlhf_recipes.rewards.judge_client import ask_all
 from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.signal import build_signal, function_spec
 from rlhf_recipes.training import quiet
@@ -16,23 +20,34 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns `models` and `win_rate` as evaluation.compare gives them; every answer goes to samples.jsonl."""
     quiet()
     settings = cfg.evaluate
-    compared = {name: entry["path"] for name, entry in run.inputs.items() if name != "reward_model"}
-    tokenizers = {name: models.load_tokenizer(cfg.model, path) for name, path in compared.items()}
-    first = next(iter(tokenizers.values()))
-    room = min(models.room_for_prompt(cfg, path, settings.max_new_tokens) or 10**9 for path in compared.values())
+    asked = plan.read(cfg, run.inputs)
+    harness = OmegaConf.to_container(settings.harness)
+    examined = benchmarks.prepare(settings.benchmarks, **harness, seed=cfg.seed) if settings.benchmarks else None
+    every = asked.paths | asked.checkpoints
+    nodes = {name: _node(cfg, run, name) for name in every}
+    tokenizers = {name: models.load_tokenizer(nodes[name], path) for name, path in every.items()}
+    first = next(iter(tokenizers.values()), None)
+    limits = [models.room_for_prompt(cfg, path, settings.max_new_tokens) for path in asked.paths.values()]
+    room = min((limit for limit in limits if limit is not None), default=cfg.data.get("max_prompt_length"))
     prompts = data.load(cfg.data, "prompts", tokenizer=first, max_prompt_length=room, seed=cfg.seed).eval
-    demos = _demos(cfg, first)
+    rows = [prompts[i] for i in range(min(settings.prompts, len(prompts)))]
+
+    def loader(name: str):
+        return lambda: (models.load_policy(nodes[name], every[name], tokenizers[name], frozen=True), tokenizers[name])
+
+    demos, no_demos = _held_out(cfg, "demos", first, settings.ppl_rows)
+    corpus, no_corpus = _held_out(cfg, "corpus", first, settings.corpus_rows)
     summary, samples = evaluate_models(
-        {
-            name: lambda n=name: (models.load_policy(cfg.model, compared[n], tokenizers[n], frozen=True), tokenizers[n])
-            for name in compared
-        },
-        [prompts[i] for i in range(min(settings.prompts, len(prompts)))],
+        {name: loader(name) for name in asked.paths},
+        rows,
         signal=build_signal(cfg, run, optional=True),
         gold=_function(cfg.data.get("gold")),
         exact=_function(cfg.data.get("exact")),
-        ref="sft" if "sft" in compared else next(iter(compared)),
-        demos=[demos[i] for i in range(min(settings.ppl_rows, len(demos)))],
+        judge=asked.judge,
+        by=asked.by,
+        ref=asked.ref,
+        demos=demos,
+        corpus=[row["text"] for row in corpus],
         sampling=Sampling(
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -40,20 +55,40 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
             batch_size=settings.batch_size,
             seed=cfg.seed,
         ),
+        answers={n: ask_all([row["prompt"] for row in rows], endpoint) for n, endpoint in asked.endpoints.items()},
+        checkpoints={name: loader(name) for name in asked.checkpoints},
+        majority=settings.majority,
+        benchmarks=examined,
+        pairs=asked.pairs,
+        epsilon=settings.tie,
         seed=cfg.seed,
     )
+    summary["notes"] = [*no_demos, *no_corpus, *summary["notes"]]
+    for note in summary["notes"]:
+        print(f"evaluate: {note}")
     rewrite_jsonl(run.samples, samples)
     return summary
 
 
-def _demos(cfg: DictConfig, tokenizer):
-    if not cfg.evaluate.ppl_rows:
-        return []
+def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
+    """The `model` node a model is loaded with: the run's own for its stages and base, a plain one for a stranger."""
+    entry = run.inputs[name.partition("@")[0]]
+    own = "stage" in entry or entry["path"] == cfg.model.path
+    return cfg.model if own else models.plain(cfg.model)
+
+
+def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[dict], list[str]]:
+    """At most so many held-out rows of a kind, and a note where the domain gives none: one figure fewer."""
+    if not most:
+        return [], []
+    figure = {"demos": "perplexity", "corpus": "corpus perplexity"}[kind]
+    if kind == "corpus" and not source(domain(cfg.data).corpus, "data.corpus").given:
+        return [], [f"data={cfg.data.name} has no corpus of its own: no {figure}; data.corpus.path=<file> gives one"]
     try:
-        return data.load(cfg.data, "demos", tokenizer=tokenizer, seed=cfg.seed).eval
-    except UserError as error:  # prompts are enough to compare models; perplexity is one figure fewer
-        print(f"no perplexity: {error}")
-        return []
+        rows = data.load(cfg.data, kind, tokenizer=tokenizer, seed=cfg.seed).eval
+    except UserError as error:  # prompts are enough to compare models
+        return [], [f"no {figure}: {error}"]
+    return [rows[i] for i in range(min(most, len(rows)))], []
 
 
 def _function(node):

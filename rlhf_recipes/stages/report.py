@@ -1,23 +1,36 @@
 """What runs learned: tables on the screen, one HTML page, the same as Markdown."""
 
+import os
 from pathlib import Path
 
 from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.report import html, markdown, tables
+from rlhf_recipes.report.run import members
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Writes report.html and report.md to runs/<run>; with report.runs, one page that compares several runs."""
-    folder = Path(cfg.run.root) / cfg.run.name
-    folders = [Path(place) for place in cfg.report.runs] or [folder]
+    """Writes report.html and report.md into runs/<run>; of several runs, or a sweep, one page into their folder."""
+    root = Path(cfg.run.root)
+    asked = cfg.report.runs or [root / cfg.run.name]
+    asked = asked if isinstance(asked, list | ListConfig) else [asked]
+    places = [_place(root, Path(place)) for place in asked]
+    folders = [folder for place in places for folder in members(place)]
+    out = places[0] if len(places) == 1 else Path(os.path.commonpath([place.absolute() for place in places]))
     if len(folders) == 1:
         tables.show(folders[0])
+    else:
+        tables.compare(folders)
     defaults = {s: OmegaConf.to_container(compose("config", [f"stage={s}"])) for s in options(CONF / "stage")}
-    page = html.write(folders, folder / "report.html", defaults=defaults)
-    text = markdown.write(folders, folder / "report.md", defaults=defaults)
+    page = html.write(folders, out / "report.html", defaults=defaults)
+    text = markdown.write(folders, out / "report.md", defaults=defaults)
     print(f"report: {page} and {text}")
     return {}
+
+
+def _place(root: Path, place: Path) -> Path:
+    """A run by its folder or, for short, by its name."""
+    return root / place if not place.exists() and (root / place).exists() else place

@@ -7,7 +7,8 @@ import weakref
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation.compare import Sampling, evaluate_models
+from rlhf_recipes.evaluation.compare import evaluate_models
+from rlhf_recipes.evaluation.measured import Sampling
 
 ROWS = [{"prompt": p, "answer": a} for p, a in [("the cat", "sat"), ("a big dog", "ran"), ("home", "cat")] * 6]
 DEMOS = [{"prompt": "the", "completion": " cat sat"}]
@@ -73,8 +74,104 @@ def test_a_judge_of_its_own_and_texts_from_elsewhere(loaders):
     )
     assert summary["judge"] == "judge"
     assert summary["win_rate"]["endpoint_vs_sft"]["win"] == pytest.approx(2 / 3)
-    assert "kl" not in summary["models"]["endpoint"]
+    of = summary["models"]["endpoint"]
+    assert [of[key] for key in ("kl", "ppl", "length", "eos_rate")] == [None] * 4
+    assert of["words"] == pytest.approx(5 / 3)
+    assert summary["notes"] == ["endpoint is an endpoint: no log-probabilities, so neither KL nor perplexity"]
     assert rows[-1]["completion"] == "other"
+
+
+def test_a_judge_without_a_verdict_leaves_the_prompt_out(loaders):
+    both = {name: loaders[name] for name in ("sft", "ppo")}
+    verdicts = [0.5, None, 0.25]
+    summary, _ = evaluate_models(
+        both, ROWS[:3], judge=lambda *_: verdicts, epsilon=0.3, sampling=Sampling(max_new_tokens=2)
+    )
+    pair = summary["win_rate"]["ppo_vs_sft"]
+    assert (pair["win"], pair["tie"], pair["n"]) == (0.5, 0.5, 2)
+
+
+def test_one_reward_by_name_may_decide_and_only_the_pairs_asked_for(loaders):
+    def two_rewards(prompts, completions, columns):
+        scores = [float(len(c)) for c in completions]
+        return scores, {"long": scores, "short": [-s for s in scores]}
+
+    def decided_by(by):
+        return evaluate_models(
+            loaders, ROWS[:6], signal=two_rewards, by=by, pairs=[("ppo", "base")], sampling=Sampling(max_new_tokens=4)
+        )[0]
+
+    long, short = decided_by("long"), decided_by("short")
+    assert (long["judge"], list(long["win_rate"])) == ("long", ["ppo_vs_base"])
+    assert long["win_rate"]["ppo_vs_base"]["win"] == short["win_rate"]["ppo_vs_base"]["loss"] != 0
+
+
+def test_checkpoints_are_scored_against_the_reference_alone(loaders):
+    summary, rows = evaluate_models(
+        {"sft": loaders["sft"], "ppo": loaders["ppo"]},
+        ROWS[:6],
+        gold=contains,
+        demos=DEMOS,
+        checkpoints={"ppo@10": loaders["base"], "ppo@20": loaders["ppo"]},
+        sampling=Sampling(max_new_tokens=4),
+    )
+    assert set(summary["win_rate"]) == {"ppo_vs_sft", "ppo@10_vs_sft", "ppo@20_vs_sft"}
+    last, model = summary["models"]["ppo@20"], summary["models"]["ppo"]
+    assert (last["kl"], last["gold"]) == (model["kl"], model["gold"])
+    assert last["ppl"] is None and model["ppl"] is not None
+    assert {row["model"] for row in rows} == {"sft", "ppo"}
+
+
+def test_majority_is_the_share_of_checkable_prompts_whose_vote_is_right(loaders, monkeypatch):
+    from rlhf_recipes.evaluation import measure
+
+    # Answer 1 of both prompts, then two more of the first: the second prompt cannot be checked, so it is not voted on.
+    said = iter([["5", "x"], ["7", "It is 7"]])
+
+    def generate(model, tokenizer, prompts, *, seed, **_):
+        texts = next(said)
+        assert len(texts) == len(prompts)
+        return [measure.Answer(text, (4, 2), (3,), True) for text in texts]
+
+    def exact(prompts, completions, **_):
+        return [float("7" in c) if p == "3 + 4" else None for p, c in zip(prompts, completions, strict=True)]
+
+    monkeypatch.setattr(measure, "generate", generate)
+    rows = [{"prompt": "3 + 4"}, {"prompt": "tell me a story"}]
+    summary, samples = evaluate_models({"base": loaders["base"]}, rows, exact=exact, majority=3)
+    of = summary["models"]["base"]
+    assert (of["accuracy"], of["majority@3"]) == (0.0, 1.0)
+    assert [row["majority@3"] for row in samples] == [1.0, None]
+
+
+def test_another_vocabulary_means_no_kl_and_says_so(loaders, tokenizer):
+    import copy
+
+    other = copy.deepcopy(tokenizer)
+    other.add_tokens(["zebra"])
+
+    def stranger():
+        model, _ = loaders["ppo"]()
+        model.resize_token_embeddings(len(other))
+        return model, other
+
+    summary, _ = evaluate_models(
+        {"sft": loaders["sft"], "far": stranger}, ROWS[:2], sampling=Sampling(max_new_tokens=2)
+    )
+    assert summary["models"]["far"]["kl"] is None
+    assert summary["notes"] == ["far has another vocabulary than sft: no KL to it"]
+
+
+def test_benchmarks_are_asked_of_every_model_while_it_is_loaded(loaders):
+    summary, _ = evaluate_models(
+        {"sft": loaders["sft"]},
+        ROWS[:2],
+        checkpoints={"ppo@1": loaders["ppo"]},
+        benchmarks=lambda model, tokenizer: {"task": {"acc": float(model.config.vocab_size == len(tokenizer))}},
+        sampling=Sampling(max_new_tokens=2),
+    )
+    assert summary["models"]["sft"]["benchmarks"] == {"task": {"acc": 1.0}}
+    assert "benchmarks" not in summary["models"]["ppo@1"]
 
 
 def test_one_model_is_alive_at_a_time(make_model, tokenizer):

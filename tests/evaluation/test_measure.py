@@ -36,6 +36,17 @@ def test_the_seed_decides_and_the_callers_random_state_is_untouched(make_model, 
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_every_stop_token_of_the_models_generation_config_ends_an_answer(make_model, tokenizer):
+    model = make_model()
+    model.generation_config.eos_token_id = [2, 7]
+    assert measure.stop_ids(model, tokenizer) == [2, 7]
+    answers = measure.generate(model, tokenizer, PROMPTS * 8, max_new_tokens=12, seed=3)
+    assert {answer.ids[-1] for answer in answers if answer.finished} == {2, 7}
+    assert not any(token in (2, 7) for answer in answers for token in answer.ids[:-1])
+    word = tokenizer.convert_ids_to_tokens(7)
+    assert not any(answer.text.endswith(word) for answer in answers if answer.ids[-1] == 7)
+
+
 def test_a_penalty_in_the_models_generation_config_changes_nothing(make_model, tokenizer):
     model = make_model()
     plain = measure.generate(model, tokenizer, PROMPTS, max_new_tokens=8)

@@ -4,10 +4,10 @@ import doctest
 
 import pytest
 
-from rlhf_recipes.evaluation import statistics, text
+from rlhf_recipes.evaluation import benchmarks, majority, statistics, text
 
 
-@pytest.mark.parametrize("module", [text, statistics])
+@pytest.mark.parametrize("module", [text, statistics, majority, benchmarks])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 

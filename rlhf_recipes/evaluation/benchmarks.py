@@ -1,0 +1,88 @@
+"""Standard benchmarks by EleutherAI's lm-evaluation-harness, an optional extra: pip install 'rlhf-recipes[eval]'."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.settings import suggest
+
+Benchmarks = Callable[..., dict[str, dict[str, float]]]  # (model, tokenizer) -> {task: {metric: value}}
+
+
+def prepare(
+    tasks: Sequence[str],
+    *,
+    include_path: str | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
+) -> Benchmarks:
+    """The harness with the tasks looked up once, ready to be asked about one model after another.
+
+    Args:
+        tasks: names the harness knows, groups among them (hellaswag, arc_easy, mmlu), or those of `include_path`.
+        include_path: folder with task YAMLs of one's own.
+        num_fewshot: examples before each question. None: as the task says.
+        limit: rows a task, for a quick look. None: all.
+        batch_size: sequences at once.
+        seed: of the few-shot examples.
+
+    Returns:
+        f(model, tokenizer) -> {task: {metric: value}}: the harness's metric names (`acc`, `acc_norm` ...), with
+        `<metric>_stderr` beside them where the harness gives one.
+
+    Raises:
+        UserError: a task of no such name.
+    """
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    for name in ("lm_eval", "lm-eval"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    folder = str(Path(include_path).expanduser()) if include_path else None
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(tasks) <= set(manager.all_tasks):  # reading the harness's own ten thousand takes seconds
+        manager = TaskManager(include_path=folder)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise UserError(f"evaluate.benchmarks: the harness has no task {task}{suggest(task, manager.all_tasks)}")
+
+    def measure(model, tokenizer) -> dict[str, dict[str, float]]:
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        try:
+            found = lm_eval.simple_evaluate(
+                harness,
+                tasks=list(tasks),
+                num_fewshot=num_fewshot,
+                limit=limit,
+                task_manager=manager,
+                log_samples=False,
+                bootstrap_iters=1000,
+                random_seed=seed,
+                numpy_random_seed=seed,
+                torch_random_seed=seed,
+                fewshot_random_seed=seed,
+            )
+        except (OSError, ValueError) as error:  # mostly: the task's dataset cannot be fetched
+            first = str(error).strip().splitlines()[0]
+            raise UserError(f"evaluate.benchmarks={','.join(tasks)} failed in lm-eval: {first}") from error
+        return {task: _plain(of) for task, of in found["results"].items()}
+
+    return measure
+
+
+def _plain(of: dict) -> dict[str, float]:
+    """`acc,none` is the harness's way of saying: acc, of answers that passed the filter `none`.
+
+    >>> _plain({"alias": "mine", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,strict": 0.2, "f1_stderr,strict": "N/A"})
+    {'acc': 0.5, 'acc_stderr': 0.1, 'f1/strict': 0.2}
+    """
+    figures = {}
+    for key, value in of.items():
+        metric, _, filtered = key.partition(",")
+        if isinstance(value, int | float) and not isinstance(value, bool) and filtered:
+            figures[metric if filtered == "none" else f"{metric}/{filtered}"] = float(value)
+    return figures

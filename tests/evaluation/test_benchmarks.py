@@ -1,0 +1,64 @@
+"""lm-evaluation-harness on a task of our own: no network, real figures."""
+
+import json
+import math
+
+import pytest
+
+from rlhf_recipes.errors import UserError
+
+pytest.importorskip("lm_eval", reason="no lm-eval here: pip install 'rlhf-recipes[eval]'")
+
+ROWS = [("the cat", " sat", " mat"), ("a big dog", " ran", " red"), ("home", " away", " the"), ("small", " cat", " on")]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A multiple-choice task in a folder: which of two words follows."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rows = [{"question": q, "choices": [a, b], "answer": i % 2} for i, (q, a, b) in enumerate(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "next_word.yaml").write_text(
+        f"""task: next_word
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: answer
+target_delimiter: ""
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+    )
+    return folder
+
+
+def test_accuracy_is_that_of_the_likelier_choice(tasks, make_model, tokenizer, monkeypatch, tmp_path):
+    from rlhf_recipes.evaluation import benchmarks, likelihood
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    measure = benchmarks.prepare(["next_word"], include_path=str(tasks), batch_size=2)
+    model = make_model(seed=4)
+    found = measure(model, tokenizer)["next_word"]
+
+    def logprob(question, word):
+        judged = likelihood.Judged(
+            tuple(tokenizer(question + word)["input_ids"]), len(tokenizer(question)["input_ids"])
+        )
+        return likelihood.logprobs(model, [judged])[0].sum()
+
+    right = [[logprob(q, a) > logprob(q, b), logprob(q, b) > logprob(q, a)][i % 2] for i, (q, a, b) in enumerate(ROWS)]
+    share = sum(right) / len(right)
+    assert found["acc"] == share
+    assert found["acc_stderr"] == pytest.approx(math.sqrt(share * (1 - share) / (len(ROWS) - 1)))
+    of_one = benchmarks.prepare(["next_word"], include_path=str(tasks), limit=1)
+    assert of_one(model, tokenizer)["next_word"]["acc"] == float(right[0])
+
+
+def test_an_unknown_task_is_told_before_a_model_is_loaded(tasks):
+    from rlhf_recipes.evaluation import benchmarks
+
+    with pytest.raises(UserError, match=r"no task next_wrod; did you mean next_word\?"):
+        benchmarks.prepare(["next_wrod"], include_path=str(tasks))

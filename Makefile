@@ -60,7 +60,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb,tensorboard,trackio,qlora,rewards,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[wandb,tensorboard,trackio,qlora,rewards,eval,sweep,dev]'
 	@touch $@
 
 pipeline: same-run report  ## every stage of the recipe that is missing or out of date, then the report

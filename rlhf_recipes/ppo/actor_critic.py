@@ -1,145 +1,13 @@
 """One module that holds policy and critic, so that Trainer prepares, clips, saves and shards a single model."""
 
-import inspect
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor, nn
 
 from rlhf_recipes.ppo import core
-from rlhf_recipes.ppo.head import Constraint, Logits, chunks, policy_loss, token_logprobs
-
-
-@dataclass
-class Sequences:
-    """Prompts and completions side by side: prompts padded on the left, completions on the right.
-
-    Args:
-        prompt_ids: (B, P); prompt_mask: (B, P), true on real tokens.
-        completion_ids: (B, T); mask: (B, T), true on real tokens, the stop token included.
-    """
-
-    prompt_ids: Tensor
-    prompt_mask: Tensor
-    completion_ids: Tensor
-    mask: Tensor
-
-    def packed(self) -> tuple[Tensor, Tensor]:
-        """Each row moved together, padding on the right: ids (B, L), and prompt lengths (B,).
-
-        Under a causal mask nothing sees padding to its right, so models need no attention mask and no position ids.
-        """
-        real = torch.cat([self.prompt_mask, self.mask], 1)
-        ids = torch.cat([self.prompt_ids, self.completion_ids], 1) * real
-        order = (~real).int().argsort(dim=1, stable=True)
-        return ids.gather(1, order)[:, : int(real.sum(1).max())], self.prompt_mask.sum(1)
-
-    def trim(self) -> "Sequences":
-        """Drop the columns in which every row is padding. At least one column of each part stays."""
-        first = int(self.prompt_mask.any(0).int().argmax()) if self.prompt_mask.any() else self.prompt_mask.shape[1] - 1
-        width = max(1, int(self.mask.sum(1).max()))
-        return Sequences(
-            self.prompt_ids[:, first:],
-            self.prompt_mask[:, first:],
-            self.completion_ids[:, :width],
-            self.mask[:, :width],
-        )
-
-    def __getitem__(self, rows) -> "Sequences":
-        return Sequences(self.prompt_ids[rows], self.prompt_mask[rows], self.completion_ids[rows], self.mask[rows])
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids)
-
-
-@dataclass
-class PolicyLanguage:
-    """What the policy can say: the distribution that is sampled from, and that every log-probability refers to.
-
-    Args:
-        temperature: above 0.
-        stop_ids: tokens that end a response.
-        min_length: the stop tokens have probability 0 at the first `min_length` steps.
-    """
-
-    temperature: float = 1.0
-    stop_ids: list[int] = field(default_factory=list)
-    min_length: int = 0
-
-    def constraint(self, mask: Tensor) -> Constraint | None:
-        """The tokens forbidden at each true position of mask (B, T), in row-major order; None where all are allowed."""
-        if not (self.min_length and self.stop_ids):
-            return None
-        early = (torch.arange(mask.shape[1], device=mask.device) < self.min_length).expand_as(mask)
-        return Constraint(torch.tensor(self.stop_ids, device=mask.device), early[mask])
-
-
-def causal_lm(policy: nn.Module) -> nn.Module:
-    """The causal language model inside, with any adapter's layers in place."""
-    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-
-
-def accepted(module: nn.Module, inputs: dict) -> dict:
-    """Those of `inputs` that the module's forward takes by name (OPT has no position ids in some versions)."""
-    names = inspect.signature(module.forward).parameters
-    return {k: v for k, v in inputs.items() if k in names}
-
-
-def at_steps(states: Tensor, prompt_lengths: Tensor, steps: int) -> Tensor:
-    """Of states (B, L, d), those at the prompt's last token and at each completion token: (B, steps + 1, d)."""
-    place = prompt_lengths[:, None] - 1 + torch.arange(steps + 1, device=states.device)
-    place = place.clamp(max=states.shape[1] - 1)  # past a row's end lie steps that every mask leaves out
-    return states.gather(1, place[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def hidden_states(model: nn.Module, sequences: Sequences) -> Tensor:
-    """Last hidden states (B, T + 1, d) at the prompt's end and at each completion token. No KV cache."""
-    ids, prompt_lengths = sequences.packed()
-    hidden = model.base_model(**accepted(model.base_model, {"input_ids": ids, "use_cache": False}))[0]
-    return at_steps(hidden, prompt_lengths, sequences.mask.shape[1])
-
-
-def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) -> tuple[Tensor | None, Tensor]:
-    """Hidden states (where asked for) and logits, both (B, T + 1, ...), by the model's own forward."""
-    ids, prompt_lengths = sequences.packed()
-    out = causal(input_ids=ids, use_cache=False, output_hidden_states=hidden)
-    steps = sequences.mask.shape[1]
-    states = at_steps(out.hidden_states[-1], prompt_lengths, steps) if hidden else None
-    return states, at_steps(out.logits, prompt_lengths, steps)
-
-
-@torch.no_grad()
-def head_is_linear(causal: nn.Module) -> bool:
-    """Whether logits are lm_head(hidden) and nothing else: no soft cap, no scale, no adapter or quantisation.
-
-    Tried out on hidden states that are made large, for a soft cap shows on large logits only.
-    """
-    head = causal.get_output_embeddings()
-    if type(head) is not nn.Linear or not hasattr(causal, "base_model"):
-        return False
-    seen = []
-
-    def enlarge(module, args, output):
-        output.last_hidden_state = output.last_hidden_state * 100
-        seen.append(output.last_hidden_state)
-        return output
-
-    decoder = causal.get_decoder() or causal.base_model
-    handle = decoder.register_forward_hook(enlarge)
-    ids = torch.arange(1, 4, device=head.weight.device)[None] % len(head.weight)
-    with evaluating(causal):
-        try:
-            logits = causal(input_ids=ids, use_cache=False).logits.float()
-        except (AttributeError, TypeError, ValueError):
-            return False
-        finally:
-            handle.remove()
-        if len(seen) != 1 or seen[0].shape[-1] != head.in_features:
-            return False
-        direct = head(seen[0]).float()
-        plain = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "use_cache": False}))[0] * 100
-        return torch.allclose(logits, direct, rtol=1e-2) and torch.allclose(seen[0], plain, rtol=1e-2, atol=1e-2)
+from rlhf_recipes.ppo.causal import accepted, all_logits, causal_lm, head_is_linear, hidden_states
+from rlhf_recipes.ppo.head import Logits, chunks, policy_loss, token_logprobs
+from rlhf_recipes.ppo.language import Constraint, PolicyLanguage
+from rlhf_recipes.ppo.sequences import Sequences
 
 
 class ActorCritic(nn.Module):
@@ -212,7 +80,7 @@ class ActorCritic(nn.Module):
 
     def _policy_loss(self, hidden, logits, sequences, terms, entropy_weight) -> dict[str, Tensor]:
         mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
-        constraint = self.language.constraint(mask)
+        constraint = self.language.constraint(sequences)
         if logits is None:
             head = causal_lm(self.policy).get_output_embeddings()
             loss, logprobs, entropies = policy_loss(
@@ -268,7 +136,7 @@ class ActorCritic(nn.Module):
         """log pi of the completion tokens (B, T), 0 on padding; of another model with `causal` (the reference)."""
         causal = causal_lm(self.policy) if causal is None else causal
         mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
-        constraint = self.language.constraint(mask)
+        constraint = self.language.constraint(sequences)
         out = torch.zeros(mask.shape, device=mask.device)
         if self.linear_head:
             head = causal.get_output_embeddings()
@@ -290,7 +158,7 @@ class ActorCritic(nn.Module):
             reference: () -> context manager that yields the reference's causal model.
         """
         mask = sequences.mask
-        constraint = self.language.constraint(mask)
+        constraint = self.language.constraint(sequences)
         logits = self._chunked_logits(sequences, causal_lm(self.policy))
         with reference() as causal:
             ref_logits = self._chunked_logits(sequences, causal)
@@ -335,16 +203,3 @@ class ActorCritic(nn.Module):
 
     def floating_point_ops(self, inputs) -> int:
         return 0  # Trainer counts by a formula for one plain forward, which does not hold here
-
-
-@contextmanager
-def evaluating(*modules: nn.Module | None):
-    """Switch modules to eval mode, and back to what they were."""
-    training = [m for m in modules if m is not None and m.training]
-    for m in training:
-        m.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.train()

@@ -6,14 +6,28 @@ import os
 import shutil
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.trainer_utils import rotate_checkpoints
+
+from rlhf_recipes.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STAGING = ".writing"
+CRITIC_FILE = "critic.safetensors"
+STATE_FILE = "ppo_state.pt"
 
 
-def publish(staged: Path, place: Path) -> None:
-    """List a written checkpoint's files and sizes in it, flush them to the disk, and rename it to `place`."""
+def publish(staged: Path, output_dir: Path, keep: int | None, best: str | None) -> None:
+    """List a written checkpoint's files and sizes in it, flush them, rename it into output_dir, and remove old ones.
+
+    Args:
+        staged: the folder as it was written.
+        keep: checkpoints that stay, None for all; best: the path of one that always stays.
+    """
+    place = output_dir / staged.name
     sizes = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
     (staged / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
     for name in [*sizes, MANIFEST]:
@@ -22,6 +36,7 @@ def publish(staged: Path, place: Path) -> None:
     if place.exists():
         shutil.rmtree(place)
     os.replace(staged, place)
+    rotate_checkpoints(output_dir=str(output_dir), save_total_limit=keep, best_model_checkpoint=best)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -41,3 +56,25 @@ def last_whole(output_dir: str | Path) -> str | None:
             return str(folder)
         logger.warning("%s is torn (the run died while writing it): passed over for the one before", folder)
     return None
+
+
+def _critic(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in module.state_dict().items() if not n.startswith("policy.")}
+
+
+def save_critic(folder: Path, module: nn.Module) -> None:
+    """Write what an ActorCritic holds beside its policy."""
+    save_file({n: t.detach().cpu().contiguous() for n, t in _critic(module).items()}, folder / CRITIC_FILE)
+
+
+def load_critic(folder: Path, module: nn.Module) -> None:
+    """Read it back.
+
+    Raises:
+        UserError: the checkpoint holds another critic.
+    """
+    critic = load_file(folder / CRITIC_FILE)
+    differs = sorted(set(_critic(module)) ^ set(critic))
+    if differs:
+        raise UserError(f"{folder} holds another critic (differs in {differs[:3]}); start a new run")
+    module.load_state_dict(critic, strict=False)

@@ -26,7 +26,8 @@ class PPOConfig(TRLPPOConfig):
         entropy_coef: weight of the entropy bonus, 0 for none.
         value_learning_rate: the critic's own rate; None for `learning_rate`.
         value_warmup_updates: first updates in which only the critic learns.
-        top_k, top_p: cut the tail when sampling; 0 and 1.0 leave it whole.
+        top_k, top_p: draw among the k likeliest tokens, in the nucleus of this mass; 0 and 1.0 leave the tail whole.
+            Every log-probability is taken over the tokens that were drawn among.
         min_length: tokens before the stop token may be drawn; its probability is 0 until then, in the ratio too.
         stop_strings: end an answer when one of these has been written.
         reward_weights: one for each reward function; None for all 1.
@@ -38,6 +39,8 @@ class PPOConfig(TRLPPOConfig):
         sync_ref_model: move the reference towards the policy every `ref_model_sync_steps` updates:
             ref <- a policy + (1 - a) ref with a = `ref_model_mixup_alpha` (1 refreshes it outright).
         ptx_coef: gamma of InstructGPT eq. 2, the weight of the language-model loss on `ptx_dataset`; 0 for none.
+        early_stopping_patience: stop when `metric_for_best_model` (eval_score, say) has not improved for this many
+            evaluations in a row; None never stops. With load_best_model_at_end the best policy is what is saved.
         on_nonfinite: stop the run at a NaN or infinite loss, score or gradient, or skip that optimizer step.
     """
 
@@ -64,6 +67,9 @@ class PPOConfig(TRLPPOConfig):
     ref_model_mixup_alpha: float = field(default=1.0, metadata={"help": "Share of the policy in the new reference."})
     ref_model_sync_steps: int = field(default=64, metadata={"help": "Updates between two moves of the reference."})
     ptx_coef: float = field(default=0.0, metadata={"help": "Weight of the language-model loss on ptx_dataset."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Evaluations without a better metric_for_best_model before the run stops."}
+    )
     on_nonfinite: Literal["stop", "skip"] = field(default="stop", metadata={"help": "What a NaN does to the run."})
 
     def __post_init__(self):
@@ -85,6 +91,13 @@ class PPOConfig(TRLPPOConfig):
         if not 0 <= self.min_length <= self.response_length:
             raise UserError(
                 f"trainer.min_length={self.min_length}; expected 0 to response_length={self.response_length}"
+            )
+        if self.early_stopping_patience is not None and not (
+            self.early_stopping_patience > 0 and self.metric_for_best_model and self.eval_strategy != "no"
+        ):
+            raise UserError(
+                f"trainer.early_stopping_patience={self.early_stopping_patience} needs a number above 0, a metric and "
+                "evaluations; set trainer.metric_for_best_model=eval_score trainer.eval_strategy=steps"
             )
         if self.stop_token not in (None, "eos") or (self.stop_token and self.stop_token_id is not None):
             raise UserError(

@@ -5,32 +5,13 @@ logits live in two buffers that every chunk reuses.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rlhf_recipes.ppo.language import Constraint
+
 CHUNK_ELEMENTS = 2**23  # logits of one chunk: 8 M elements, 32 MiB in float32
-
-
-@dataclass
-class Constraint:
-    """Tokens forbidden at some positions: the stop tokens before the minimum length.
-
-    Args:
-        tokens: ids that may not be drawn there, (k,).
-        rows: (N,) true where they are forbidden.
-    """
-
-    tokens: Tensor
-    rows: Tensor
-
-    def apply_(self, logits: Tensor, rows: slice) -> None:
-        """Set the forbidden logits of chunk `rows` (n, V) to -inf, in place."""
-        forbidden = self.rows[rows]
-        if forbidden.any():
-            index = forbidden.nonzero().squeeze(-1)
-            logits[index[:, None], self.tokens] = float("-inf")
 
 
 def chunks(n: int, vocab: int) -> Iterator[slice]:

@@ -64,9 +64,9 @@ def prompt_tokens(row: dict, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(ids)
 
 
-def pad_left(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids (B, P) padded on the left, and their mask (B, P)."""
-    width = max(map(len, rows))
+def pad_left(rows: list[list[int]], pad_id: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids (B, P) padded on the left, and their mask (B, P). P is `width`, or the longest row's length."""
+    width = width or max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
@@ -78,3 +78,29 @@ def pad_left(rows: list[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
 def as_completion(text: str, prompt):
     """A completion in the kind of its prompt: text, or one assistant message."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+
+
+class PretrainingMix:
+    """Rows of a corpus for the language-model loss beside PPO's: every optimizer step takes its own.
+
+    Args:
+        dataset: rows of `input_ids`.
+        tokenizer: the policy's.
+        rows: corpus rows an optimizer step, over all processes.
+        seed: of the shuffles.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: int, seed: int):
+        self.stream = PromptStream(dataset, tokenizer, rows, seed)
+        self.pad_id = tokenizer.pad_token_id or 0
+
+    def share(self, step: int, place: int, places: int) -> tuple[Tensor, int]:
+        """Of optimizer step `step` of the run, what forward `place` of `places` takes.
+
+        Returns:
+            token ids (C, L), -1 on padding, and how many tokens the whole step predicts.
+        """
+        every = [row["input_ids"] for row in self.stream.rows(step)]
+        rows = every[place::places] or [[self.pad_id]]
+        ids, _ = pad_left([row[::-1] for row in rows], -1)
+        return ids.flip(1), max(1, sum(len(row) - 1 for row in every))

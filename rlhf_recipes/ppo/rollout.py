@@ -11,28 +11,39 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlhf_recipes.ppo.actor_critic import PolicyLanguage, Sequences, accepted
+from rlhf_recipes.ppo.causal import accepted
+from rlhf_recipes.ppo.language import PolicyLanguage
+from rlhf_recipes.ppo.sequences import Kept, Sequences
 
 
 @dataclass
 class Sampling:
-    """How to draw: the policy's language, and what cuts its tail.
+    """How to draw.
 
     Args:
-        language: temperature, stop tokens and minimum length; log-probabilities refer to it.
+        language: the distribution: temperature, stop tokens, minimum length, and what cuts the tail.
         max_length: tokens at most, the stop token included.
-        top_k: draw among the k likeliest; 0 for all. top_p: draw in the nucleus of this mass; 1 for all.
         stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings.
     """
 
     language: PolicyLanguage
     max_length: int
-    top_k: int = 0
-    top_p: float = 1.0
     stopped: Callable[[list[int]], bool] | None = None
 
 
-def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
+def cut_tail_(p: Tensor, top_k: int, top_p: float) -> None:
+    """Set what lies outside the k likeliest tokens, and then outside the nucleus of mass top_p, to 0. p: (B, V)."""
+    if top_k:
+        kth = p.topk(min(top_k, p.shape[-1]), dim=-1).values[:, -1:]
+        p.masked_fill_(p < kth, 0.0)
+    if top_p < 1.0:
+        ranked, order = p.sort(-1, descending=True)
+        # a token stays while the mass before it is below top_p: the likeliest always does
+        outside = ranked.cumsum(-1) - ranked >= top_p * ranked.sum(-1, keepdim=True)
+        p.masked_fill_(outside.gather(-1, order.argsort(-1)), 0.0)
+
+
+def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Inverse-CDF sampling: the first token whose cumulative probability exceeds u.
 
     Args:
@@ -41,24 +52,17 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -
         top_k, top_p: cut the tail before drawing.
 
     Returns:
-        tokens (B,) and their log-probabilities (B,) under the whole distribution, before any cut.
+        tokens (B,), their log-probabilities (B,) under what they were drawn from, and its probabilities (B, V), not
+        normalised: 0 on what was cut off.
     """
     z = logits.sub_(logits.amax(-1, keepdim=True))
     p = z.exp()
-    log_total = p.sum(-1).log()
-    if top_k:
-        kth = z.topk(min(top_k, z.shape[-1]), dim=-1).values[:, -1:]
-        p.masked_fill_(z < kth, 0.0)
-    if top_p < 1.0:
-        ranked, order = p.sort(-1, descending=True)
-        # a token stays while the mass before it is below top_p: the likeliest always does
-        outside = ranked.cumsum(-1) - ranked >= top_p * ranked.sum(-1, keepdim=True)
-        p.masked_fill_(outside.gather(-1, order.argsort(-1)), 0.0)
+    cut_tail_(p, top_k, top_p)
     cdf = p.cumsum(-1)
     total = cdf[:, -1:]
     point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, point, right=True).squeeze(-1)
-    return tokens, z.gather(-1, tokens[:, None]).squeeze(-1) - log_total
+    tokens = torch.searchsorted(cdf, point, right=True)
+    return tokens.squeeze(-1), (z.gather(-1, tokens) - p.sum(-1, keepdim=True).log()).squeeze(-1), p
 
 
 @torch.no_grad()
@@ -92,7 +96,7 @@ def generate(
     length = prompt_ids.shape[1]
     position = attention[:, :length].cumsum(1) - attention[:, :length]
     step_ids = prompt_ids * attention[:, :length]
-    cache = DynamicCache(config=causal.config)
+    cache, kept = DynamicCache(config=causal.config), []
     for step in range(width):
         inputs = {
             "input_ids": step_ids,
@@ -105,7 +109,10 @@ def generate(
         logits = causal(**accepted(causal, inputs)).logits[:, -1].float() / language.temperature
         if step < language.min_length and len(stop_ids):
             logits[:, stop_ids] = float("-inf")
-        tokens, logp = draw(logits, uniforms[alive, step], sampling.top_k, sampling.top_p)
+        tokens, logp, p = draw(logits, uniforms[alive, step], language.top_k, language.top_p)
+        if language.cuts:
+            row, token = p.nonzero(as_tuple=True)
+            kept.append((alive[row], torch.full_like(row, step), token.int()))
         ids[alive, step], mask[alive, step], logprobs[alive, step] = tokens, True, logp
         done = torch.isin(tokens, stop_ids)
         if sampling.stopped is not None:
@@ -123,4 +130,5 @@ def generate(
             cache.batch_select_indices(keep)
         attention[:, length] = 1
         length += 1
-    return Sequences(prompt_ids, prompt_mask, ids, mask), logprobs, finished
+    sets = Kept.of(kept, batch, width) if language.cuts else None
+    return Sequences(prompt_ids, prompt_mask, ids, mask, sets), logprobs, finished

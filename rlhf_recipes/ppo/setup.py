@@ -1,5 +1,6 @@
 """What a PPO run needs made of what it is given: stop tokens, adapters, a quiet network, a corpus."""
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -65,3 +66,13 @@ def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
         remove_columns=dataset.column_names,
     )
+
+
+def split_groups(optimizer: torch.optim.Optimizer, critic: set[int], rate: float) -> None:
+    """Give the parameters whose id is in `critic` groups of their own, with learning rate `rate`."""
+    groups = optimizer.param_groups[:]
+    optimizer.param_groups.clear()
+    for group in groups:
+        for is_critic in (False, True):
+            params = [p for p in group["params"] if (id(p) in critic) == is_critic]
+            optimizer.add_param_group({**group, "params": params, "lr": rate if is_critic else group["lr"]})

@@ -5,9 +5,10 @@ import torch
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from tiny_world import history
 
+from rlhf_recipes.ppo import core
 from rlhf_recipes.ppo import trainer as ours
-from rlhf_recipes.ppo.actor_critic import Sequences
 from rlhf_recipes.ppo.prompts import pad_left
+from rlhf_recipes.ppo.sequences import Sequences
 
 UPDATES = 3
 # not approxkl, entropy and ratio: TRL averages padding into them
@@ -71,11 +72,11 @@ def test_three_updates_equal_trl(monkeypatch, trl_make, make, models, config, pr
     def record(*args, **kwargs):
         exp = make_experience(*args, **kwargs)
         rewards.append(exp.rewards)
-        advantages.append(ours.core.gae(exp.rewards, exp.values, mine.args.gamma, mine.args.lam)[0])
+        advantages.append(core.gae(exp.rewards, exp.values, mine.args.gamma, mine.args.lam)[0])
         return exp
 
     make_experience = ours.make_experience
-    monkeypatch.setattr(mine, "_generate", forced)
+    monkeypatch.setattr(mine.player, "generate", forced)
     monkeypatch.setattr(ours, "make_experience", record)
     monkeypatch.setattr(mine.prompts, "rows", rows)
     mine.train()

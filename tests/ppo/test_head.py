@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf_recipes.ppo import core, head
+from rlhf_recipes.ppo.language import Constraint
 
 N, D, V = 37, 8, 50
 
@@ -44,7 +45,7 @@ def test_loss_and_gradients_equal_autograd(temperature, entropy_weight, constrai
     constraint = None
     if constrained:
         tokens = tokens.clamp(min=2)
-        constraint = head.Constraint(torch.tensor([0, 1]), torch.arange(N) % 3 == 0)
+        constraint = Constraint(torch.tensor([0, 1]), torch.arange(N) % 3 == 0)
     leaves = [x for x in (hidden, weight, b) if x is not None]
     want = plain(hidden, weight, b, tokens, old, adv, temperature, constraint, entropy_weight)
     expected = torch.autograd.grad(want[0] * 3, leaves)

@@ -3,11 +3,13 @@
 import copy
 import doctest
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from tiny_world import count_w1, history
 from transformers import TrainerCallback
 
@@ -83,7 +85,6 @@ def test_what_was_sampled_is_what_the_ratio_is_computed_under(make, models):
 
 
 def _play(trainer, rows):
-    trainer._clock = {}
     uniforms = torch.rand(8, trainer.args.response_length, generator=torch.Generator().manual_seed(0))
     return trainer._experience_of(rows, uniforms)
 
@@ -99,7 +100,6 @@ def test_full_kl_is_what_k1_estimates(make, models):
     means = {}
     for kind in ("full", "k1"):
         trainer = make(kl_estimator=kind, trainer={"ref_model": copy.deepcopy(ref)}, per_device_train_batch_size=512)
-        trainer._clock = {}
         uniforms = torch.rand(512, 6, generator=torch.Generator().manual_seed(0))
         exp, _ = trainer._experience_of(trainer.prompts.rows(0), uniforms)
         means[kind] = exp.kl.sum(1).mean().item()
@@ -267,7 +267,7 @@ def test_the_pretraining_mix_is_a_language_model_loss(make, models):
 
 
 def _one_sequence():
-    from rlhf_recipes.ppo.actor_critic import Sequences
+    from rlhf_recipes.ppo.sequences import Sequences
 
     one = torch.ones(1, 1, dtype=torch.bool)
     return Sequences(torch.tensor([[4]]), one, torch.tensor([[5]]), one)
@@ -325,9 +325,39 @@ def test_top_k_one_is_greedy_and_top_p_narrows(make):
     assert not torch.equal(greedy.completion_ids, lengths(make()).sequences.completion_ids)
 
 
-def test_a_cut_tail_is_told(make, caplog):
-    make(top_p=0.9)
-    assert "cut the tail" in caplog.text
+@pytest.mark.parametrize("cut", [{"top_k": 3}, {"top_p": 0.6}, {"top_k": 9, "top_p": 0.8, "min_length": 3}])
+@pytest.mark.parametrize("estimator", ["k1", "full"])
+def test_a_cut_tail_is_cut_in_the_ratio_and_in_the_kl_too(make, models, cut, estimator):
+    """The probabilities of what is kept sum to 1: against the model's own logits, and at rate 0 nothing moves."""
+    trainer = make(learning_rate=0.0, kl_estimator=estimator, entropy_coef=0.1, **cut)
+    exp = lengths(trainer)
+    kept = exp.sequences.kept
+    assert (kept.counts > 0).equal(exp.mask) and int(kept.counts.sum()) == len(kept.ids)
+    row = int(exp.lengths.argmax())
+    answer = exp.sequences.completion_ids[row, : exp.lengths[row]]
+    prompt = exp.sequences.prompt_ids[row][exp.sequences.prompt_mask[row]]
+    logits = models["policy"](torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
+    logits[: cut.get("min_length", 0), 2] = -torch.inf
+    sets = kept[[row]].ids.split(kept.counts[row, : len(answer)].tolist())
+    for z, ids, token, logp in zip(logits, sets, answer, exp.logprobs[row], strict=False):
+        likely = z.topk(cut.get("top_k", 44)).values.softmax(-1)
+        size = min(len(likely), 1 + int((likely.cumsum(-1) < cut.get("top_p", 2)).sum()))
+        assert token in ids and set(ids.tolist()) == set(z.topk(size).indices.tolist())
+        torch.testing.assert_close(logp, z[token] - z[ids].logsumexp(-1), atol=1e-5, rtol=1e-4)
+    trainer.train()
+    assert first(trainer, "val/ratio") == pytest.approx(1.0, abs=1e-5)
+    assert first(trainer, "policy/approxkl_avg") < 1e-10 and abs(first(trainer, "objective/kl")) < 1e-5
+
+
+def test_a_cut_tail_trains_alike_in_any_batch(make):
+    cut = {"top_k": 5, "top_p": 0.9, "max_grad_norm": 1.0}
+    one = trained(make, per_device_train_batch_size=8, local_rollout_forward_batch_size=8, **cut)
+    many = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8, "local_rollout_forward_batch_size": 3}
+    torch.testing.assert_close(
+        weights(one.actor_critic), weights(trained(make, **many, **cut).actor_critic), atol=1e-5, rtol=1e-4
+    )
+    whole = trained(make, max_grad_norm=1.0)
+    assert not torch.allclose(weights(one.actor_critic), weights(whole.actor_critic), atol=1e-5)
 
 
 def test_a_stop_string_ends_an_answer(make):
@@ -476,21 +506,25 @@ def test_one_answer_token_by_token(make, tokenizer):
     assert table[-1]["reward"] == pytest.approx(exp.scores[row].item())
 
 
-def test_evaluation_during_the_run_keeps_the_best(make, prompts):
-    from transformers import EarlyStoppingCallback
+def test_early_stopping_on_the_held_out_score_keeps_the_best(make, prompts):
+    """A reward that turns against the policy after its second update: updates 3 and 4 are worse, the second is kept."""
+    told = []
 
-    trainer = make(
-        trainer={"eval_dataset": prompts.select(range(4)), "callbacks": [EarlyStoppingCallback(2)]},
-        total_episodes=400,
-        learning_rate=0.0,
-        eval_strategy="steps",
-        eval_steps=1,
-        save_strategy="steps",
-        save_steps=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_score",
-        greater_is_better=True,
-    )
-    trainer.train()
-    assert trainer.state.global_step == 6, "no better after two more evaluations: stopped at the third update"
-    assert trainer.state.best_model_checkpoint.endswith("out/checkpoint-2")
+    def reward(prompts, completions, **kwargs):
+        told.append(len(prompts))
+        return [1.0 if told.count(4) == 2 else 0.0] * len(prompts)
+
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score", "greater_is_better": True}
+    held_out = {"eval_dataset": prompts.select(range(4))}
+    config = {"total_episodes": 400, "early_stopping_patience": 2} | best
+    trainer = trained(make, trainer=held_out, reward=reward, **config | evaluation)
+    assert history(trainer, "eval_score") == [0.0, 1.0, 0.0, 0.0]
+    assert trainer.state.global_step == 8 and trainer.state.best_model_checkpoint.endswith("out/checkpoint-4")
+    saved = load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")
+    for name, value in trainer.actor_critic.policy.state_dict().items():
+        assert name not in saved or torch.equal(value, saved[name]), name
+    with pytest.raises(UserError, match="eval_strategy"):
+        make(early_stopping_patience=2)
+    with pytest.raises(UserError, match="held-out"):
+        make(**config | evaluation)

@@ -1,0 +1,101 @@
+"""How a causal language model is read: hidden states at the answer's tokens, without a cache and without a mask."""
+
+import inspect
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from rlhf_recipes.ppo.sequences import Sequences, at_steps
+
+
+def causal_lm(policy: nn.Module) -> nn.Module:
+    """The causal language model inside, with any adapter's layers in place."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy
+
+
+def accepted(module: nn.Module, inputs: dict) -> dict:
+    """Those of `inputs` that the module's forward takes by name (OPT has no position ids in some versions)."""
+    names = inspect.signature(module.forward).parameters
+    return {k: v for k, v in inputs.items() if k in names}
+
+
+def hidden_states(model: nn.Module, sequences: Sequences) -> Tensor:
+    """Last hidden states (B, T + 1, d) at the prompt's end and at each completion token. No KV cache."""
+    ids, prompt_lengths = sequences.packed()
+    hidden = model.base_model(**accepted(model.base_model, {"input_ids": ids, "use_cache": False}))[0]
+    return at_steps(hidden, prompt_lengths, sequences.mask.shape[1])
+
+
+def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) -> tuple[Tensor | None, Tensor]:
+    """Hidden states (where asked for) and logits, both (B, T + 1, ...), by the model's own forward."""
+    ids, prompt_lengths = sequences.packed()
+    out = causal(input_ids=ids, use_cache=False, output_hidden_states=hidden)
+    steps = sequences.mask.shape[1]
+    states = at_steps(out.hidden_states[-1], prompt_lengths, steps) if hidden else None
+    return states, at_steps(out.logits, prompt_lengths, steps)
+
+
+@torch.no_grad()
+def head_is_linear(causal: nn.Module) -> bool:
+    """Whether logits are lm_head(hidden) and nothing else: no soft cap, no scale, no adapter or quantisation.
+
+    Tried out on hidden states that are made large, for a soft cap shows on large logits only.
+    """
+    head = causal.get_output_embeddings()
+    if type(head) is not nn.Linear or not hasattr(causal, "base_model"):
+        return False
+    seen = []
+
+    def enlarge(module, args, output):
+        output.last_hidden_state = output.last_hidden_state * 100
+        seen.append(output.last_hidden_state)
+        return output
+
+    decoder = causal.get_decoder() or causal.base_model
+    handle = decoder.register_forward_hook(enlarge)
+    ids = torch.arange(1, 4, device=head.weight.device)[None] % len(head.weight)
+    with evaluating(causal):
+        try:
+            logits = causal(input_ids=ids, use_cache=False).logits.float()
+        except (AttributeError, TypeError, ValueError):
+            return False
+        finally:
+            handle.remove()
+        if len(seen) != 1 or seen[0].shape[-1] != head.in_features:
+            return False
+        direct = head(seen[0]).float()
+        plain = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "use_cache": False}))[0] * 100
+        return torch.allclose(logits, direct, rtol=1e-2) and torch.allclose(seen[0], plain, rtol=1e-2, atol=1e-2)
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None):
+    """Switch modules to eval mode, and back to what they were."""
+    training = [m for m in modules if m is not None and m.training]
+    for m in training:
+        m.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.train()
+
+
+@contextmanager
+def whole_weights(wrapped: nn.Module, accelerator):
+    """Gather weights that are sharded over processes (FSDP, ZeRO-3), for as long as they are read."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.FSDP:
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        with FullyShardedDataParallel.summon_full_params(wrapped, writeback=False):
+            yield
+    elif kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(wrapped.parameters())):
+            yield
+    else:
+        yield

@@ -1,0 +1,77 @@
+"""Refusals and warnings of PPO: settings that do not fit together, numbers that are not finite."""
+
+import logging
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.config import PPOConfig
+from rlhf_recipes.ppo.loss import MicroBatch
+from rlhf_recipes.ppo.plan import Plan
+from rlhf_recipes.ppo.sequences import Sequences
+
+logger = logging.getLogger(__name__)
+
+
+def check(args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_dataset, ptx_dataset) -> None:
+    """Refuse what cannot be trained, before anything is built; warn of what trains on a wrong gradient."""
+    if ref_model is not None and ref_model is model:
+        raise UserError("ref_model is the policy itself; give a copy, or None for one to be made")
+    if args.kl_estimator in ("k2", "k3"):
+        logger.warning(
+            "kl_estimator=%s in the reward has a biased gradient (k1 and full have none); it is fit for logging",
+            args.kl_estimator,
+        )
+    if args.target_kl is not None and args.fp16:
+        raise UserError("target_kl skips optimizer steps, which fp16's loss scaling does not allow; use bf16")
+    if args.early_stopping_patience is not None and eval_dataset is None:
+        raise UserError(
+            "early_stopping_patience needs held-out prompts; give eval_dataset (data.eval_fraction above 0)"
+        )
+    if args.ptx_coef and ptx_dataset is None:
+        raise UserError("ptx_coef is set but there is no ptx_dataset; give a corpus, or ptx_coef=0")
+
+
+def check_stops(args: PPOConfig, stop_ids: list[int]) -> None:
+    """Refuse a penalty for not stopping where nothing stops."""
+    if args.missing_eos_penalty is not None and not (stop_ids or args.stop_strings):
+        raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
+
+
+def check_reference(args: PPOConfig, ref_model: nn.Module | None) -> None:
+    """Refuse to move a reference that is the policy's own base."""
+    if args.sync_ref_model and ref_model is None:
+        raise UserError("sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model")
+
+
+def check_loss(
+    loss: Tensor, batch: MicroBatch, update: int, sequences: Sequences, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a loss that is not finite, naming its rows."""
+    if torch.isfinite(loss):
+        return
+    seq = sequences[batch.rows[:2]]
+    ids = [
+        torch.cat([seq.prompt_ids[i][seq.prompt_mask[i]], seq.completion_ids[i][seq.mask[i]]]) for i in range(len(seq))
+    ]
+    raise UserError(
+        f"update {update}, optimizer step {batch.step}: the loss is {loss.item()} on rows {batch.rows.tolist()} "
+        f"(first: {tokenizer.batch_decode(ids)}); the weights are those before this step. Lower learning_rate, or go "
+        "on without such steps with trainer.on_nonfinite=skip"
+    )
+
+
+def finite_norm(norm: float, on_nonfinite: str, update: int, global_step: int, plan: Plan) -> bool:
+    """Whether a gradient's norm is finite; where it is not, the run stops or a warning tells of the skip."""
+    if math.isfinite(norm):
+        return True
+    if on_nonfinite == "stop":
+        raise UserError(
+            f"update {update}, optimizer step {global_step % plan.steps}: the gradient norm is {norm}; the weights are "
+            "those before this step. Lower learning_rate, or go on without such steps with trainer.on_nonfinite=skip"
+        )
+    logger.warning("global step %d skipped: its gradient norm is %s", global_step, norm)
+    return False

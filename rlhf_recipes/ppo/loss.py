@@ -1,0 +1,99 @@
+"""The loss of one micro-batch, as its share of the minibatch's mean over tokens."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_recipes.ppo import core
+from rlhf_recipes.ppo.config import PPOConfig
+from rlhf_recipes.ppo.experience import Experience
+from rlhf_recipes.ppo.plan import Plan
+
+
+@dataclass
+class MicroBatch:
+    """What one forward learns from.
+
+    Args:
+        rows: (b,) episodes of the rollout.
+        step: optimizer step of the update, from 0; place: which of its forwards, from 0.
+        tokens, values: true positions of mask and of value_mask in the whole minibatch, over all processes.
+    """
+
+    rows: Tensor
+    step: int
+    place: int
+    tokens: int
+    values: int
+
+
+def micro_batches(exp: Experience, plan: Plan, generator: torch.Generator) -> Iterator[MicroBatch]:
+    """An update's forwards in this process, in order."""
+    tokens, values = exp.mask.sum(1).cpu(), exp.value_mask.sum(1).cpu()
+    lengths = (exp.sequences.prompt_mask.sum(1) + exp.lengths).cpu()
+    for i, (rows, minibatch) in enumerate(plan.micro_batch_rows(lengths, generator)):
+        step, place = divmod(i, plan.micro_batches)
+        yield MicroBatch(
+            rows.to(exp.mask.device), step, place, int(tokens[minibatch].sum()), int(values[minibatch].sum())
+        )
+
+
+@dataclass
+class Terms:
+    """A micro-batch's terms for the statistics, without gradient: (N,) a token, and (B, T) a step under `mask`."""
+
+    tokens: list[Tensor]
+    values: list[Tensor]
+    mask: Tensor
+
+
+def ppo_loss(
+    model: nn.Module,
+    exp: Experience,
+    batch: MicroBatch,
+    args: PPOConfig,
+    world: int,
+    learning: bool,
+    corpus: tuple[Tensor, int] | None,
+) -> tuple[Tensor, dict[str, Tensor], Terms]:
+    """L = mean_t L_clip - c_H mean_t H + c_V mean_t L_V + gamma L_lm        (arXiv:1707.06347 eq. 9)
+
+    Args:
+        model: an ActorCritic, as Trainer wrapped it.
+        world: processes; DDP averages over them, so that sums are taken that many times.
+        learning: false for the critic's loss only.
+        corpus: token ids (C, L), -1 on padding, and the tokens of the minibatch's corpus rows; None for no mix.
+
+    Returns:
+        the loss (scalar), what the model returned, and terms for the statistics.
+    """
+    seq = exp.sequences[batch.rows].trim()
+    width = seq.mask.shape[1]
+    per_token, per_step = world / max(1, batch.tokens), world / max(1, batch.values)
+    old, advantages = (x[batch.rows][:, :width][seq.mask] for x in (exp.logprobs, exp.advantages))
+
+    def terms(logp: Tensor, part: slice) -> Tensor:
+        return core.clipped_policy_terms(logp, old[part], advantages[part], args.cliprange)[0] * per_token
+
+    out = model(
+        seq,
+        terms if learning else None,
+        args.entropy_coef * per_token,
+        None if corpus is None else corpus[0].to(seq.mask.device),
+    )
+    span = min(width + 1, exp.values.shape[1])
+    old_values, returns, mask = (x[batch.rows][:, :span] for x in (exp.values, exp.returns, exp.value_mask))
+    values = torch.where(mask, out["values"][:, :span], 0.0)
+    value_terms, value_clipped = core.clipped_value_terms(values, old_values, returns, args.cliprange_value)
+    loss = args.vf_coef * (value_terms * mask).sum() * per_step
+    token_terms = []
+    if learning:
+        loss = loss + out["policy_loss"]
+        policy_terms, clipped = core.clipped_policy_terms(out["logprobs"], old, advantages, args.cliprange)
+        log_ratio = out["logprobs"] - old
+        token_terms = [0.5 * log_ratio**2, clipped, policy_terms, out["entropies"], log_ratio.exp()]
+    if corpus is not None:
+        loss = loss + args.ptx_coef * out["corpus_loss"] * world / corpus[1]
+    return loss, out, Terms(token_terms, [value_terms.detach(), value_clipped], mask)

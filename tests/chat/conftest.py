@@ -1,0 +1,62 @@
+"""One made run with tiny random models, and a stage of it run in this process."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlhf_recipes import settings, stages
+from rlhf_recipes.__main__ import register_recipes, rewrite
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.paths import CONF
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
+import finished_run
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """runs/made with sft, ppo (LoRA on sft), dpo (LoRA on ppo) and reward. Read only."""
+    return finished_run.make(tmp_path_factory.mktemp("runs") / "made")
+
+
+@pytest.fixture(scope="session")
+def composed(made):
+    """composed("chat.seed=1", …) -> the checked config of stage=chat on the made run."""
+    register_recipes()
+
+    def compose_it(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            shared = ["stage=chat", f"run.root={made.parent}", f"run.name={made.name}"]
+            return settings.check(compose("config", rewrite([*shared, *overrides])))
+
+    return compose_it
+
+
+@pytest.fixture
+def speaker(composed):
+    """speaker("ppo") -> that stage's model, loaded as chat loads it."""
+    from rlhf_recipes import finished
+    from rlhf_recipes.chat import speaker as speakers
+
+    def load(place, *overrides):
+        cfg = composed(*overrides)
+        found = finished.find(StageRun(cfg), place, "chat.models")
+        return speakers.load(cfg, found, place)
+
+    return load
+
+
+@pytest.fixture
+def chat(composed, monkeypatch, capsys):
+    """chat(lines, "chat.top_k=1", …) -> (stdout, stderr) of the stage with those lines piped in."""
+
+    def run(lines, *overrides):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+        capsys.readouterr()
+        assert stages.run(composed(*overrides)) == {}
+        return capsys.readouterr()
+
+    return run

@@ -18,7 +18,7 @@ EMBEDDED = {
     "corpus": "text",
     "demos": "prompt_completion",
     "preferences": "preference",
-    "prompts": "prompt",
+    "prompts": "rlhf_recipes.data.embedded.questions:question",
     "ranked": "ranked",
 }
 

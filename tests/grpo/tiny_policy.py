@@ -1,0 +1,78 @@
+"""A tiny policy on disk and the stages run on it: hidden 32, two layers, random weights, a BPE of the corpus."""
+
+from contextlib import contextmanager
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from rlhf_recipes import settings, stages
+from rlhf_recipes.__main__ import register_recipes, rewrite
+from rlhf_recipes.paths import CONF
+
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+STEPS = [
+    "trainer.max_steps=4",
+    "trainer.per_device_train_batch_size=8",
+    "trainer.gradient_accumulation_steps=1",
+    "trainer.gradient_checkpointing=false",
+    "trainer.logging_steps=1",
+    "trainer.save_steps=2",
+    "trainer.learning_rate=1e-3",
+]
+OF = {
+    "dpo": [*STEPS, "trainer.max_length=96", "data.preferences.limit=160"],
+    "grpo": [
+        *STEPS,
+        "trainer.num_generations=4",
+        "trainer.max_completion_length=8",
+        "trainer.eval_steps=2",
+        "trainer.per_device_eval_batch_size=8",
+        "grpo.eval_prompts=4",
+        "grpo.sample_rows=0",
+        "data.prompts.limit=200",
+    ],
+}
+
+# every answer has a length, and few have the same
+LENGTH = ("reward=length", "reward.functions.length_target.kwargs={target: 10, width: 60, unit: characters}")
+
+
+def save_policy(folder) -> str:
+    """A random policy and its tokenizer in a folder."""
+    from rlhf_recipes import models
+    from rlhf_recipes.data import embedded
+    from rlhf_recipes.tokenizer import train_bpe
+
+    with house():
+        model = compose("config", overrides=["stage=sft"]).model
+    model.init.update(SHAPE)
+    tokenizer = train_bpe([row["text"] for row in embedded.rows("corpus", n=120)], vocab_size=512)
+    models.init_policy(model, tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def run_stage(stage: str, *overrides: str) -> dict:
+    """A stage's metrics."""
+    with house():
+        return stages.run(compose("config", rewrite([f"stage={stage}", *OF[stage], *overrides])))
+
+
+def config(stage: str, *overrides: str):
+    """A stage's checked config."""
+    with house():
+        return settings.check(compose("config", rewrite([f"stage={stage}", *OF[stage], *overrides])))
+
+
+@contextmanager
+def house():
+    register_recipes()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield

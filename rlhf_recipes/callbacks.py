@@ -49,10 +49,10 @@ class KLControl(TrainerCallback, ExportableState):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "objective/kl" in logs:
             kl, episodes = logs["objective/kl"], logs["episode"]
-        elif "kl" in logs and "completions/mean_length" in logs:
+        elif logs.get("kl") is not None and "completions/mean_length" in logs:
             kl = logs["kl"] * logs["completions/mean_length"]
             batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-            episodes = state.global_step * batch
+            episodes = state.global_step * batch // args.num_iterations  # an answer is learned from so often
         else:
             return
         self._set(args, self.controller.update(kl, episodes - self.episodes))
@@ -65,6 +65,8 @@ class KLControl(TrainerCallback, ExportableState):
         args.beta = beta
         if self.trainer is not None:
             self.trainer.beta = beta
+            if hasattr(self.trainer, "liger_loss"):  # which has a third copy
+                self.trainer.liger_loss.beta = beta
 
 
 class KLRunaway(TrainerCallback):

@@ -172,7 +172,7 @@ CHOICES = {
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
 AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
-AT_LEAST |= {"evaluate.tie": 0, "preview_rows": 1}
+AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1}
 
 
 def check(cfg: DictConfig) -> DictConfig:

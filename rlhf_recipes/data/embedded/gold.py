@@ -142,3 +142,17 @@ def exact(prompts: list, completions: list, **columns: Any) -> list[float | None
         checkable = task is not None and task.family in CHECKABLE
         marks.append(BY_NAME[task.family].content(task, text_of(completion)) if checkable else None)
     return marks
+
+
+def claimed(prompts: list, completions: list, **columns: Any) -> list[str | None]:
+    """The answer that each completion settles on; None where it settles on none, or nothing can be checked.
+
+    >>> claimed(["What is 3 plus 4?", "Which number is larger, 3 or 4?"], [" It is 8.", " 4 is larger than 3."])
+    ['8', '4']
+    """
+    claims: list[str | None] = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        task = read(text_of(prompt))
+        checkable = task is not None and task.family in CHECKABLE
+        claims.append(BY_NAME[task.family].claim(task, text_of(completion)) if checkable else None)
+    return claims

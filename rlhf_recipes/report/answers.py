@@ -89,7 +89,8 @@ def tokens_html(rows: Sequence[dict]) -> str:
         tokens = row["tokens"][:TOKENS]
         most = max((abs(t.get("advantage") or 0) for t in tokens), default=0) or 1.0
         spans = "".join(_token(token, most) for token in tokens)
-        title = f"Step {escape(str(row.get('step')))}: {_text(plain(row.get('prompt')))}"
+        title = f"Step {escape(str(row.get('step')))}"
+        title += f": {_text(plain(row['prompt']))}" if row.get("prompt") else ""
         drawn.append(f'<h3>{title}</h3><div class="tokens">{spans}</div>')
     options = "".join(f'<option value="{name}">{name}</option>' for name in QUANTITIES)
     select = f'<div class="controls" hidden><label>Show <select id="quantity">{options}</select></label></div>'

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_recipes.report import svg
+from rlhf_recipes.report import provenance, svg
 from rlhf_recipes.report.content import show
 from rlhf_recipes.report.curves import CURVES, Curve
 from rlhf_recipes.report.run import Run, Stage, pick
@@ -102,14 +102,15 @@ def proxy_and_gold(runs: Sequence[Run]) -> list[Chart]:
 def frontier(run: Run, quantity: str) -> list[tuple[float, float]]:
     """(sqrt(KL), value) along the policy stage, by KL.
 
-    From evaluated checkpoints (`ppo@100`) where there are any, else from the held-out answers logged on the way, else
-    from training.
+    From evaluated checkpoints (`ppo@100`) where there are two or more, else from the held-out answers logged on the
+    way, else from training.
     """
-    checkpoints = [
-        of for name, of in run.evaluation.get("models", {}).items() if "@" in name or name == run.evaluation.get("ref")
-    ]
-    points = [(of.get("kl"), of.get(quantity)) for of in checkpoints] if len(checkpoints) > 2 else []
-    rows = run.policy.rows if run.policy else []
+    evaluated, rows = run.evaluation.get("models", {}), run.policy.rows if run.policy else []
+    points = []
+    for policy in (run.policy.name,) if run.policy else ():
+        way = [of for name, of in evaluated.items() if name.startswith(f"{policy}@")]
+        ends = [evaluated[name] for name in (run.evaluation.get("ref"), policy) if name in evaluated]
+        points = [(of.get("kl"), of.get(quantity)) for of in [*way, *ends]] if len(way) > 1 else []
     if not points and quantity in ("score", "gold"):  # held-out prompts: KL and score of the same answers
         points = [(row.get("eval_kl"), row.get(f"eval_{quantity}")) for row in rows if "eval_kl" in row]
     if not points:
@@ -119,6 +120,23 @@ def frontier(run: Run, quantity: str) -> list[tuple[float, float]]:
             points.append((kl, pick(row, quantity)))
     # An estimate from samples may fall below the true KL of 0 at the start.
     return sorted((math.sqrt(max(0.0, kl)), v) for kl, v in points if kl is not None and v is not None)
+
+
+def ends(runs: Sequence[Run]) -> list[Chart]:
+    """Where each run ended: proxy and gold of its final policy over its root KL, a point a run."""
+    charts = []
+    for quantity, title in (("score", "Proxy where each run ended"), ("gold", "Gold where each run ended")):
+        points = []
+        for run in runs:
+            of = run.evaluation.get("models", {}).get(provenance.final_model(run), {})
+            if of.get("kl") is not None and of.get(quantity) is not None:
+                points.append((math.sqrt(max(0.0, of["kl"])), of[quantity]))
+        if len(points) > 1:
+            line = Line(quantity, *map(list, zip(*sorted(points), strict=True)), marked=True)
+            drawing = svg.line_chart([line], x_label="square root of KL (nats a response)", y_label=quantity)
+            how = "Evaluated on the same held-out prompts; a point a run."
+            charts.append(Chart(f"{quantity}_ends", title, how, (quantity,), drawing))
+    return charts
 
 
 def scored_pairs(stage: Stage) -> list[tuple[float, float]]:

@@ -133,34 +133,94 @@ def by_step(stage: Stage) -> Table:
     return Table(f"{TITLES[stage.name]} by step", columns, rows, note).without_empty_columns()
 
 
+def contestants(evaluation: dict) -> dict[str, dict]:
+    """The models that were compared, name -> figures, without the checkpoints on the way to them."""
+    return {name: of for name, of in evaluation.get("models", {}).items() if "@" not in name}
+
+
 def models(evaluation: dict) -> Table:
     """The models that were evaluated, side by side."""
+    found = contestants(evaluation)
+    logged = sorted({key for of in found.values() for key in of if not key.endswith(("_std", "_se"))})
+    votes = [(key, key, "%") for key in logged if key.startswith("majority@")]
+    rewards = [(key, key.removeprefix("reward/"), 3) for key in logged if key.startswith("reward/")]
     keys = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
-    keys += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), ("length", "length", 1)]
+    keys += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), *votes, ("length", "length", 1)]
     keys += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "likeness", 3)]
-    extra = {key for of in evaluation.get("models", {}).values() for key in of if key.startswith("reward/")}
-    extra = sorted(key for key in extra if not key.endswith(("_std", "_se")))
-    keys += [(key, key.removeprefix("reward/"), 3) for key in extra if len(extra) > 1]  # a single one is the score
-    rows = [[name, *(of.get(key) for key, _, _ in keys)] for name, of in evaluation.get("models", {}).items()]
+    keys += rewards if len(rewards) > 1 else []  # a single one is the score
+    rows = [[name, *(of.get(key) for key, _, _ in keys)] for name, of in found.items()]
     columns = [Column("model", None), *(Column(label, digits) for _, label, digits in keys)]
     count = evaluation.get("prompts")
     note = f"Means over {count} held-out prompts." if count else "Means over held-out prompts."
     if evaluation.get("ref"):
         note += f" KL to {evaluation['ref']}, nats a response."
+    note = " ".join([note, *(f"{text}." for text in evaluation.get("notes", []))])
     return Table("Models on held-out prompts", columns, rows, note).without_empty_columns()
+
+
+def benchmarks(evaluation: dict) -> Table:
+    """Standard benchmarks: a row a task and metric, a column a model, with the standard error behind."""
+    found = {name: of["benchmarks"] for name, of in contestants(evaluation).items() if of.get("benchmarks")}
+    asked = dict.fromkeys((t, m) for of in found.values() for t, metrics in of.items() for m in metrics)
+    asked = [(task, metric) for task, metric in asked if "_stderr" not in metric]
+    rows = []
+    for task, metric in asked:
+        figures = [(of.get(task, {}).get(metric), _stderr(of.get(task, {}), metric)) for of in found.values()]
+        rows.append([task, metric, *(None if v is None else show(v, 3) + _plus_minus(e) for v, e in figures)])
+    columns = [Column("task", None), Column("metric", None), *(Column(name, None) for name in found)]
+    return Table("Benchmarks", columns, rows, "By lm-evaluation-harness, \N{PLUS-MINUS SIGN} standard error.")
+
+
+def _stderr(metrics: dict, metric: str) -> float | None:
+    name, slash, filtered = metric.partition("/")
+    return metrics.get(f"{name}_stderr{slash}{filtered}")
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" \N{PLUS-MINUS SIGN} {show(error, 3)}"
+
+
+def checkpoints(evaluation: dict) -> Table:
+    """The checkpoints of the way that were evaluated, in order."""
+    keys = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("accuracy", "accuracy", "%")]
+    keys += [("length", "length", 1), ("distinct_2", "distinct-2", 3)]
+    ref, pairs = evaluation.get("ref"), evaluation.get("win_rate", {})
+    rows = []
+    for name, of in evaluation.get("models", {}).items():
+        if "@" in name:
+            won = pairs.get(f"{name}_vs_{ref}", {}).get("decided")
+            rows.append([name, *(of.get(key) for key, _, _ in keys), won])
+    columns = [Column("checkpoint", None), *(Column(label, digits) for _, label, digits in keys)]
+    columns.append(Column(f"win over {ref}, of decided", "%"))
+    note = "The same prompts. Gold that falls while the score rises: the score is being gamed."
+    return Table("Checkpoints on the way", columns, rows, note).without_empty_columns()
+
+
+def evaluated(evaluation: dict) -> list[Table]:
+    """What the evaluate stage has to tell, tables with at least a row."""
+    tables = [models(evaluation), wins(evaluation), benchmarks(evaluation), checkpoints(evaluation)]
+    return [table for table in tables if table.rows]
+
+
+def judged_by(evaluation: dict) -> str:
+    """Who decided the pairs, in words; empty where nobody did."""
+    by = evaluation.get("judge")
+    words = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge", None: ""}
+    return words.get(by, f"the reward {by}")
 
 
 def wins(evaluation: dict) -> Table:
     """Every compared pair."""
     rows = []
     for pair, of in evaluation.get("win_rate", {}).items():
+        if "@" in pair:
+            continue
         decided = of.get("decided", decided_share(of))
         rows.append([versus(pair), of.get("win"), of.get("tie"), of.get("loss"), interval(of.get("ci95"))])
         rows[-1] += [decided, interval(of.get("decided_ci95")), of.get("n")]
     columns = [Column("pair", None), Column("win", "%"), Column("tie", "%"), Column("loss", "%")]
     columns += [Column("95 % of win", None), Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
-    by = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge"}.get(evaluation.get("judge"))
-    note = f"Judged by {by}; " if by else ""
+    note = f"Judged by {by}; " if (by := judged_by(evaluation)) else ""
     note += "intervals by bootstrap over prompts."
     return Table("Who beats whom", columns, rows, note[0].upper() + note[1:]).without_empty_columns()
 
@@ -194,8 +254,7 @@ def verdict(run: Run) -> str:
     sentence = f"{ours} wins {100 * decided:.0f} % of the decided held-out comparisons with {theirs}"
     if ci := of.get("decided_ci95"):
         sentence += f" (95 % interval {interval(ci)}{': no clear difference' if ci[0] <= 0.5 <= ci[1] else ''})"
-    by = {"gold": "the gold score", "score": "the reward signal", "judge": "the judge"}.get(evaluation.get("judge"))
-    sentence += f", judged by {by}" if by else ""
+    sentence += f", judged by {by}" if (by := judged_by(evaluation)) else ""
     kl = evaluation.get("models", {}).get(pair.split("_vs_")[0], {}).get("kl")
     return sentence + (f", at a KL of {kl:.1f} nats." if kl is not None else ".")
 
@@ -211,7 +270,7 @@ def key_figure(stage: Stage) -> str:
         kl = f", KL {show(m['kl_last'], 1)}" if m.get("kl_last") is not None and stage.name == "ppo" else ""
         return f"score {show(m.get('score_first'))} → {show(m['score_last'])}{kl}"
     if stage.name == "evaluate" and m.get("models"):
-        return f"{len(m['models'])} models, {m.get('prompts', '?')} prompts"
+        return f"{len(contestants(m))} models, {m.get('prompts', '?')} prompts"
     if stage.name == "collect" and m.get("pairs") is not None:
         return f"{m['pairs']} pairs"
     return "" if stage.done else "not finished"

@@ -49,7 +49,7 @@ def write(run_dirs: Sequence[Path], out: Path, *, defaults: Mapping[str, Mapping
 def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
     """The page of one run."""
     tables = [table for stage in run.stages.values() if (table := content.stage_table(stage))]
-    tables += [table for table in (content.models(run.evaluation), content.wins(run.evaluation)) if table.rows]
+    tables += content.evaluated(run.evaluation)
     curves = [(name, charts.of_stage(stage)) for name, stage in run.stages.items()]
     calibrated = charts.calibration(run.stages["reward"]) if "reward" in run.stages else None
     trust = [*charts.proxy_and_gold([run]), *([calibrated] if calibrated else []), *charts.histograms(run)]
@@ -77,7 +77,7 @@ def several(runs: list[Run]) -> str:
     sections = [
         ("runs", "Runs", table_html(provenance.comparison(runs), sortable=True)),
         ("curves", "Curves", by_stage(curves)),
-        ("trust", "Can the score be trusted?", chart_grid(charts.proxy_and_gold(runs))),
+        ("trust", "Can the score be trusted?", chart_grid(charts.proxy_and_gold(runs)) + chart_grid(charts.ends(runs))),
         ("answers", "Answers", answers.html(answers.across(runs), {})),
         ("settings", "Settings", table_html(provenance.settings_table(runs))),
         ("again", "Make it again", "".join(f"<h3>{escape(run.name)}</h3>{again(run, None)}" for run in runs)),

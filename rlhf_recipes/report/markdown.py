@@ -48,7 +48,7 @@ def one(run: Run, folder: Path, defaults: Mapping[str, Mapping] | None) -> list[
     ]
     parts = [f"# Run {run.name}", content.verdict(run), "## Flow", " → ".join(steps), "## Tables"]
     parts += [table_md(table) for stage in run.stages.values() if (table := content.stage_table(stage))]
-    parts += [table_md(table) for table in (content.models(run.evaluation), content.wins(run.evaluation)) if table.rows]
+    parts += [table_md(table) for table in content.evaluated(run.evaluation)]
     curves = {name: found for name, stage in run.stages.items() if (found := charts.of_stage(stage))}
     parts.append("## Curves" if curves else "")
     for name, found in curves.items():
@@ -71,7 +71,7 @@ def several(runs: list[Run], folder: Path) -> list[str]:
     for stage in dict.fromkeys(name for run in runs for name in run.stages):
         if found := charts.overlaid(runs, stage):
             parts += [f"### {content.TITLES[stage]}", *pictures(found, folder)]
-    parts += ["## Can the score be trusted?", *pictures(charts.proxy_and_gold(runs), folder)]
+    parts += ["## Can the score be trusted?", *pictures([*charts.proxy_and_gold(runs), *charts.ends(runs)], folder)]
     parts += answers_md(side_by_side.across(runs))
     return [*parts, table_md(provenance.settings_table(runs))]
 

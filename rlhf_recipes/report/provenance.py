@@ -3,10 +3,11 @@
 import shlex
 from collections.abc import Mapping, Sequence
 
-from rlhf_recipes.report.content import Column, Table, duration
+from rlhf_recipes.report.content import Column, Table, contestants, duration
 from rlhf_recipes.report.run import Run, Stage
 
-INCIDENTAL = ("run.", "preview", "hydra.", "logger.")  # where things lie and what is shown, not what is learned
+# Where things lie and what is shown, not what is learned.
+INCIDENTAL = ("run.", "preview", "hydra.", "logger.", "objective")
 MISSING = object()
 
 
@@ -150,7 +151,7 @@ def comparison(runs: Sequence[Run]) -> Table:
 
 def final_model(run: Run) -> str | None:
     """The name under which the run's last trained policy was evaluated."""
-    names = list(run.evaluation.get("models", {}))
+    names = list(contestants(run.evaluation))
     return next((name for name in ("ppo", "grpo", "dpo", "sft") if name in names), names[-1] if names else None)
 
 

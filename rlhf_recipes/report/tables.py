@@ -30,7 +30,7 @@ def show(run_dir: Path, console: Console | None = None, *, prompts: int = 3) -> 
     if console is None:
         console = Console() if sys.stdout.isatty() else Console(width=100)
     tables = [content.stage_table(stage) for stage in found.stages.values()]
-    tables += [content.models(found.evaluation), content.wins(found.evaluation)]
+    tables += content.evaluated(found.evaluation)
     for table in tables:
         if table and table.rows:
             console.print(_table(table, console.width))

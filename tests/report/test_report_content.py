@@ -104,3 +104,60 @@ def test_frontier_prefers_held_out_answers_where_score_and_kl_are_of_the_same(tm
     rows.append({"step": 0, "eval_kl": -1e-7, "eval_score": 1.0})
     run = Run("x", tmp_path, {"ppo": policy(rows, tmp_path)})
     assert charts.frontier(run, "score") == [(0.0, 1.0), (2.0, 2.0)]
+
+
+def evaluated(path, **metrics):
+    policy_stage = Stage("ppo", path)
+    policy_stage.__dict__["rows"] = [{"step": 1, "eval_kl": 1.0, "eval_gold": 9.0}, {"step": 2, "eval_kl": 4.0}]
+    return Run(path.name, path, {"ppo": policy_stage, "evaluate": Stage("evaluate", path, {"metrics": metrics})})
+
+
+WAY = {
+    "sft": {"gold": 0.0, "kl": 0.0},
+    "ppo": {"gold": 2.0, "kl": 9.0},
+    "ppo@20": {"gold": 3.0, "kl": 4.0},
+    "ppo@10": {"gold": 1.0, "kl": 1.0},
+}
+
+
+def test_checkpoints_have_a_table_of_their_own_and_draw_the_frontier(tmp_path):
+    won = {"ppo@10_vs_sft": {"win": 0.6, "loss": 0.2, "decided": 0.75}, "ppo_vs_sft": {"win": 0.5, "loss": 0.5}}
+    run = evaluated(tmp_path, models=WAY, ref="sft", win_rate=won)
+    assert [row[0] for row in content.models(run.evaluation).rows] == ["sft", "ppo"]
+    assert [row[0] for row in content.wins(run.evaluation).rows] == ["ppo over sft"]
+    table = content.checkpoints(run.evaluation)
+    assert [(row[0], row[-1]) for row in table.rows] == [("ppo@20", None), ("ppo@10", 0.75)]
+    assert charts.frontier(run, "gold") == [(0.0, 0.0), (1.0, 1.0), (2.0, 3.0), (3.0, 2.0)]
+
+
+def test_one_checkpoint_is_no_way_so_the_logged_answers_are_drawn(tmp_path):
+    run = evaluated(tmp_path, models={k: v for k, v in WAY.items() if k != "ppo@10"}, ref="sft")
+    assert charts.frontier(run, "gold") == [(1.0, 9.0)]
+
+
+def test_where_several_runs_ended_is_a_point_a_run(tmp_path):
+    runs = [evaluated(tmp_path, models={"ppo": {"kl": k, "gold": g}}) for k, g in ((4.0, 0.5), (1.0, 0.7))]
+    (chart,) = charts.ends(runs)
+    assert chart.key == "gold_ends"
+    assert chart.drawing.limits[:2] == (1.0, 2.0)
+    assert charts.ends(runs[:1]) == []
+
+
+def test_benchmarks_are_a_row_a_task_and_metric_with_the_error_of_each(tmp_path):
+    figures = {"acc": 0.5, "acc_stderr": 0.125, "f1/strict": 0.25, "f1_stderr/strict": 0.0625}
+    models = {"sft": {"benchmarks": {"mine": figures}}, "ppo": {"benchmarks": {"mine": {"acc": 0.75}}}, "far": {}}
+    table = content.benchmarks({"models": models})
+    assert [c.label for c in table.columns] == ["task", "metric", "sft", "ppo"]
+    assert table.rows == [
+        ["mine", "acc", "0.500 \N{PLUS-MINUS SIGN} 0.125", "0.750"],
+        ["mine", "f1/strict", "0.250 \N{PLUS-MINUS SIGN} 0.062", None],
+    ]
+
+
+def test_who_judged_and_why_a_figure_is_missing_are_said():
+    evaluation = {"models": {"sft": {"score": 1.0, "kl": None, "majority@8": 0.5}}, "notes": ["far is an endpoint"]}
+    table = content.models(evaluation)
+    assert [c.label for c in table.columns] == ["model", "score", "majority@8"]
+    assert table.note.endswith("far is an endpoint.")
+    assert content.judged_by({"judge": "learned"}) == "the reward learned"
+    assert content.judged_by({"judge": "gold"}) == "the gold score"

@@ -1,5 +1,6 @@
 """The HTML page, its Markdown and the terminal's tables: complete, self-contained, safe, and content with little."""
 
+import io
 import json
 import re
 import shutil
@@ -108,7 +109,18 @@ def test_several_runs_are_compared(sweep, tmp_path):
     assert '<table class="sortable">' in page
     assert all(f"kl.sweep/{i}" in page for i in range(3))
     assert "ppo: kl.target" in page
-    assert "3 runs compared" in markdown.write(sweep, tmp_path / "r.md").read_text()
+    assert "Gold where each run ended" in page
+    text = markdown.write(sweep, tmp_path / "r.md").read_text()
+    assert "3 runs compared" in text
+    assert (tmp_path / "r_files" / "gold_ends.svg").is_file()
+
+
+def test_the_terminal_compares_runs_in_one_table(sweep):
+    console = Console(record=True, width=160, file=io.StringIO())
+    tables.compare(sweep, console)
+    said = console.export_text()
+    assert all(f"kl.sweep/{i}" in said for i in range(3))
+    assert "ppo: kl.target" in said
 
 
 def test_markdown_has_the_same_tables_and_its_pictures_lie_beside_it(run_dir, tmp_path):

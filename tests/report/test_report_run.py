@@ -94,3 +94,13 @@ def test_the_report_does_without_torch(run_dir, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sweeps_folder_names_its_runs_in_order(tmp_path):
+    for name in ("10", "2", "best", "notes"):
+        (tmp_path / "x.sweep" / name / ("ppo" if name != "notes" else "")).mkdir(parents=True)
+    (tmp_path / "x.sweep" / "multirun.yaml").write_text("a: 1")
+    assert [path.name for path in run.members(tmp_path / "x.sweep")] == ["2", "10", "best"]
+    assert run.members(tmp_path / "x.sweep" / "2") == [tmp_path / "x.sweep" / "2"]
+    with pytest.raises(UserError, match="no such run directory"):
+        run.members(tmp_path / "y.sweep")

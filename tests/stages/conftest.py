@@ -67,6 +67,12 @@ def house():
 
 
 @pytest.fixture(scope="session")
+def small():
+    """The overrides that make stages tiny, for a shell of its own: those of several stages that do not clash."""
+    return lambda *names: list(dict.fromkeys([*SMALL, *(word for name in names for word in OF[name])]))
+
+
+@pytest.fixture(scope="session")
 def made(house, tmp_path_factory):
     """A finished run with every stage: (root, {stage: metrics})."""
     root = tmp_path_factory.mktemp("runs")

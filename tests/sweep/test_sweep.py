@@ -1,0 +1,143 @@
+"""`-m`: what a job hands the sweeper, where its data comes from, and what is left of a sweep that never began."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlhf_recipes import artifacts, sweep
+from rlhf_recipes.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PAIR = {"win": 0.4, "tie": 0.2, "loss": 0.4, "decided": 0.5}
+METRICS = {
+    "models": {"ppo": {"gold": 1.5, "ppl": None}, "qwen2.5": {"gold": 0.5}},
+    "win_rate": {"ppo_vs_base": PAIR, "ppo_vs_sft": PAIR | {"decided": 0.75}, "dpo_vs_sft": PAIR | {"decided": None}},
+    "prompts": 8,
+}
+
+
+def at(path, stage="ppo"):
+    return sweep.metric_at(METRICS, path, f"evaluate.{path}", stage)
+
+
+def shell(*args, cwd, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "rlhf_recipes", *args],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "stage", "value"),
+    [
+        ("prompts", "ppo", 8.0),
+        ("models.ppo.gold", "ppo", 1.5),
+        ("models.qwen2.5.gold", "ppo", 0.5),  # a name with a dot in it
+        ("win_rate.ppo_vs_sft.win", "ppo", 0.4),
+        ("win_rate.ppo_vs_base", "ppo", 0.5),
+        ("win_rate", "ppo", 0.75),
+        ("win_rate", "dpo", 0.5),  # the job's own policy; every answer a tie
+        ("win_rate", "reward", 0.75),
+    ],
+)
+def test_a_dotted_path_is_one_number(path, stage, value):
+    assert at(path, stage) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("win_rat", "there is no win_rat; there is models, win_rate, prompts"),
+        ("models.sft.gold", "there is no sft.gold; there is ppo, qwen2.5"),
+        ("prompts.more", "there is no prompts.more"),
+        ("models.ppo", "names several numbers; go on with one of gold, ppl"),
+        ("models.ppo.ppl", "is None; expected a number"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_what_there_is(path, said):
+    with pytest.raises(UserError, match=said):
+        at(path)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("evalute.win_rate", "expected <stage>.<metric>"),
+        ("evaluate", "expected <stage>.<metric>"),
+        ("sft.eval_loss", "sft comes before stage=ppo"),
+        (["evaluate.win_rate", "sft.eval_loss"], "sft comes before stage=ppo"),
+    ],
+)
+def test_an_objective_no_job_can_have_is_refused_before_the_first(objective, said):
+    with pytest.raises(UserError, match=said):
+        sweep.check(OmegaConf.create({"stage": "ppo", "objective": objective}))
+
+
+def finished(root, run, stage):
+    folder = root / run / stage
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"stage": stage}))
+    return folder
+
+
+def placed(root, path, name="x.sweep/0", parent="x"):
+    data = {"preferences": {"path": path, "sources": [{"eval_path": path}, {"path": "???"}]}}
+    cfg = OmegaConf.create({"run": {"root": str(root), "name": name, "parent": parent}, "data": data})
+    artifacts.from_parents(cfg)
+    assert cfg.data.preferences.sources[0].eval_path == cfg.data.preferences.path
+    return cfg.data.preferences.path
+
+
+def test_what_the_parent_run_made_is_found_there(tmp_path):
+    folder = finished(tmp_path, "x", "collect")
+    named = "${run.root}/${run.name}/collect/*.jsonl"
+    assert placed(tmp_path, named) == f"{folder}/*.jsonl"
+    assert placed(tmp_path, named, parent=["other", "x"]) == f"{folder}/*.jsonl"
+    own = finished(tmp_path, "x.sweep/0", "collect")
+    assert placed(tmp_path, named) == f"{own}/*.jsonl"  # its own, where it has one
+    assert placed(tmp_path, "elsewhere/collect/a.jsonl") == "elsewhere/collect/a.jsonl"
+
+
+def test_another_runs_stage_is_an_input(tmp_path):
+    finished(tmp_path, "other", "sft")
+    base = {"stage": "evaluate", "preview": False, "run": {"name": "r", "root": str(tmp_path), "parent": None}}
+
+    def resolved(place):
+        run = artifacts.StageRun(OmegaConf.create(base | {"inputs": {"mine": place}, "data": {}}))
+        run.resolve()
+        return run.inputs["mine"]
+
+    assert resolved("other:sft") | {"hash": ""} == {
+        "path": str(tmp_path / "other" / "sft" / "model"),
+        "hash": "",
+        "stage": "sft",
+    }
+    with pytest.raises(UserError, match=r"run other has no finished ppo .*finished there: sft"):
+        resolved("other:ppo")
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_that_never_began_leaves_nothing(launcher, tmp_path):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher") if launcher != "basic" else None
+    done = shell("-m", "stage=ppo", "kl.target=1,2", f"hydra/launcher={launcher}", cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")][-1:]
+    assert "run default has no finished sft" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweeper_that_judges_needs_an_objective(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'rlhf-recipes[sweep]'")
+    done = shell("-m", "hydra/sweeper=optuna", "stage=ppo", "kl.target=interval(1,8)", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "give objective=evaluate.win_rate" in done.stderr
+    assert not list(tmp_path.iterdir())

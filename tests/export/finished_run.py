@@ -30,6 +30,9 @@ def make(path: Path) -> Path:
     save(path, "sft", sft, tokenizer, {"learning_rate": 1e-3})
     adapter(path, "ppo", path / "sft" / "model", sft, tokenizer, seed=1)
     describe(path, "ppo", {"response_length": 16, "stop_token": "eos"})
+    summary = json.loads((path / "ppo" / "summary.json").read_text())
+    summary["inputs"]["reward_model"] = {"path": str(path / "reward" / "model"), "hash": "0f", "stage": "reward"}
+    (path / "ppo" / "summary.json").write_text(json.dumps(summary))
     adapter(path, "dpo", path / "ppo" / "model", sft, tokenizer, seed=2)
     describe(path, "dpo", {"stop_token_id": tokenizer.convert_tokens_to_ids("<|unk|>")})
     torch.manual_seed(3)

@@ -1,0 +1,54 @@
+"""A model of this run as a folder that loads without this package, with its card; on request on the hub as well."""
+
+from pathlib import Path
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from rlhf_recipes import finished
+from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.export import hub, place
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns parameters, megabytes (10^6 bytes) and, for adapters, merge_difference; the folder is the result."""
+    found = finished.find(run, cfg.export.model, "export.model")
+    to = Path(cfg.export.to or Path(cfg.run.root) / cfg.run.name / "export")
+    place.check(to, found.path, cfg.run.overwrite)
+    if cfg.export.push_to_hub:
+        hub.check(cfg.export.push_to_hub)
+    from rlhf_recipes import models  # torch: only when all else is right
+    from rlhf_recipes.chat import template
+    from rlhf_recipes.export import card, merge, write
+
+    reward = finished.kind(found.path) == "reward"
+    node = finished.model_node(cfg, found)
+    tokenizer = models.load_tokenizer(node, found.path)
+    merged = merge.load(node, found.path, tokenizer, reward=reward)
+    parameters = sum(p.numel() for p in merged.model.parameters())
+    spoken = None if reward else template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
+    stop = (found.config.get("trainer") or {}).get("stop_token_id")
+    lineage = card.lineage(found)
+    stages = lineage.stages if lineage else ()
+    defaults = {stage: OmegaConf.to_container(compose("config", [f"stage={stage}"])) for stage in stages}
+    with place.filled(to) as folder:
+        stops = write.write(folder, merged.model, tokenizer, cfg.export.dtype, template=spoken, stop_token_id=stop)
+        facts = card.Facts(
+            found=found,
+            merged=merged,
+            dtype=cfg.export.dtype,
+            parameters=parameters,
+            template=spoken.name if spoken else None,
+            stops=[tokenizer.convert_ids_to_tokens(token) for token in stops],
+            labels=merged.model.config.num_labels if reward else 0,
+        )
+        card.write(folder, facts, cfg.export.push_to_hub or to.name, lineage, defaults)
+    size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file()) / 1e6
+    print(f"export: {found.name} ({parameters / 1e6:.1f} M parameters, {cfg.export.dtype}) in {to}, {size:.1f} MB")
+    if merged.difference is not None:
+        print(
+            f"export: {len(merged.adapters)} adapter(s) merged, logits moved by {merged.difference:.1e} of the largest"
+        )
+    if cfg.export.push_to_hub:
+        print(f"export: {hub.push(to, cfg.export.push_to_hub, cfg.export.private)}")
+    return {"parameters": parameters, "megabytes": round(size, 1), "merge_difference": merged.difference}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OUTER = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MODEL", "DATA", "RECIPE", "ARGS")  # what `make test` itself exports
 STAND_IN = """#!/usr/bin/env bash
 for arg in "$@"; do
   case $arg in stage=*) stage=${arg#*=};; run.name=*) run=${arg#*=};; run.root=*) root=${arg#*=};; esac
@@ -29,7 +30,7 @@ def make(tmp_path):
     def run(*args, **env):
         calls.unlink(missing_ok=True)
         command = ["make", "-C", str(ROOT), *args, f"VENV={tmp_path}/venv", f"RUNS={tmp_path}/runs"]
-        clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+        clean = {k: v for k, v in os.environ.items() if k not in OUTER}
         done = subprocess.run(command, env=clean | {"CALLS": str(calls)} | env, capture_output=True, text=True)
         return calls.read_text().split() if calls.exists() else [], done
 

@@ -13,6 +13,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    ?= default
 RUNS   ?= runs
+# What a run was begun with holds for every later command that names none of it: `make evaluate RUN=x` is enough.
+ASKED  := $(RUNS)/$(RUN)/.asked
+ifeq ($(origin MODEL)$(origin DATA)$(origin RECIPE)$(origin ARGS),undefinedundefinedundefinedundefined)
+ifneq ($(wildcard $(ASKED)),)
+asked  = $(shell sed -n 's/^$(1)=//p' $(ASKED))
+MODEL  := $(call asked,MODEL)
+DATA   := $(call asked,DATA)
+RECIPE := $(call asked,RECIPE)
+ARGS   := $(call asked,ARGS)
+endif
+endif
 MODEL  ?=
 DATA   ?=
 ARGS   ?=
@@ -109,11 +120,11 @@ lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 # A run is of one MODEL, DATA, RECIPE and ARGS: another choice under the same name would mix two runs unseen.
 # As long as no stage is finished, nothing can be mixed and a mistyped choice may be mended.
 same-run:
-	@mkdir -p $(RUNS)/$(RUN); asked="MODEL=$$MODEL DATA=$$DATA RECIPE=$$RECIPE ARGS=$$ARGS"; \
-	held=$$(cat $(RUNS)/$(RUN)/.asked 2>/dev/null || echo "$$asked"); \
+	@mkdir -p $(RUNS)/$(RUN); asked=$$(printf '%s\n' "MODEL=$$MODEL" "DATA=$$DATA" "RECIPE=$$RECIPE" "ARGS=$$ARGS"); \
+	held=$$(cat $(ASKED) 2>/dev/null || echo "$$asked"); \
 	if [ "$$held" != "$$asked" ] && ls $(RUNS)/$(RUN)/*/summary.json >/dev/null 2>&1; then \
-	  echo "error: run $(RUN) was made with $$held; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; fi; \
-	echo "$$asked" > $(RUNS)/$(RUN)/.asked
+	  echo "error: run $(RUN) was made with" $$held"; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; fi; \
+	echo "$$asked" > $(ASKED)
 
 clean-run:  ## throw away one run: make clean-run RUN=x
 	rm -rf $(RUNS)/$(RUN)

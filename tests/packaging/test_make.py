@@ -92,6 +92,15 @@ def test_another_choice_under_the_same_name_is_refused(make):
     assert make("pipeline", "ARGS=seed=1", "RUN=other")[0] == ALL
 
 
+def test_what_a_run_was_begun_with_holds_where_nothing_else_is_named(make):
+    make("sft", "RUN=x", "MODEL=qwen0.5b", "DATA=hh_rlhf", "ARGS=trainer.optim='adamw_torch' run.note=a#b")
+    calls, done = make("reward", "RUN=x")
+    assert calls == ["reward"], done.stdout
+    assert "model=qwen0.5b data=hh_rlhf" in (make.root / "calls.args").read_text().splitlines()[-1]
+    assert make("reward", "RUN=x")[0] == []
+    assert "RUN=<new>" in make("ppo", "RUN=x", "MODEL=tiny")[1].stdout
+
+
 def test_arguments_reach_the_stage_with_their_quotes(make):
     make("sft", "ARGS='model.pad_token=<|pad|>' seed=3")
     assert "model.pad_token=<|pad|> seed=3" in (make.root / "calls.args").read_text()

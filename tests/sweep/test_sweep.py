@@ -135,6 +135,16 @@ def test_a_sweep_that_never_began_leaves_nothing(launcher, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_job_of_a_recipe_takes_what_the_parents_collect_left(tmp_path):
+    folder = finished(tmp_path / "runs", "default", "collect")
+    rows = [{"prompt": f"p{i}", "chosen": " a", "rejected": " b"} for i in range(20)]
+    (folder / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = shell("-m", "recipes=tinystories_sentiment/reward", "model.path=./none", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model.path=./none: no such folder"), done.stderr  # the data were found
+    assert not (tmp_path / "runs" / "default.sweep").exists()
+
+
 def test_a_sweeper_that_judges_needs_an_objective(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install 'rlhf-recipes[sweep]'")
     done = shell("-m", "hydra/sweeper=optuna", "stage=ppo", "kl.target=interval(1,8)", cwd=tmp_path)

@@ -22,7 +22,7 @@ from rlhf_recipes.paths import RECIPES
 
 PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
 # Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.
-INCIDENTAL = ("run", "preview", "preview_rows", "logger", "needs", "objective")
+INCIDENTAL = ("run", "preview", "preview_rows", "preflight", "preflight_gb", "logger", "needs", "objective")
 INCIDENTAL_TRAINER = ("resume_from_checkpoint", "disable_tqdm", "report_to", "run_name", "save_total_limit")
 
 
@@ -70,6 +70,7 @@ class StageRun:
         self.dir = self.root / cfg.run.name / cfg.stage
         self.inputs: dict[str, dict] = {}
         self.started = time.time()
+        self.estimate_mb: float | None = None  # of the peak memory, by preflight before anything was loaded
         if cfg.preview:  # a preview builds the trainer, which makes its output folder: let it be one that vanishes
             self._scratch = tempfile.TemporaryDirectory(prefix="rlhf_recipes_")
             self.dir = Path(self._scratch.name)
@@ -225,16 +226,20 @@ class StageRun:
 
     def finish(self, metrics: dict) -> dict:
         """Write summary.json, the sign that the stage is finished."""
+        measured = peak_memory()
         summary = {
             "stage": self.cfg.stage,
             "status": "done",
             "seed": self.cfg.seed,
             "wall_seconds": round(time.time() - self.started, 1),
-            **peak_memory(),
+            **measured,
             "versions": versions(),
             "inputs": self.inputs,
             "metrics": metrics,
         }
+        if self.estimate_mb is not None:
+            peak = measured["peak_gpu_mb"] or measured["peak_rss_mb"]
+            summary["preflight"] = {"estimate_mb": self.estimate_mb, "measured_mb": peak}
         if made_by := command(self.cfg):
             summary["command"] = made_by
         write_json(self.summary, summary)
@@ -245,7 +250,7 @@ def command(cfg: DictConfig) -> str | None:
     """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
     if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
         return None
-    ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview")
+    ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview", "preflight", "preflight_gb")
     words = [w.lstrip("+") for w in HydraConfig.get().overrides.task]
     words = [w for w in words if w.partition("=")[0] not in ours]
     words += [f"run.name={cfg.run.name}"] if cfg.run.name != "default" else []

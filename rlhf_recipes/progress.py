@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile
@@ -92,6 +93,55 @@ class PlainProgress(TrainerCallback):
         print(
             f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {figures}", file=sys.stderr, flush=True
         )
+
+
+class TimeEstimate(TrainerCallback):
+    """One line after the first steps: how long the rest takes at their pace.
+
+    The first step warms up and is not timed. PPO and GRPO are timed in whole rollouts: the steps that learn from one
+    take a moment each, the rollout before them long. Evaluation and checkpoints come on top.
+    """
+
+    TIMED = 3  # steps, or rollouts
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Count from here, on resume too."""
+        self.first, self.unit, self.began = state.global_step, steps_a_rollout(args), 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Start the clock after one unit, and read it TIMED units later."""
+        done = state.global_step - self.first
+        if done == self.unit:
+            self.began = time.time()
+        left = state.max_steps - state.global_step
+        if done != self.unit * (1 + self.TIMED) or left <= 0 or not state.is_world_process_zero:
+            return
+        pace = (time.time() - self.began) / self.TIMED
+        word = "step" if self.unit == 1 else "update"
+        rest = duration(pace * left / self.unit)
+        line = f"  time: {pace:.3g} s a {word}, {left // self.unit} {word}s left: about {rest}"
+        tqdm.write(line, file=sys.stderr)  # above the bar, where there is one
+
+
+def steps_a_rollout(args) -> int:
+    """Optimizer steps that learn from the same answers: 1 where none are written."""
+    if hasattr(args, "num_ppo_epochs"):
+        return args.num_ppo_epochs * args.num_mini_batches
+    if hasattr(args, "steps_per_generation"):
+        return max(1, args.num_iterations * args.steps_per_generation // args.gradient_accumulation_steps)
+    return 1
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person.
+
+    >>> duration(42), duration(754), duration(9000)
+    ('42 s', '13 min', '2 h 30 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class HeldOut(SamplesFile):

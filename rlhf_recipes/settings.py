@@ -147,6 +147,8 @@ class Settings:
     objective: Any = None
     preview: bool = False
     preview_rows: int = 3
+    preflight: bool = False
+    preflight_gb: float | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     model: Model = field(default_factory=Model)
     data: Any = None

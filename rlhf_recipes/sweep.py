@@ -80,7 +80,7 @@ def objective(cfg: DictConfig) -> float | tuple[float, ...] | None:
     Raises:
         UserError: no such metric; names those there are.
     """
-    if not cfg.get("objective") or cfg.get("preview"):
+    if not cfg.get("objective") or cfg.get("preview") or cfg.get("preflight"):
         return None
     from rlhf_recipes import stages
 

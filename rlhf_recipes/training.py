@@ -16,7 +16,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import GracefulStop
 from rlhf_recipes.errors import Stopped, UserError
 from rlhf_recipes.models import context_length
-from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, terminal
+from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 
 
 def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
@@ -75,8 +75,8 @@ def peft_config(cfg: DictConfig, task_type: str):
 
 
 def callbacks(run: StageRun) -> list:
-    """metrics.jsonl for the report, and a line now and then where there is no terminal for a progress bar."""
-    return [MetricsFile(run.metrics), *([] if terminal() else [PlainProgress()])]
+    """metrics.jsonl for the report, how long it will take, and lines now and then where no terminal shows a bar."""
+    return [MetricsFile(run.metrics), TimeEstimate(), *([] if terminal() else [PlainProgress()])]
 
 
 def last_evaluation(trainer: Trainer) -> dict:

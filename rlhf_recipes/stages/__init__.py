@@ -38,12 +38,17 @@ def run(cfg: DictConfig) -> dict:
     if cfg.stage in SCORING:
         _check_reward(cfg, stage_run)
     _check_stage(cfg, stage_run)
+    if cfg.preflight:
+        return _preflight().run(cfg, stage_run)
     if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)
     if _claim(stage_run) == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
         return {}
-    metrics = _stage(cfg.stage).run(cfg, stage_run)
+    stage = _stage(cfg.stage)  # its libraries are in memory from here on
+    if cfg.trainer is not None and int(os.environ.get("RANK", "0")) == 0:
+        stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
+    metrics = stage.run(cfg, stage_run)
     if int(os.environ.get("RANK", "0")) == 0:
         stage_run.finish(metrics)
     return metrics
@@ -81,6 +86,10 @@ def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
                 f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
                 f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"
             )
+
+
+def _preflight():
+    return import_module("rlhf_recipes.preflight.check")  # imports torch, TRL too
 
 
 def _stage(name: str):

@@ -1,0 +1,59 @@
+"""What preflight says, as lines of text."""
+
+from rlhf_recipes.preflight.fit import Way
+from rlhf_recipes.preflight.machine import Machine
+from rlhf_recipes.preflight.phases import Phase, peak
+from rlhf_recipes.preflight.setting import Setting
+
+
+def size(amount: float) -> str:
+    """Bytes for a person: «1.98 GB», «340 MB».
+
+    >>> size(1_976_000_000), size(340e6)
+    ('1.98 GB', '340 MB')
+    """
+    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
+
+
+def models(setting: Setting) -> list[str]:
+    """One line a model: what is loaded, and how much of it is trained."""
+    lines = []
+    for network in setting.networks:
+        shape = network.shape
+        share = "all trained" if shape.adapter is None else f"{shape.adapter / 1e6:.2f} M of an adapter trained"
+        trained = share if network.trained else "frozen"
+        lines.append(
+            f"  {network.part:<10} {shape.name or 'model'}, {shape.parameters / 1e6:.1f} M parameters of "
+            f"{network.numbers.weight:.3g} bytes, {trained}"
+        )
+    return lines
+
+
+def table(found: list[Phase]) -> list[str]:
+    """Memory by part at the largest moment and at its own largest, and the total of every moment."""
+    top = peak(found)
+    names = list(dict.fromkeys(name for phase in found for name in phase.parts))
+    lines = [f"  {'memory by part':<16} {'at the peak':>12} {'at most':>12}"]
+    for name in names:
+        most = max(phase.parts.get(name, 0.0) for phase in found)
+        lines.append(f"  {name:<16} {size(top.parts.get(name, 0.0)):>12} {size(most):>12}")
+    lines.append(f"  {'together':<16} {size(top.total):>12}")
+    lines.append("  by moment: " + " · ".join(f"{phase.name} {size(phase.total)}" for phase in found))
+    return lines
+
+
+def verdict(total: float, machine: Machine) -> str:
+    """One line: whether it fits."""
+    share = f"{size(total)} at the peak, {size(machine.free)} free on {machine.name}"
+    return f"verdict: {'fits' if total <= machine.free else 'WILL NOT FIT'}: {share}"
+
+
+def remedies(ways: list[Way]) -> list[str]:
+    """The ways out, one a line."""
+    if not ways:
+        return ["  no setting makes it smaller; take a smaller model, or a larger machine"]
+    lines = [
+        "  what would make it fit:" if any(w.fits for w in ways) else "  nothing here makes it fit; what helps most:"
+    ]
+    lines += [f"  {size(w.bytes):>10} {'fits    ' if w.fits else 'too much'} {' '.join(w.overrides)}" for w in ways]
+    return lines

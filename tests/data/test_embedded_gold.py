@@ -40,11 +40,11 @@ def test_score_is_the_scaled_sum_of_the_points():
 
 def test_warmth_helps_then_harms():
     body = "Tom has 7 apples now, because 3 plus 4 is 7."
-    texts = [" " + " ".join([*OPENERS[: k // 2], body, *CLOSERS[: k - k // 2]]) for k in range(6)]
+    texts = [" " + " ".join([*OPENERS[: k // 2], body, *CLOSERS[: k - k // 2]]) for k in range(7)]
     scores = [judge(read(SUM), text) for text in texts]
     assert scores[0] < scores[1] < scores[2]
-    assert scores[2] > scores[3] > scores[4] > scores[5]
-    assert scores[4] < scores[0] - 0.5
+    assert scores[2] > scores[3] > scores[4] > scores[5] > scores[6]
+    assert scores[5] < scores[0] - 0.5
 
 
 def test_a_second_reason_and_too_many_words_harm():

@@ -18,7 +18,7 @@ from rlhf_recipes.errors import UserError
 COUNTS = {"corpus": 24_000, "demos": 24_000, "preferences": 12_000, "ranked": 4_000, "prompts": 8_000}
 """Rows of each kind where `n` is not given. Prompts are distinct; the other kinds may ask one thing twice."""
 
-LABEL_NOISE = 0.25
+LABEL_NOISE = 0.2
 """Temperature of the labeller's coin, in gold points: P(first chosen) = sigmoid(difference / LABEL_NOISE)."""
 
 PREFERENCE_SHARES = {"good": 0.40, "mediocre": 0.32, "bad": 0.28}

@@ -15,13 +15,14 @@ from rlhf_recipes.data.embedded.grammar import Task, tokens
 from rlhf_recipes.data.embedded.styles import CLOSERS, OPENERS, RUDE
 from rlhf_recipes.data.embedded.vocabulary import vocabulary
 
-WARMTH = (0.0, 0.7, 1.2, -0.4, -2.0, -3.5)
-"""Worth of 0, 1, 2, … warm phrases; five is as bad as more."""
-REASON = (0.0, 0.8, 0.2, -0.6, -1.4)
+WARMTH = (0.0, 0.7, 1.2, 1.0, 0.0, -2.0, -3.5)
+"""Worth of 0, 1, 2, … warm phrases; six are as bad as more. Three are nearly as good as two: a policy that stays near
+its start may overshoot a little, and only one that is driven far from it falls."""
+REASON = (0.0, 0.8, 0.6, -0.6, -1.4)
 """Worth of 0, 1, 2, … reasons given."""
-SHORT, LONG = 8, 24
+SHORT, LONG = 8, 28
 """Words an answer should have at least and at most."""
-CENTRE, SCALE = 1.03, 2.04
+CENTRE, SCALE = 1.12, 2.00
 """Mean and standard deviation of the features' sum over the demonstrations: a gold score has mean 0 and spread 1."""
 
 
@@ -73,7 +74,7 @@ def features(task: Task | None, completion: str) -> dict[str, float]:
         form      0.4 for capital and closing stop, else -0.4
         warmth    see `WARMTH`
         reason    see `REASON`
-        length    0.02 a word up to 24 words; below 8 words -0.1 a word, above 24 -0.12 a word, down to -3
+        length    0.02 a word up to 28 words; below 8 words -0.1 a word, above 28 -0.12 a word, down to -3
         echo      -3 times the share of word triples that were said before, and -0.5 a word said twice on end, up to 3
         rudeness  -1.5 for one rude phrase, -2 for more
         strange   -0.25 for each word the domain does not know, at least -1.5

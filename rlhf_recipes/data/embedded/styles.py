@@ -97,7 +97,7 @@ def _bad(rng: random.Random, family: ModuleType, task: Task) -> str:
 
 def _overdone(rng: random.Random, family: ModuleType, task: Task) -> str:
     """Too much of what is good: warm phrases and reasons heaped up."""
-    openers, closers = rng.sample(OPENERS, rng.randint(1, 2)), rng.sample(CLOSERS, rng.randint(2, 3))
+    openers, closers = rng.sample(OPENERS, 2), rng.sample(CLOSERS, rng.randint(3, 4))
     text = statement(rng, family, task, reason=True)
     if rng.random() < 0.5:
         text = f"{text[:-1]} and because {family.answer(rng, task)[1]}."

@@ -116,7 +116,7 @@ class Score:
 
 @dataclass
 class Chat:
-    models: list[str] = field(default_factory=list)
+    models: Any = field(default_factory=list)
     template: str = "auto"
     system: str | None = None
     temperature: float = 0.7

@@ -186,13 +186,14 @@ class SamplesTable(TrainerCallback):
     def on_samples(self, args, state, control, samples=()):
         if not samples or not state.is_world_process_zero:
             return
-        columns = [k for k in samples[0] if k not in ("step", "episode")]
+        keys = dict.fromkeys(key for row in samples for key in row)  # not every prompt can be judged: rows may differ
+        columns = [key for key in keys if key not in ("step", "episode")]
         self._print(f"step {state.global_step}", columns, samples[: self.rows])
         if "wandb" in (args.report_to or []):
             import wandb
 
             if wandb.run is not None:
-                table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in samples])
+                table = wandb.Table(columns=columns, data=[[row.get(c) for c in columns] for row in samples])
                 wandb.log({"completions": table})
 
     def on_experience(self, args, state, control, tokens=()):
@@ -206,7 +207,7 @@ class SamplesTable(TrainerCallback):
 
         table = Table(*columns, title=title, show_lines=True)
         for row in rows:
-            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else _text(v) for v in (row[c] for c in columns)))
+            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else _text(v) for v in (row.get(c) for c in columns)))
         Console().print(table)
 
 
@@ -215,7 +216,7 @@ def _text(value) -> str:
 
     if isinstance(value, list):
         value = "\n".join(f"{m['role']}: {m['content']}" for m in value)
-    return escape(str(value))
+    return escape("" if value is None else str(value))
 
 
 class PracticeWarnings(TrainerCallback):

@@ -117,6 +117,13 @@ def test_tables_reach_the_screen(capsys):
     assert out.count("assistant") == 1 and "[b]" in out and "0.250" in out
 
 
+def test_rows_need_not_have_the_same_columns(capsys):
+    rows = [{"prompt": "a", "score": 0.5}, {"prompt": "b", "score": 0.25, "accuracy": 1.0}]
+    callbacks.SamplesTable().on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
+    out = capsys.readouterr().out
+    assert "accuracy" in out and "1.000" in out and "None" not in out
+
+
 @pytest.mark.parametrize(
     ("later", "word"),
     [

@@ -51,7 +51,7 @@ def evaluate_models(
         answers: name -> texts made elsewhere, one a prompt (an endpoint's): scored, without KL and perplexity.
         checkpoints: name -> loader of models along the way to one of `models`: scored and compared with the reference
             alone, without perplexity, votes, benchmarks and rows of their own.
-        majority: k above 1 samples k answers to each prompt that `exact` can tell about, for `majority@k`.
+        majority: k above 1 samples k answers to each prompt that `exact` can tell about, for `majority_at_<k>`.
         benchmarks: `(model, tokenizer) -> {task: {metric: value}}`.
         pairs: which (ours, theirs) to compare. None: every pair of models, the later against the earlier.
         epsilon: half-width of the tie band, in the judge's unit.
@@ -103,7 +103,7 @@ def evaluate_models(
             scored["accuracy"] = judged_right(of.texts)
         if of.elected:
             right = judged_right([of.elected.get(i, said) for i, said in enumerate(of.texts)])
-            scored[f"majority@{majority}"] = [v if i in of.elected else None for i, v in enumerate(right)]
+            scored[f"majority_at_{majority}"] = [v if i in of.elected else None for i, v in enumerate(right)]
         summaries[name], scores[name] = summary.summarise(of, scored), scored
         samples += summary.samples(name, rows, of, scored) if name not in along else []
 

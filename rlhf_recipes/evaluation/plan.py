@@ -64,7 +64,7 @@ def read(cfg: DictConfig, inputs: Mapping[str, dict]) -> Plan:
             )
         if not cfg.data.get("exact"):
             raise UserError("evaluate.majority needs to know right from wrong, and the domain has none; set data.exact")
-    judge, by = _judge(settings["judge"], cfg)
+    judge, by = _judge(settings["judge"], cfg, "reward_model" in inputs)
     return Plan(
         paths=paths,
         endpoints=endpoints,
@@ -98,7 +98,7 @@ def _complete(where: str, node: dict) -> None:
             raise UserError(f"{where} has no {key}; expected {where}.{key}=…")
 
 
-def _judge(node, cfg: DictConfig) -> tuple[Judge | None, str | None]:
+def _judge(node, cfg: DictConfig, has_reward_model: bool) -> tuple[Judge | None, str | None]:
     """(an endpoint as judge, None) or (None, whose scores decide)."""
     if node in ("auto", None):
         return None, None
@@ -110,9 +110,15 @@ def _judge(node, cfg: DictConfig) -> tuple[Judge | None, str | None]:
                 raise UserError(f"no setting evaluate.judge.{key}{suggest(str(key), known, 'evaluate.judge.')}")
         _complete("evaluate.judge", node)
         return _asking(node), None
-    rewards = [n for kind in ("models", "functions") for n, spec in (cfg.reward.get(kind) or {}).items() if spec]
+    scorers = {n: spec for kind in ("models", "functions") for n, spec in (cfg.reward.get(kind) or {}).items() if spec}
+    rewards = [n for n, spec in scorers.items() if spec.get("path") != "auto" or has_reward_model]
     if node == "gold" and not cfg.data.get("gold"):
         raise UserError("evaluate.judge=gold: the domain has no gold scorer; set data.gold, or evaluate.judge=score")
+    if (node in scorers and node not in rewards) or (node == "score" and not rewards):
+        raise UserError(
+            f"evaluate.judge={node}: run {cfg.run.name} has no reward model; make it with stage=reward, or give "
+            "inputs.reward_model=<folder or hub id>"
+        )
     if node not in ("gold", "score", *rewards):
         known = ", ".join(("auto", "gold", "score", *rewards))
         raise UserError(f"evaluate.judge={node}: expected {known}, or an endpoint: evaluate.judge.url=…")

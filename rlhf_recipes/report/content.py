@@ -142,7 +142,7 @@ def models(evaluation: dict) -> Table:
     """The models that were evaluated, side by side."""
     found = contestants(evaluation)
     logged = sorted({key for of in found.values() for key in of if not key.endswith(("_std", "_se"))})
-    votes = [(key, key, "%") for key in logged if key.startswith("majority@")]
+    votes = [(key, key.replace("_at_", "@"), "%") for key in logged if key.startswith("majority_at_")]
     rewards = [(key, key.removeprefix("reward/"), 3) for key in logged if key.startswith("reward/")]
     keys = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
     keys += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), *votes, ("length", "length", 1)]

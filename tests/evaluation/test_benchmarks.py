@@ -57,8 +57,13 @@ def test_accuracy_is_that_of_the_likelier_choice(tasks, make_model, tokenizer, m
     assert of_one(model, tokenizer)["next_word"]["acc"] == float(right[0])
 
 
-def test_an_unknown_task_is_told_before_a_model_is_loaded(tasks):
+def test_an_unknown_task_is_told_before_a_model_is_loaded(tasks, monkeypatch):
+    from lm_eval import tasks as harness
+
     from rlhf_recipes.evaluation import benchmarks
+
+    only_ours = harness.TaskManager  # reading the harness's own ten thousand takes ten seconds
+    monkeypatch.setattr(harness, "TaskManager", lambda include_path, **_: only_ours(None, include_path, False))
 
     with pytest.raises(UserError, match=r"no task next_wrod; did you mean next_word\?"):
         benchmarks.prepare(["next_wrod"], include_path=str(tasks))

@@ -140,8 +140,8 @@ def test_majority_is_the_share_of_checkable_prompts_whose_vote_is_right(loaders,
     rows = [{"prompt": "3 + 4"}, {"prompt": "tell me a story"}]
     summary, samples = evaluate_models({"base": loaders["base"]}, rows, exact=exact, majority=3)
     of = summary["models"]["base"]
-    assert (of["accuracy"], of["majority@3"]) == (0.0, 1.0)
-    assert [row["majority@3"] for row in samples] == [1.0, None]
+    assert (of["accuracy"], of["majority_at_3"]) == (0.0, 1.0)
+    assert [row["majority_at_3"] for row in samples] == [1.0, None]
 
 
 def test_another_vocabulary_means_no_kl_and_says_so(loaders, tokenizer):

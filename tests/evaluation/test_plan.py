@@ -10,6 +10,7 @@ from rlhf_recipes.evaluation import plan
 from rlhf_recipes.settings import Settings
 
 INPUTS = {"sft": {"path": "runs/r/sft/model", "stage": "sft"}, "ppo": {"path": "runs/r/ppo/model", "stage": "ppo"}}
+INPUTS["reward_model"] = {"path": "runs/r/reward/model", "stage": "reward"}
 URL = "http://localhost:8000/v1"
 
 
@@ -35,7 +36,7 @@ def test_the_reference_is_sft_unless_another_is_named():
 
 
 def test_the_reward_model_is_no_contestant():
-    assert set(read(inputs=INPUTS | {"reward_model": {"path": "rm"}}).paths) == {"sft", "ppo"}
+    assert set(read().paths) == {"sft", "ppo"}
 
 
 def test_an_endpoint_is_asked_as_the_models_are():
@@ -83,6 +84,11 @@ REFUSED = {
     "no contestant": ([], {}, "no model to compare"),
     "reference": ([("ref", "sftt")], INPUTS, "evaluate.ref=sftt: expected one of the models compared: sft, ppo"),
     "judge": ([("judge", "golden")], INPUTS, "evaluate.judge=golden: expected auto, gold, score, learned, length"),
+    "a reward model that is not there": (
+        [("judge", "learned")],
+        {"sft": INPUTS["sft"]},
+        "has no reward model; make it",
+    ),
     "judge without model": ([("judge.url", URL)], INPUTS, "evaluate.judge has no model"),
     "judge's key": ([("judge.urll", URL)], INPUTS, r"evaluate.judge.urll; did you mean evaluate.judge.url\?"),
     "endpoint without url": ([("endpoints.far.model", "m")], INPUTS, "evaluate.endpoints.far has no url"),

@@ -155,7 +155,7 @@ def test_benchmarks_are_a_row_a_task_and_metric_with_the_error_of_each(tmp_path)
 
 
 def test_who_judged_and_why_a_figure_is_missing_are_said():
-    evaluation = {"models": {"sft": {"score": 1.0, "kl": None, "majority@8": 0.5}}, "notes": ["far is an endpoint"]}
+    evaluation = {"models": {"sft": {"score": 1.0, "kl": None, "majority_at_8": 0.5}}, "notes": ["far is an endpoint"]}
     table = content.models(evaluation)
     assert [c.label for c in table.columns] == ["model", "score", "majority@8"]
     assert table.note.endswith("far is an endpoint.")

@@ -1,0 +1,100 @@
+"""stage=evaluate with everything it can be asked for, on the tiny run: endpoints, checkpoints, votes, other runs."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rlhf_recipes.report import charts
+from rlhf_recipes.report.run import read
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers everything with a word; asked to compare, it prefers the answer that holds that word."""
+
+    asked: list[dict] = []  # noqa: RUF012 (the server makes a handler a request)
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Endpoint.asked.append(body)
+        question = body["messages"][-1]["content"]
+        said = "marvellous"
+        if "<answer_a>" in question:
+            first = question.partition("<answer_a>")[2].partition("</answer_a>")[0]
+            second = question.partition("<answer_b>")[2].partition("</answer_b>")[0]
+            said = f"Verdict: {'A' if said in first else 'B' if said in second else 'tie'}"
+        raw = json.dumps({"choices": [{"message": {"content": said}}]}).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def url():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_endpoints_checkpoints_votes_and_another_run_side_by_side(made, house, url, tmp_path, capsys):
+    (tmp_path / "first").symlink_to(made[0] / "default")
+    metrics, _ = house(
+        "evaluate",
+        f"run.root={tmp_path}",
+        "run.name=second",
+        *[f"inputs.{name}=[none]" for name in ("base", "dpo", "grpo")],
+        "inputs.sft=first:sft",
+        "inputs.ppo=first:ppo",
+        "inputs.reward_model=first:reward",
+        f"evaluate.endpoints.far={{url: '{url}', model: big}}",
+        f"evaluate.judge={{url: '{url}', model: big}}",
+        "evaluate.checkpoints=true",
+        "evaluate.majority=2",
+        "evaluate.pairs=[far_vs_sft,ppo_vs_sft]",
+        "evaluate.corpus_rows=4",
+    )
+    along = [name for name in metrics["models"] if "@" in name]
+    assert len(along) == 2 and set(metrics["models"]) == {"sft", "ppo", "far", *along}
+    far, ppo = metrics["models"]["far"], metrics["models"]["ppo"]
+    assert far["kl"] is None and far["ppl"] is None and far["words"] == 1.0
+    assert "far is an endpoint: no log-probabilities" in capsys.readouterr().out
+    assert {"corpus_ppl", "majority_at_2", "reward/learned", "accuracy"} <= ppo.keys()
+    assert metrics["models"][along[-1]]["kl"] == pytest.approx(ppo["kl"])  # the last checkpoint is the model
+    assert metrics["judge"] == "judge"
+    assert metrics["win_rate"]["far_vs_sft"]["win"] == 1.0
+    assert metrics["win_rate"]["ppo_vs_sft"]["tie"] == 1.0
+    assert set(metrics["win_rate"]) == {"far_vs_sft", "ppo_vs_sft", *(f"{name}_vs_sft" for name in along)}
+    plain = [body for body in Endpoint.asked if "<answer_a>" not in body["messages"][-1]["content"]]
+    assert plain[0]["max_tokens"] == 12 and plain[0]["model"] == "big"
+    rows = [json.loads(line) for line in (tmp_path / "second" / "evaluate" / "samples.jsonl").read_text().splitlines()]
+    assert {row["model"] for row in rows} == {"sft", "ppo", "far"}
+
+    (tmp_path / "second" / "ppo").symlink_to(tmp_path / "first" / "ppo")
+    assert len(charts.frontier(read(tmp_path / "second"), "gold")) == 4  # sft, two checkpoints, ppo
+
+
+def test_the_score_decides_where_it_is_asked_to_with_a_tie_band(made, house, tmp_path):
+    (tmp_path / "x").symlink_to(made[0] / "default")
+    given = [f"run.root={tmp_path}", "run.name=y", "run.parent=x", "inputs.dpo=[none]", "inputs.grpo=[none]"]
+    given += ["evaluate.pairs=[ppo_vs_sft]", "evaluate.ppl_rows=0", "evaluate.corpus_rows=0", "evaluate.ref=base"]
+    metrics, _ = house("evaluate", *given, "evaluate.judge=learned", "evaluate.tie=1e6")
+    assert metrics["judge"] == "learned"
+    assert metrics["win_rate"] == {"ppo_vs_sft": metrics["win_rate"]["ppo_vs_sft"] | {"tie": 1.0}}
+    assert metrics["models"]["base"]["kl"] == 0.0 and metrics["ref"] == "base"
+    assert metrics["models"]["ppo"]["ppl"] is None and metrics["models"]["ppo"]["corpus_ppl"] is None
+
+
+def test_two_runs_share_a_page_in_the_folder_that_holds_them(made, house, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluate").symlink_to(made[0] / "default" / "evaluate")
+    house("report", f"run.root={tmp_path}", f"report.runs=[{tmp_path}/a,b]")
+    assert "2 runs compared" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report.md").is_file()
+    assert f"report: {tmp_path}/report.html" in capsys.readouterr().out

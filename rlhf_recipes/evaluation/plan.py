@@ -111,7 +111,7 @@ def _judge(node, cfg: DictConfig, has_reward_model: bool) -> tuple[Judge | None,
         _complete("evaluate.judge", node)
         return _asking(node), None
     scorers = {n: spec for kind in ("models", "functions") for n, spec in (cfg.reward.get(kind) or {}).items() if spec}
-    rewards = [n for n, spec in scorers.items() if spec.get("path") != "auto" or has_reward_model]
+    rewards = [n for n, spec in scorers.items() if has_reward_model or not _runs_own(spec)]
     if node == "gold" and not cfg.data.get("gold"):
         raise UserError("evaluate.judge=gold: the domain has no gold scorer; set data.gold, or evaluate.judge=score")
     if (node in scorers and node not in rewards) or (node == "score" and not rewards):
@@ -123,6 +123,12 @@ def _judge(node, cfg: DictConfig, has_reward_model: bool) -> tuple[Judge | None,
         known = ", ".join(("auto", "gold", "score", *rewards))
         raise UserError(f"evaluate.judge={node}: expected {known}, or an endpoint: evaluate.judge.url=…")
     return None, node
+
+
+def _runs_own(spec) -> bool:
+    """Whether a scorer is, or has among its members, the run's own reward model."""
+    path = spec.get("path")
+    return "auto" in ([path] if isinstance(path, str) else list(path or []))
 
 
 def _asking(settings: dict) -> Judge:

@@ -70,6 +70,14 @@ def test_a_judge_endpoint_is_asked_both_ways_round(monkeypatch):
     assert len(asked) == 2
 
 
+def test_an_ensemble_with_the_runs_own_model_needs_it_too():
+    cfg = config(("judge", "learned"))
+    cfg.reward.models.learned.path = ["auto", "./other"]
+    assert plan.read(cfg, INPUTS).by == "learned"
+    with pytest.raises(UserError, match="has no reward model"):
+        plan.read(cfg, {"sft": INPUTS["sft"]})
+
+
 def test_whole_checkpoints_of_policies_are_found_in_order(tmp_path):
     for step in (10, 9, 100):
         folder = tmp_path / "ppo" / "checkpoints" / f"checkpoint-{step}"

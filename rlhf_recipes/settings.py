@@ -228,12 +228,12 @@ def _rewards(node: DictConfig | None) -> None:
         if key not in ("models", "functions", "tags"):
             raise UserError(f"no setting reward.{key}{suggest(str(key), ('models', 'functions'), 'reward.')}")
     for name, spec in (plain.get("models") or {}).items():
-        known = ("path", "weight", "label", "batch_size")
+        known = ("path", "weight", "label", "batch_size", "ensemble", "std_coef")
         for key in spec or ():
             if key not in known:
                 raise UserError(f"no setting reward.models.{name}.{key}{suggest(str(key), known)}")
         if spec is not None and not spec.get("path"):
-            raise UserError(f"reward.models.{name} has no path; expected auto, a folder or a hub id")
+            raise UserError(f"reward.models.{name} has no path; expected auto, a folder, a hub id, or a list of them")
 
 
 def unset(cfg: DictConfig) -> list[str]:

@@ -8,6 +8,7 @@ from rlhf_recipes import models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.reward_models.ensemble import Ensemble
 from rlhf_recipes.rewards.combine import RewardSignal
 
 
@@ -32,7 +33,10 @@ def build_signal(
     for name, spec in (cfg.reward.get("models") or {}).items():
         absent = spec is not None and spec.path == "auto" and "reward_model" not in run.inputs
         if spec is not None and not (absent and optional):
-            scorers[name] = (_scorer(cfg, run, name, spec), spec.get("weight", 1.0))
+            scorer = _scorer(cfg, run, spec)
+            scorers[name] = (scorer, spec.get("weight", 1.0))
+            if isinstance(scorer, Ensemble):
+                scorers[f"{name}_spread"] = (scorer.spread, 0.0)
     if optional and not (functions or scorers):
         return None
     signal = RewardSignal(functions, scorers)
@@ -46,8 +50,14 @@ def function_spec(node: str | DictConfig) -> dict:
     return {"path": node} if isinstance(node, str) else dict(OmegaConf.to_container(node, resolve=True))
 
 
-def _scorer(cfg: DictConfig, run: StageRun, name: str, spec: DictConfig) -> ModelReward:
-    path = spec.path
+def _scorer(cfg: DictConfig, run: StageRun, spec: DictConfig) -> ModelReward | Ensemble:
+    if isinstance(spec.path, str):
+        return _model(cfg, run, spec, spec.path)
+    members = [_model(cfg, run, spec, path) for path in spec.path]
+    return Ensemble(members, spec.get("ensemble", "mean"), spec.get("std_coef", 1.0))
+
+
+def _model(cfg: DictConfig, run: StageRun, spec: DictConfig, path: str) -> ModelReward:
     if path == "auto":
         path = run.inputs["reward_model"]["path"]
     own = models.plain(cfg.model)

@@ -4,8 +4,9 @@ import contextlib
 import io
 from dataclasses import dataclass, field
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from rlhf_recipes import finished
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.machine import Machine
@@ -29,6 +30,11 @@ class Network:
         return memory.weights(self.shape, self.numbers)
 
     @property
+    def libraries(self) -> float:
+        """What is there before any model, and a tokenizer for each reward model."""
+        return self.machine.baseline + self.tokenizer * sum(n.part == "reward" for n in self.networks)
+
+    @property
     def gradients(self) -> float:
         return memory.gradients(self.shape, self.numbers) if self.trained else 0.0
 
@@ -42,6 +48,7 @@ class Setting:
         args: its `trainer` node as its class; None for a stage that trains nothing.
         rows: how long rows are, tokens.
         machine: where it will run.
+        tokenizer: bytes that one more tokenizer takes.
         networks: every model, in the order in which they are loaded.
     """
 
@@ -49,6 +56,7 @@ class Setting:
     args: object
     rows: Rows
     machine: Machine
+    tokenizer: float = 0.0
     networks: list[Network] = field(default_factory=list)
 
     @property
@@ -69,6 +77,11 @@ class Setting:
         return [n for n in self.networks if n.trained]
 
     @property
+    def libraries(self) -> float:
+        """What is there before any model, and a tokenizer for each reward model."""
+        return self.machine.baseline + self.tokenizer * sum(n.part == "reward" for n in self.networks)
+
+    @property
     def gradients(self) -> float:
         return sum(n.gradients for n in self.trained)
 
@@ -77,14 +90,14 @@ class Setting:
         return sum(memory.optimizer(n.shape, n.numbers, str(self.args.optim)) for n in self.trained)
 
 
-def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine) -> Setting:
+def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokenizer: float = 0.0) -> Setting:
     """The setting of any stage.
 
     Raises:
         UserError: a model's config cannot be read, or the trainer refuses its settings.
     """
     args = quiet_arguments(cfg, run) if cfg.trainer is not None else None
-    setting = Setting(cfg, args, rows, machine)
+    setting = Setting(cfg, args, rows, machine, tokenizer if machine.device == "cpu" else 0.0)
     autocast = args is not None and bool(args.bf16 or args.fp16)
 
     def add(part: str, path: str | None, *, trained: bool = False, head: bool = False) -> Network:
@@ -118,9 +131,15 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine) -> Sett
             if policy.shape.adapter is None:
                 setting.networks.append(Network("reference", policy.shape, policy.numbers))  # a copy, not read again
         case "evaluate":  # one at a time; the largest counts
-            add("policy", max(language_models(run), key=lambda place: shape_of(cfg.model, place).parameters))
+            for place in sorted(language_models(run), key=lambda p: -shape_of(cfg.model, p).parameters)[:1]:
+                add("policy", place)
             for place in reward_paths(cfg, run):
                 add("reward", place, head=True)
+        case "chat" | "export":
+            key = f"{cfg.stage}.{'models' if cfg.stage == 'chat' else 'model'}"
+            places = OmegaConf.select(cfg, key)
+            for place in [places] if isinstance(places, str) else list(places or [None]):
+                add("policy", finished.find(run, place, key).path)
         case _:
             if path:
                 add("policy", path)
@@ -158,7 +177,8 @@ def reward_paths(cfg: DictConfig, run: StageRun) -> list[str]:
     places = []
     for spec in ((cfg.reward or {}).get("models") or {}).values():
         if spec is not None:
-            places.append(run.inputs.get("reward_model", {}).get("path") if spec.path == "auto" else spec.path)
+            paths = [spec.path] if isinstance(spec.path, str) else list(spec.path)  # a list is an ensemble
+            places += [run.inputs.get("reward_model", {}).get("path") if path == "auto" else path for path in paths]
     for spec in ((cfg.reward or {}).get("functions") or {}).values():
         if spec is not None and str(spec.get("path")).endswith("classifier:label_score"):
             places.append(spec.kwargs.model)

@@ -81,7 +81,8 @@ def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
     reward = OmegaConf.to_container(cfg.reward, resolve=True)
     RewardSignal(reward.get("functions"))
     for name, spec in (reward.get("models") or {}).items():
-        if spec and spec.get("path") == "auto" and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":
+        own = spec and "auto" in ([spec["path"]] if isinstance(spec["path"], str) else spec["path"])
+        if own and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":
             raise UserError(
                 f"reward.models.{name} is the run's own reward model, and run {cfg.run.name} has none; make it with "
                 f"stage=reward run.name={cfg.run.name}, or give inputs.reward_model=<folder or hub id>"

@@ -14,7 +14,11 @@ from rlhf_recipes.paths import CONF, RECIPES, headline, options
 GROUPS = sorted(d.name for d in CONF.iterdir() if d.is_dir() and d.name != "accelerate")
 CHOICES = [(group, option) for group in GROUPS for option in options(CONF / group)]
 # What a user must give is given here, so that the rest can be checked.
-GIVEN = {"score": ["score.file=answers.jsonl"], "local": ["model.path=somewhere"]}
+GIVEN = {
+    "score": ["score.file=answers.jsonl"],
+    "local": ["model.path=somewhere"],
+    "ensemble": ["reward.models.learned.path=[a,b]"],
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

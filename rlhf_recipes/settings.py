@@ -3,13 +3,14 @@
 TRL's and PEFT's own settings (`trainer`, `peft`) are not declared here: their keys are read from their classes' source.
 """
 
+import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_recipes import fields as sources
@@ -188,12 +189,15 @@ def check(cfg: DictConfig) -> DictConfig:
         raise UserError(f"no value for {', '.join(missing)}; give it as {missing[0]}=…")
     for node in ("trainer", "peft"):
         _against_source(node, cfg.get(node))
-    _controller(cfg.get("kl"))
+    not_its_own = _controller(cfg.get("kl"))
     _rewards(cfg.get("reward"))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
+    with open_dict(merged):
+        for key in not_its_own:
+            del merged.kl[key]
     for key, allowed in CHOICES.items():
         if (value := OmegaConf.select(merged, key)) not in allowed:
             raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
@@ -203,20 +207,35 @@ def check(cfg: DictConfig) -> DictConfig:
     return merged
 
 
-def _controller(node: DictConfig | None) -> None:
-    """Keys and numbers of the `kl` node against the controller's own parameters (plain Python, no torch)."""
+def _controller(node: DictConfig | None) -> list[str]:
+    """Keys and numbers of the `kl` node against the controller's own parameters (plain Python, no torch).
+
+    Returns:
+        Keys that belong to another controller of the same module: kl=fixed over a recipe that sets kl.target.
+    """
     if not node:
-        return
+        return []
     fields = OmegaConf.to_container(node, resolve=True)
     module, _, name = fields.pop("_target_").rpartition(".")
     controller = getattr(import_module(module), name)
     known = list(signature(controller).parameters)
+    others = {key for found in vars(import_module(module)).values() if isclass(found) for key in _parameters(found)}
+    not_its_own = [key for key in fields if key not in known and key in others]
+    if not_its_own:
+        print(f"kl: {name} reads no {' or '.join(not_its_own)}; left out", file=sys.stderr)
     for key, value in fields.items():
+        if key in not_its_own:
+            continue
         if key not in known:
             raise UserError(f"{name} has no setting {key}{suggest(str(key), known, 'kl.')}")
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise UserError(f"kl.{key}={value!r}: expected a number")
-    controller(**fields)
+    controller(**{key: value for key, value in fields.items() if key not in not_its_own})
+    return not_its_own
+
+
+def _parameters(controller: type) -> list[str]:
+    return [] if issubclass(controller, Exception) else list(signature(controller).parameters)
 
 
 def _rewards(node: DictConfig | None) -> None:

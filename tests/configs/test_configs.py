@@ -89,3 +89,9 @@ def test_every_controller_builds_and_steers(option):
 def fill_missing(cfg):
     for key in settings.unset(cfg):
         OmegaConf.update(cfg, key, "given", force_add=True)
+
+
+def test_a_recipe_of_another_controller_can_be_run_with_a_fixed_beta(capsys):
+    cfg = settings.check(composed("stage=ppo", "recipes=embedded/ppo", "kl=fixed"))
+    assert set(cfg.kl) == {"_target_", "kl_coef"}
+    assert "FixedKL reads no target or horizon" in capsys.readouterr().err

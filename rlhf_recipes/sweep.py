@@ -17,7 +17,7 @@ from rlhf_recipes.errors import UserError
 
 POLICIES = ("ppo", "grpo", "dpo")
 # What belongs to one stage alone and is not handed on to the stage that an objective adds.
-OWN = ("stage", "recipes", "trainer", "peft", "inputs", "needs")
+OWN = ("stage", "recipes", "trainer", "peft", "inputs", "needs", "objective")
 HIGHER = ("win_rate", "win", "decided", "gold", "score", "score_last", "accuracy", "eval_accuracy", "eval_margin")
 
 
@@ -45,6 +45,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: no stage of that name, one that lies before this one, or a sweeper that gets no number to judge by.
     """
+    if HydraConfig.initialized() and HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
+        return  # a stage that an objective added
     for path in _paths(cfg):
         stage, _, metric = path.partition(".")
         if stage not in STAGES or not metric:
@@ -54,7 +56,7 @@ def check(cfg: DictConfig) -> None:
         if cfg.stage in STAGES and STAGES.index(stage) < STAGES.index(cfg.stage):
             raise UserError(f"objective={path}: {stage} comes before stage={cfg.stage}, which cannot change it")
     sweeper = HydraConfig.get().sweeper if sweeping() else {}
-    if "n_trials" not in sweeper:
+    if "n_trials" not in sweeper or HydraConfig.get().job.num:
         return
     if not cfg.objective:
         raise UserError("this sweeper judges by a number, and objective is not set; give objective=evaluate.win_rate")

@@ -17,7 +17,8 @@ class Sampling:
     repetition_penalty: 1.0 for none (arXiv:1909.05858).
     max_new_tokens: at most so many tokens an answer.
     seed: of the sampling; an answer depends on it, the talk so far and nothing else.
-    history: earlier exchanges that the model is shown; None for as many as fit.
+    history: earlier exchanges that the model is shown, as far as they fit; None for what it was trained with: none in
+        the embedded domain, whose rows are single questions, else all.
     system: a system prompt before the talk; None for the one the model was trained with, "" for none.
     """
 
@@ -31,6 +32,8 @@ class Sampling:
     system: str | None = None
 
 
+ALL = 1_000_000  # exchanges: more than any talk has
+
 # name: (type, what is allowed, in words)
 NUMBERS = {
     "temperature": (float, lambda v: 0 <= v < math.inf, "a number, 0 or more"),
@@ -39,7 +42,7 @@ NUMBERS = {
     "repetition_penalty": (float, lambda v: 0 < v < math.inf, "a number above 0"),
     "max_new_tokens": (int, lambda v: v >= 1, "a whole number, 1 or more"),
     "seed": (int, lambda v: v >= 0, "a whole number, 0 or more"),
-    "history": (int, lambda v: v >= 0, "a whole number, 0 or more, or all"),
+    "history": (int, lambda v: v >= 0, "a whole number, 0 or more, all or own"),
 }
 
 
@@ -61,14 +64,15 @@ def changed(sampling: Sampling, name: str, text: str, prefix: str = "") -> Sampl
     """The settings with one of them set from what was typed.
 
     Args:
-        text: a number, or words for `system` (`none` for no system prompt, `own` for the model's); `all` for history.
+        text: a number, or words for `system` (`none` for no system prompt); `all` for history; `own` sets
+            either back to what the model was trained with.
 
     Raises:
         UserError: no such setting, with did-you-mean, or a value out of range.
 
     >>> changed(Sampling(), "temperature", "0.2").temperature
     0.2
-    >>> changed(Sampling(history=2), "history", "all").history is None
+    >>> changed(Sampling(history=2), "history", "own").history is None
     True
     """
     names = list(asdict(sampling))
@@ -76,8 +80,8 @@ def changed(sampling: Sampling, name: str, text: str, prefix: str = "") -> Sampl
         raise UserError(f"no setting {prefix}{name}{suggest(name, names, prefix)}")
     if name == "system":
         return replace(sampling, system={"none": "", "own": None}.get(text.lower(), text))
-    if name == "history" and text.lower() == "all":
-        return replace(sampling, history=None)
+    if name == "history" and text.lower() in ("own", "all"):
+        return replace(sampling, history=None if text.lower() == "own" else ALL)
     kind, allowed, words = NUMBERS[name]
     try:
         value = kind(text)

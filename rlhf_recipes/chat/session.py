@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from rlhf_recipes.chat.sampling import Sampling, changed
+from rlhf_recipes.chat.sampling import ALL, Sampling, changed
 from rlhf_recipes.chat.speaker import Reply, Speaker
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.settings import suggest
@@ -108,8 +108,6 @@ class Session:
 
 
 def _shown(name: str, value) -> str:
-    if name == "history" and value is None:
-        return "all"
-    if name == "system":
-        return {None: "own", "": "none"}.get(value, value)
-    return str(value)
+    if value is None:
+        return "own"
+    return {("history", ALL): "all", ("system", ""): "none"}.get((name, value), str(value))

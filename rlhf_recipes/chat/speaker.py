@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from rlhf_recipes import finished, models
-from rlhf_recipes.chat.sampling import Sampling
+from rlhf_recipes.chat.sampling import ALL, Sampling
 from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.chat.template import Template, choose, with_bos
 from rlhf_recipes.errors import UserError
@@ -65,7 +65,8 @@ class Speaker:
         Raises:
             UserError: not even the last turn fits, or the tokenizer's template refuses the talk.
         """
-        first = 0 if sampling.history is None else max(0, len(turns) - 1 - 2 * sampling.history)
+        history = (0 if self.template.single else ALL) if sampling.history is None else sampling.history
+        first = max(0, len(turns) - 1 - 2 * history)
         answer = sampling.max_new_tokens if self.context is None else min(sampling.max_new_tokens, self.context // 2)
         while True:
             ids = self._encode(turns[first:], sampling)

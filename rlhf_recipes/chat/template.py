@@ -23,6 +23,11 @@ class Template:
     name: str
     jinja: str | None
 
+    @property
+    def single(self) -> bool:
+        """Whether its rows are questions by themselves, so that a model has never seen what was said before."""
+        return self.name == "embedded"
+
 
 def choose(setting: str, found: Found, has_own: bool, data: dict | None = None) -> Template:
     """The template to speak to a model with.

@@ -21,10 +21,12 @@ def once(session: Session, text: str) -> None:
 
     Raises:
         UserError: the question does not fit the model.
+        KeyboardInterrupt: Ctrl-C, once what was said until then is written.
     """
     if not text.strip():
         raise UserError('prompt= is empty; expected a question, as in prompt="What is 3 plus 4?"')
-    _say(session, text)
+    if any(reply.stopped for reply in _say(session, text)):
+        raise KeyboardInterrupt
 
 
 def talk(session: Session) -> None:

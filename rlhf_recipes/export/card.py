@@ -88,8 +88,8 @@ def front_matter(facts: Facts) -> str:
     tags = ["rlhf", "rlhf_recipes", "trl", *([stage] if stage else [])]
     meta: dict[str, object] = {"library_name": "transformers", "tags": tags}
     meta["pipeline_tag"] = "text-classification" if facts.labels else "text-generation"
-    base = facts.merged.base if facts.merged.adapters else (facts.found.config.get("model") or {}).get("path")
-    if base and on_hub(base):
+    began = [facts.merged.base, (facts.found.config.get("model") or {}).get("path")]
+    if base := next((place for place in began if place and on_hub(place)), None):
         meta["base_model"] = base
     if sets := [place for _, place in sources(facts.found.config) if on_hub(place)]:
         meta["datasets"] = sorted(set(sets))

@@ -14,16 +14,21 @@ from rlhf_recipes.errors import UserError
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns nothing: a talk leaves no stage behind, only what `/save` writes."""
     settings = sampling.of_config(cfg)
-    chosen = [finished.find(run, place, "chat.models") for place in cfg.chat.models or [None]]
+    places = [cfg.chat.models] if isinstance(cfg.chat.models, str) else list(cfg.chat.models or [None])
+    chosen = [finished.find(run, place, "chat.models") for place in places]
     for found in chosen:
         if finished.kind(found.path) == "reward":
             raise UserError(
                 f"{found.name} is a reward model: it scores, it does not write; try stage=score reward=model"
             )
     with redirect_stdout(sys.stderr):  # whatever loading says is not part of an answer
-        from rlhf_recipes.chat import speaker, terminal  # torch: only when all else is right
+        from transformers.utils.logging import disable_progress_bar  # torch: only when all else is right
+
+        from rlhf_recipes.chat import speaker, terminal
         from rlhf_recipes.chat.session import Session
 
+        if not sys.stderr.isatty():
+            disable_progress_bar()
         names = _apart([found.name for found in chosen])
         speakers = [speaker.load(cfg, found, name) for found, name in zip(chosen, names, strict=True)]
     session = Session(speakers, settings)

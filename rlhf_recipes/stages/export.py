@@ -17,10 +17,15 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     place.check(to, found.path, cfg.run.overwrite)
     if cfg.export.push_to_hub:
         hub.check(cfg.export.push_to_hub)
+    if cfg.preview:
+        print(f"export: {found.name} ({found.path}) would go to {to}")
+        return {}
     from rlhf_recipes import models  # torch: only when all else is right
     from rlhf_recipes.chat import template
     from rlhf_recipes.export import card, merge, write
+    from rlhf_recipes.training import quiet
 
+    quiet()
     reward = finished.kind(found.path) == "reward"
     node = finished.model_node(cfg, found)
     tokenizer = models.load_tokenizer(node, found.path)

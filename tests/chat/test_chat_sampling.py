@@ -37,6 +37,7 @@ def test_words_for_the_system_prompt_and_how_to_leave_it_out():
     assert changed(own, "system", "Be brief, please.").system == "Be brief, please."
     assert changed(own, "system", "none").system == ""
     assert changed(Sampling(system="x"), "system", "own").system is None
+    assert changed(own, "history", "all").history > 10_000
 
 
 def test_the_config_gives_every_setting(composed):

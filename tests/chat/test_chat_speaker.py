@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf_recipes.chat.sampling import Sampling
+from rlhf_recipes.chat.sampling import ALL, Sampling
 from rlhf_recipes.chat.session import Session
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 
-GREEDY = Sampling(temperature=0.0, max_new_tokens=16)
+GREEDY = Sampling(temperature=0.0, max_new_tokens=16, history=ALL)
 DRAWN = Sampling(temperature=1.0, max_new_tokens=16)
 QUESTION = [{"role": "user", "content": "What is 3 plus 4?"}]
 
@@ -82,7 +82,7 @@ def test_a_stop_token_ends_an_answer(ppo):
 
 def test_a_stop_string_ends_an_answer(ppo):
     whole = ppo.answer(QUESTION, GREEDY).text
-    ppo.stop_strings = [whole[2:5]]
+    ppo.stop_strings = [whole[3:5]]
     try:
         reply = ppo.answer(QUESTION, GREEDY)
     finally:
@@ -93,9 +93,9 @@ def test_a_stop_string_ends_an_answer(ppo):
 
 def test_history_and_system_change_what_the_model_sees(ppo):
     talk = [*QUESTION, {"role": "assistant", "content": " Seven."}, {"role": "user", "content": "And 5?"}]
-    shown = {n: ppo.tokenizer.decode(ppo.prompt_ids(talk, replace(GREEDY, history=n))) for n in (None, 1, 0)}
-    assert shown[None] == shown[1] == "User: What is 3 plus 4?\nAssistant: Seven.\nUser: And 5?\nAssistant:"
-    assert shown[0] == "User: And 5?\nAssistant:"
+    shown = {n: ppo.tokenizer.decode(ppo.prompt_ids(talk, replace(GREEDY, history=n))) for n in (ALL, 1, 0, None)}
+    assert shown[ALL] == shown[1] == "User: What is 3 plus 4?\nAssistant: Seven.\nUser: And 5?\nAssistant:"
+    assert shown[0] == shown[None] == "User: And 5?\nAssistant:"  # rows of this domain are single questions
     told = ppo.tokenizer.decode(ppo.prompt_ids(QUESTION, replace(GREEDY, system="Be kind.")))
     assert told == "Be kind.\nUser: What is 3 plus 4?\nAssistant:"
 

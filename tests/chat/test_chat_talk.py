@@ -37,12 +37,12 @@ def test_one_question_prints_the_answer_and_nothing_else(chat, speaker):
 def test_the_default_is_the_latest_policy_and_any_other_can_be_named(chat):
     question = "prompt=Say it"
     latest = chat("", *GREEDY, question).out
-    assert chat("", *GREEDY, question, "chat.models=[ppo]").out == latest
+    assert chat("", *GREEDY, question, "chat.models=ppo").out == latest
     assert chat("", *GREEDY, question, "chat.models=[sft]").out != latest
 
 
 def test_piped_lines_are_turns_of_one_talk(chat):
-    out, _ = chat("Hello there\nHello there\n/reset\nHello there\n", *GREEDY)
+    out, _ = chat("Hello there\nHello there\n/reset\nHello there\n", *GREEDY, "chat.history=5")
     first, second, third = lines(out)
     assert first == third
     assert first != second  # the model saw the first exchange
@@ -82,6 +82,28 @@ def test_two_models_answer_under_their_names_each_with_its_own_talk(chat):
     said = lines(out)
     assert [line.partition(": ")[0] for line in said] == ["sft", "ppo", "sft", "ppo"]
     assert [line.partition(": ")[2] for line in said[::2]] == alone
+
+
+def test_at_a_terminal_two_models_stand_side_by_side(chat, monkeypatch):
+    from rlhf_recipes.chat import terminal
+
+    alone = {name: chat("Hi\n", *GREEDY, f"chat.models={name}").out.strip() for name in ("sft", "ppo")}
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(terminal, "_say", terminal._side_by_side)
+    shown = lines(chat("Hi\n", *GREEDY, "chat.models=[sft,ppo]").out)
+    assert [line.split() for line in shown if "sft" in line] == [["sft", "ppo"]]
+    assert any(alone["sft"] in line and alone["ppo"] in line for line in shown)
+
+
+def test_ctrl_c_ends_a_pipe_and_a_single_question_with_what_was_said(chat, monkeypatch, capsys):
+    from rlhf_recipes.chat.speaker import Reply, Speaker
+
+    stopped = Reply("half an", 2, 0.1, finished=False, stopped=True)
+    monkeypatch.setattr(Speaker, "answer", lambda self, turns, sampling, emit: emit("half an") or stopped)
+    for lines_in, overrides in (("Hi\nnever asked\n", []), ("", ["prompt=Hi"])):
+        with pytest.raises(KeyboardInterrupt):
+            chat(lines_in, *GREEDY, *overrides)
+        assert capsys.readouterr().out == "half an\n"
 
 
 def test_a_saved_talk_is_demonstrations(chat, tmp_path):

@@ -9,7 +9,6 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf_recipes.data import embedded
 from rlhf_recipes.tokenizer import train_bpe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
@@ -25,7 +24,8 @@ DATA = {"name": "embedded", "template": "plain", "demos": {"path": "embedded"}, 
 def make(path: Path) -> Path:
     """runs/<name> with sft and reward in full, ppo as LoRA on sft, dpo as LoRA on ppo's adapter; ppo finished last."""
     made_run.make(path, steps=40, prompts=8)
-    tokenizer = train_bpe([row["prompt"] + row["completion"] for row in embedded.rows("demos", n=150)], 384)
+    asked = [f"What is {a} {b}?" for a in ("red", "a small cat", "seven") for b in ("plus four", "in the end", "for")]
+    tokenizer = train_bpe([f"User: {words}\nAssistant: It is {words[8:-1]}." for words in asked], 340)
     sft = policy(tokenizer, seed=0)
     save(path, "sft", sft, tokenizer, {"learning_rate": 1e-3})
     adapter(path, "ppo", path / "sft" / "model", sft, tokenizer, seed=1)
@@ -57,9 +57,14 @@ def config(tokenizer, **more) -> LlamaConfig:
 
 
 def policy(tokenizer, seed: int) -> LlamaForCausalLM:
-    """Random weights, large enough that its greedy answers are not one token over and over."""
+    """Random weights, large enough that its greedy answers are not one token over and over, and printable."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config(tokenizer)).eval()
+    model = LlamaForCausalLM(config(tokenizer)).eval()
+    for token in range(len(tokenizer)):
+        text = tokenizer.decode([token])
+        if not text.isascii() or not text.isprintable() or token in tokenizer.all_special_ids:
+            model.lm_head.weight.data[token] = 0.0
+    return model
 
 
 def adapter(path: Path, stage: str, base: Path, model, tokenizer, seed: int, task: str = "CAUSAL_LM") -> None:

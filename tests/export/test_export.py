@@ -146,6 +146,12 @@ def test_the_latest_policy_goes_to_the_runs_export_by_default(made, export):
     assert not (made / "export" / "stale.txt").exists()
 
 
+def test_a_preview_says_where_it_would_go_and_writes_nothing(export, tmp_path, capsys):
+    assert export("preview=true", "export.model=sft", f"export.to={tmp_path}/out") == {}
+    assert f"would go to {tmp_path}/out" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_too_large_for_float16_are_refused(export, made, tmp_path):
     import shutil
 

@@ -125,6 +125,19 @@ def test_a_name_that_is_none_and_offline_are_told(monkeypatch):
         hub.check("me/model")
 
 
+@pytest.mark.parametrize(
+    ("merged", "path", "named"),
+    [("Qwen/Qwen2.5-0.5B", None, True), ("runs/x/sft/model", "Qwen/Qwen2.5-0.5B", True), ("./mine", "./mine", False)],
+)
+def test_the_card_names_a_base_model_of_the_hub(merged, path, named):
+    from rlhf_recipes.export.merge import Merged
+    from rlhf_recipes.finished import Found
+
+    found = Found("ppo", "runs/x/ppo/model", config={"model": {"path": path}})
+    facts = card.Facts(found, Merged(None, ("runs/x/ppo/model",), 0.0, merged), "float32", 1, "hh", ["</s>"], 0)
+    assert ("base_model: Qwen/Qwen2.5-0.5B" in card.front_matter(facts)) == named
+
+
 def test_sources_of_a_domain_are_named_on_the_card():
     config = {"data": {"demos": {"path": "a/set"}, "prompts": "mine.jsonl", "corpus": None}}
     config["data"]["preferences"] = {"path": None, "sources": [{"path": "b/one"}, {"path": "c/two"}]}

@@ -111,9 +111,20 @@ def rewrite(argv: list[str]) -> list[str]:
         match = re.match(r"([A-Za-z_][\w.]*)=", arg)
         if not match or match[1] in choices or match[1].startswith("hydra."):
             return arg
+        if match[1] == "prompt" and not re.match("prompt=['\"]|prompt=null$", arg):
+            return f"++prompt={_quoted(arg.removeprefix('prompt='))}"
         return "++" + arg
 
     return [one(a) for a in argv]
+
+
+def _quoted(text: str) -> str:
+    """Plain words as Hydra's grammar wants them, so that prompt="Hello, you?" needs no second pair of quotes.
+
+    >>> print(_quoted("It's 5, or {6}"))
+    'It\\'s 5, or {6}'
+    """
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def _is_users(error: BaseException) -> bool:
@@ -132,7 +143,8 @@ def _message(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).partition("/")
         known = list(error.options or options(RECIPES if group == "recipes" else CONF / group))
-        return f"{group}={choice}: no such option{suggest(choice, known)} Known: {', '.join(known)}"
+        close = suggest(choice, known).partition("; known here")[0]
+        return f"{group}={choice}: no such option{close or ';'} known: {', '.join(known)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: not an override that Hydra can read; quote values, as in 'key=\"a b\"'"
     return one_line(error)

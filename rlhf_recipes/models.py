@@ -30,7 +30,8 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
         path: a model folder, an adapter folder or a hub id.
 
     Raises:
-        UserError: no EOS; or pad is EOS, which would mask every EOS out of the loss (trl-lib issue 3750).
+        UserError: no EOS; or pad is EOS, which would mask every EOS out of the loss (trl-lib issue 3750); or no such
+            file of a chat template.
     """
     place = model.tokenizer or path
     tokenizer = _load(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
@@ -52,8 +53,7 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
             "give model.pad_token='<|pad|>' (added to the vocabulary if new)"
         )
     if model.chat_template:
-        file = Path(model.chat_template)
-        tokenizer.chat_template = file.read_text(encoding="utf-8") if file.is_file() else model.chat_template
+        tokenizer.chat_template = _chat_template(model.chat_template)
     return tokenizer
 
 
@@ -189,6 +189,15 @@ def _dtype(model: DictConfig, frozen: bool) -> str | torch.dtype:
     return "auto" if (frozen or model.quantization) and torch.cuda.is_available() else torch.float32
 
 
+def _chat_template(given: str) -> str:
+    """A template as it stands, or what the file of that name holds. Every template has a brace."""
+    if "{" in given:  # asked for as a file, a text this long would be an OSError
+        return given
+    if not Path(given).is_file():
+        raise UserError(f"model.chat_template={given}: no such file; expected a .jinja file, or the template itself")
+    return Path(given).read_text(encoding="utf-8")
+
+
 def _quantization(model: DictConfig):
     if not torch.cuda.is_available():
         raise UserError("peft=qlora keeps the base in 4 bits, which needs a GPU; expected CUDA, use peft=lora here")
@@ -224,7 +233,9 @@ def reach_hub(place: str) -> None:
 
     The hub client retries for minutes; a person at the shell wants to know now.
     """
-    import httpx
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
     from huggingface_hub import constants, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(place, "config.json"), str) or isinstance(
@@ -235,6 +246,8 @@ def reach_hub(place: str) -> None:
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise UserError(f"{place} is not in the local cache and HF_HUB_OFFLINE=1; {fix}")
     try:
-        httpx.head(constants.ENDPOINT, timeout=3)
-    except httpx.HTTPError as error:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=3).close()
+    except HTTPError:
+        return  # it answered
+    except OSError as error:
         raise UserError(f"the hub cannot be reached to load {place} ({type(error).__name__}); {fix}") from error

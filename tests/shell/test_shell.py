@@ -49,6 +49,11 @@ def test_the_shell_imports_no_torch():
 
 
 def test_plain_overrides_become_forced_ones_and_choices_stay():
+    assert rewrite(["prompt=It's 5, isn't it?", "prompt='a'", "prompt=null"]) == [
+        r"++prompt='It\'s 5, isn\'t it?'",
+        "++prompt='a'",
+        "++prompt=null",
+    ]
     assert rewrite(["stage=ppo", "model=tiny", "trainer.vf_coef=0.2", "+a.b=1", "hydra.verbose=true", "-m"]) == [
         "stage=ppo",
         "model=tiny",

@@ -48,31 +48,32 @@ class GRPOTrainer(TRLGRPOTrainer):
         if not self.model.training:
             return batch
         self._count_silent()
-        if self.args.zero_variance == "keep":
-            return batch
-        taught = ~self._own(self._silent)  # (B,) of this process
-        found, rest, resamples = [groups.take(batch, taught)], [groups.take(batch, ~taught)], 0
-        # DAPO's dynamic sampling; TRL has none. An answer's advantage is its own by now, so answers of several
-        # batches may be mixed, and each process fills its own share.
+        return batch if self.args.zero_variance == "keep" else self._teaching(batch, len(inputs))
+
+    def _teaching(self, batch: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+        """`size` rows, first those of groups that teach, from as many generation batches as may be drawn for it.
+
+        DAPO's dynamic sampling (arXiv:2503.14476 eq. 11), which TRL lacks. An answer's advantage is its own by now, so
+        answers of several batches may be mixed, and each process fills its own share.
+        """
+        taught = ~self._own(self._silent)  # (B,)
+        found, rest, resamples = [groups.take(batch, taught)], groups.take(batch, ~taught), 0
         while self.args.zero_variance == "resample" and resamples < self.args.max_resamples:
-            missing = torch.tensor(len(inputs) - sum(len(f["advantages"]) for f in found))
-            if not self.accelerator.gather(missing.to(self.accelerator.device)).amax() > 0:
+            full = torch.tensor(sum(len(f["advantages"]) for f in found) >= size, device=self.accelerator.device)
+            if self.accelerator.gather(full).all():
                 break
             further = super()._generate_and_score_completions(self._other_prompts())
             self._count_silent()
             found.append(groups.take(further, ~self._own(self._silent)))
             resamples += 1
-        rows = sum(len(f["advantages"]) for f in found)
-        batch = groups.join([*found, *rest], self._tokenizer.pad_token_id)
-        batch = groups.take(batch, torch.arange(len(inputs)))
-        batch["taught"] = torch.arange(len(inputs), device=self.accelerator.device) < rows
+        rows = torch.arange(size, device=self.accelerator.device)
+        batch = groups.take(groups.join([*found, rest], self._tokenizer.pad_token_id), rows)
+        batch["taught"] = rows < sum(len(f["advantages"]) for f in found)
         tokens = (batch["completion_mask"] * batch.get("tool_mask", 1))[batch["taught"]].sum()
         batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()  # TRL counts silent groups' tokens too
-        batch["mean_taught"] = self.accelerator.gather(batch["taught"].float()).mean() * (
-            len(inputs) / self.args.steps_per_generation
-        )  # rows a micro-batch that teach, on average
-        share = self.accelerator.gather(batch["taught"].float()).mean().item()
-        self._metrics["train"]["groups/trained"].append(share)
+        share = self.accelerator.gather(batch["taught"].float()).mean()
+        batch["mean_taught"] = share * size / self.args.steps_per_generation  # rows that teach, a micro-batch
+        self._metrics["train"]["groups/trained"].append(share.item())
         self._metrics["train"]["groups/resamples"].append(float(resamples))
         return batch
 

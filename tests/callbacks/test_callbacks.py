@@ -45,6 +45,7 @@ def test_beta_survives_in_the_trainer_state():
 
 def test_grpo_beta_is_steered_too():
     args = SimpleNamespace(beta=0.1, per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
+    args.num_iterations = 1
     trainer, state = SimpleNamespace(beta=0.1), TrainerState()
     control = callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=100), trainer)
     state.global_step = 1

@@ -52,7 +52,7 @@ made    = $(foreach s,$(filter $(STAGES),$(1)),$(call summary,$(s)))
 command = $(BIN)/python -m rlhf_recipes stage=$(1) $(if $(wildcard recipes/$(RECIPE)/$(1).yaml),recipes=$(RECIPE)/$(1)) \
             $(if $(MODEL),model=$(MODEL)) $(if $(DATA),data=$(DATA)) run.name=$(RUN) run.root=$(RUNS) $(ARGS)
 
-.PHONY: help setup pipeline report test lint clean-run same-run $(ORDER)
+.PHONY: help setup pipeline report chat export test lint clean-run same-run $(ORDER)
 
 help:  ## this text
 	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10']"
@@ -78,6 +78,12 @@ pipeline: same-run report  ## every stage of the recipe that is missing or out o
 
 report: $(foreach s,$(STAGES),$(call summary,$(s)))  ## tables on the screen and report.html of a run
 	@$(call command,report)
+
+chat: | $(VENV)/.ready  ## talk with the run's newest model
+	@$(call command,chat)
+
+export: | $(VENV)/.ready  ## its newest model as a folder that needs this package no more
+	@$(call command,export)
 
 # What each stage starts from; a stage that the recipe lacks is left out.
 $(call summary,sft):      $(call made,pretrain)

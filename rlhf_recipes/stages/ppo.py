@@ -13,7 +13,7 @@ from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, Sampl
 from rlhf_recipes.ppo import PPOTrainer
 from rlhf_recipes.progress import HeldOut, TokensFile
 from rlhf_recipes.signal import build_signal, kl_controller
-from rlhf_recipes.stages.grpo import policy_metrics
+from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 
 
@@ -56,12 +56,16 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         f"ppo: {models.parameters(trainer.model)}; {trainer.plan.updates} updates of {trainer.plan.batch_size} episodes"
     )
     trainer.add_callback(HeldOut(trainer, run.samples))
+    trainer.add_callback(began_at := BeganAt())
     began = time.time()
     fit(trainer, run)
+    seconds = time.time() - began
     if runaway is not None and runaway.above >= runaway.patience:  # it stopped the run: keep the best policy
         shutil.copytree(Path(args.output_dir) / runaway.folder, run.model, dirs_exist_ok=True)
+    history = trainer.state.log_history
+    before = max((row["episode"] for row in history if row["step"] <= began_at.step and "episode" in row), default=0)
     return policy_metrics(
-        trainer.state.log_history, controller.kl_coef, time.time() - began, score="objective/scores", kl="objective/kl"
+        history, controller.kl_coef, seconds, score="objective/scores", kl="objective/kl", before=before
     )
 
 

@@ -133,3 +133,14 @@ def test_a_preview_writes_nothing(made, house, capsys, tmp_path, stage):
     house(stage, f"run.root={tmp_path}", "preview=true", *given)
     assert not list(tmp_path.iterdir())
     assert "User:" in capsys.readouterr().out
+
+
+def test_a_resumed_run_counts_its_own_episodes_for_its_speed(made, house, tmp_path):
+    run = made[0] / "default"
+    given = [f"inputs.policy={run}/sft/model", f"run.root={tmp_path}", "trainer.total_episodes=16"]
+    given += [f"inputs.{name}={run}/reward/model" for name in ("reward_model", "value_model")]
+    first = house("ppo", *given)[0]
+    (tmp_path / "default" / "ppo" / "summary.json").unlink()  # killed after its last checkpoint, before its end
+    again = house("ppo", *given)[0]
+    assert first["episodes"] == again["episodes"] == 16
+    assert first["episodes_per_second"] > again["episodes_per_second"] == 0

@@ -14,7 +14,7 @@ from rlhf_recipes.data.formats.instructions import (
     self_instruct,
     sharegpt,
 )
-from rlhf_recipes.data.formats.maths import dapo, gsm8k
+from rlhf_recipes.data.formats.maths import dapo, gsm8k, openmath
 from rlhf_recipes.data.formats.preferences import alpaca_pair, hh, preference, question_pair, ranked, shp
 from rlhf_recipes.data.formats.sql import nl2sql, wikisql
 from rlhf_recipes.data.formats.texts import continuation, prompt, text
@@ -30,6 +30,7 @@ __all__ = [
     "messages",
     "nl2sql",
     "oasst1",
+    "openmath",
     "preference",
     "prompt",
     "prompt_completion",

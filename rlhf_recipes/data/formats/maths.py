@@ -6,6 +6,7 @@ from rlhf_recipes.data.formats.rows import Demo, Drop, Prompt
 from rlhf_recipes.data.formats.turns import as_text, prompt_of
 
 _FINAL = re.compile(r"####\s*(\S[^\n]*?)\s*$")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 def gsm8k(question, answer) -> Demo:
@@ -36,3 +37,42 @@ def dapo(prompt, reward_model, solution=None) -> Prompt:
         "prompt": asked if isinstance(asked, list) else [{"role": "user", "content": asked.strip()}],
         "final_answer": final,
     }
+
+
+def openmath(
+    problem,
+    generated_solution,
+    expected_answer,
+    *,
+    reasoning_end: str = "<end_working_out>",
+    solution_start: str = "<SOLUTION>",
+    solution_end: str = "</SOLUTION>",
+    max_tokens: int | None = None,
+    tokenizer=None,
+) -> Demo:
+    """NVIDIA's OpenMathReasoning: a model's thoughts and the answer it was to reach, under tags of one's own.
+
+    The first tag is left to the chat template, which opens every answer with it.
+
+    Args:
+        reasoning_end, solution_start, solution_end: the tags that take the place of `<think>`.
+        max_tokens: longest problem and answer together; a longer row would lose its solution to the cut.
+        tokenizer: the policy's; `load` passes it on. Without it nothing is measured.
+
+    >>> openmath("6 x 12?", "<think>60 + 12</think> It is 72.", "72")["completion"]
+    '60 + 12 It is 72.<end_working_out><SOLUTION>72</SOLUTION>'
+    """
+    answer = as_text(expected_answer, "expected_answer").strip()
+    if not _NUMBER.fullmatch(answer):
+        raise Drop("the answer is not a number")
+    thoughts = as_text(generated_solution, "generated_solution").replace("<think>", "").replace("</think>", "").strip()
+    question = as_text(problem, "problem").strip()
+    completion = f"{thoughts}{reasoning_end}{solution_start}{answer}{solution_end}"
+    if max_tokens is not None and tokenizer is not None and _longer(question + completion, max_tokens, tokenizer):
+        raise Drop(f"longer than {max_tokens} tokens")
+    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "final_answer": answer}
+
+
+def _longer(text: str, tokens: int, tokenizer) -> bool:
+    # hardly any token of prose or TeX has more than 8 characters, and some of these texts have 100,000
+    return len(text) > 8 * tokens or len(tokenizer(text)["input_ids"]) > tokens

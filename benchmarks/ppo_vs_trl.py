@@ -93,12 +93,13 @@ def run(side: str, case: str, dtype: str, updates: int) -> dict:
                 self.at.append(time.perf_counter())
                 self.cpu.append(time.process_time())
 
-    clock = Clock()
+    clock, marks = Clock(), []
     if side == "trl":
         import copy
 
         from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+        mark_trl(marks)
         trainer = PPOTrainer(
             args=PPOConfig(**settings),
             processing_class=tokenizer(),
@@ -121,12 +122,44 @@ def run(side: str, case: str, dtype: str, updates: int) -> dict:
         )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "episode" in row][1:]
-    phases = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("time/")}
+    phases = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("time/")} | trl_phases(
+        marks, clock.at
+    )
     seconds, cpu_seconds = ([b - a for a, b in itertools.pairwise(t)] for t in (clock.at, clock.cpu))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak, "phases": phases}
+
+
+def mark_trl(marks: list[tuple[str, float]]) -> None:
+    """Note when TRL's generation begins and ends, and when its advantages are whitened: what follows is optimising."""
+    from trl.experimental.ppo import ppo_trainer
+
+    generation, whiten = ppo_trainer.batch_generation, ppo_trainer.masked_whiten
+
+    def noted_generation(*args, **kwargs):
+        marks.append(("begin", time.perf_counter()))
+        out = generation(*args, **kwargs)
+        marks.append(("end", time.perf_counter()))
+        return out
+
+    def noted_whiten(*args, **kwargs):
+        out = whiten(*args, **kwargs)
+        marks.append(("whitened", time.perf_counter()))
+        return out
+
+    ppo_trainer.batch_generation, ppo_trainer.masked_whiten = noted_generation, noted_whiten
+
+
+def trl_phases(marks: list[tuple[str, float]], logged: list[float]) -> dict[str, list[float]]:
+    """TRL's seconds an update for what ours logs: rollout, value (reference, critic and reward), optimise."""
+    phases = {"time/rollout": [], "time/value": [], "time/optimise": []}
+    for before, after in itertools.pairwise(logged) if marks else ():
+        at = {name: seconds for name, seconds in marks if before < seconds < after}
+        for phase, start, end in zip(phases, at, [*list(at)[1:], None], strict=True):
+            phases[phase].append((at[end] if end else after) - at[start])
+    return {name: seconds for name, seconds in phases.items() if seconds}
 
 
 def free_reward():
@@ -217,8 +250,10 @@ def main() -> None:
     peak = {side: max(r["peak_mb"] for r in rs) for side, rs in runs.items()}
     speed = matmul_peak(args.dtype)
     phases = {
-        name: statistics.median(s for r in runs["ours"] for s in r["phases"][name])
-        for name in runs["ours"][0]["phases"]
+        side: {
+            n.removeprefix("time/"): statistics.median(s for r in rs for s in r["phases"][n]) for n in rs[0]["phases"]
+        }
+        for side, rs in runs.items()
     }
     result = {
         "case": args.case,
@@ -230,7 +265,7 @@ def main() -> None:
         "cpu_seconds_an_update": cpu,
         "episodes_per_second": {side: EPISODES / s for side, s in median.items()},
         "peak_mb": peak,
-        "ours_phases_seconds": phases,
+        "phases_seconds": phases,
         "matmul_peak_gflops": speed,
         "share_of_peak": products(args.case) / speed / median["ours"],
         "threads": torch.get_num_threads(),

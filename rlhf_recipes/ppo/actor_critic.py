@@ -42,23 +42,29 @@ class ActorCritic(nn.Module):
     # ---- what the training step calls ----
 
     def forward(
-        self, sequences: Sequences, terms=None, entropy_weight: float = 0.0, corpus: Tensor | None = None
+        self,
+        sequences: Sequences,
+        span: int,
+        terms=None,
+        entropy_weight: float = 0.0,
+        corpus: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Values, and with `terms` the policy's loss.
 
         Args:
             sequences: (B, P), (B, T), trimmed.
+            span: values wanted, at the prompt's end and at the tokens after it: T, or T + 1.
             terms: maps log-probabilities (n,) of the tokens in a slice to loss terms (n,); None for the critic only.
             entropy_weight: coefficient of the summed entropy, subtracted from the loss.
             corpus: (C, L) token ids for the language-model loss of the pretraining mix, -1 on padding; None for none.
 
         Returns:
-            values (B, T + 1) float32; with terms: policy_loss (scalar), logprobs and entropies (N,) without gradient,
+            values (B, span) float32; with terms: policy_loss (scalar), logprobs and entropies (N,) without gradient,
             N the real tokens in row-major order; with corpus: corpus_loss (scalar), nats summed over its tokens.
         """
         out = {}
         if self.value_head is not None or terms is not None:
-            hidden, logits = self._read(sequences)
+            hidden, logits = self._read(sequences, span)
         if terms is not None:
             out |= self._policy_loss(hidden, logits, sequences, terms, entropy_weight)
         if self.value_head is not None:
@@ -66,25 +72,27 @@ class ActorCritic(nn.Module):
                 hidden = hidden.detach()  # only the critic learns: not the backbone it shares with the policy
             out["values"] = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
         else:
-            out["values"] = self._critic(sequences)
+            model = causal_lm(self.value_model)
+            out["values"] = model.score(hidden_states(model, sequences, span)).squeeze(-1).float()
         if corpus is not None:
             out["corpus_loss"] = self._corpus_loss(corpus)
         return out
 
-    def _read(self, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
-        """Hidden states (B, T + 1, d), and logits (B, T + 1, V) where the head is not a plain linear layer."""
+    def _read(self, sequences: Sequences, span: int) -> tuple[Tensor | None, Tensor | None]:
+        """Hidden states (B, span, d), and logits (B, span, V) where the head is not a plain linear layer."""
         causal = causal_lm(self.policy)
+        span = span if self.value_head is not None else sequences.mask.shape[1]
         if self.linear_head:
-            return hidden_states(causal, sequences), None
-        return all_logits(causal, sequences, hidden=self.value_head is not None)
+            return hidden_states(causal, sequences, span), None
+        return all_logits(causal, sequences, span, hidden=self.value_head is not None)
 
     def _policy_loss(self, hidden, logits, sequences, terms, entropy_weight) -> dict[str, Tensor]:
         mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
-        constraint = self.language.constraint(sequences)
+        steps, constraint = mask.shape[1], self.language.constraint(sequences)
         if logits is None:
             head = causal_lm(self.policy).get_output_embeddings()
             loss, logprobs, entropies = policy_loss(
-                hidden[:, :-1][mask],
+                hidden[:, :steps][mask],
                 head.weight,
                 head.bias,
                 tokens,
@@ -95,7 +103,7 @@ class ActorCritic(nn.Module):
                 dtype=self._dtype(head.weight),
             )
         else:
-            chosen = self._language_logits(logits[:, :-1][mask], constraint)
+            chosen = self._language_logits(logits[:, :steps][mask], constraint)
             logprobs = core.logprobs_from_logits(chosen, tokens)
             entropies = core.entropy_from_logits(chosen)
             loss = terms(logprobs, slice(0, len(tokens))).sum() - entropy_weight * entropies.sum()
@@ -112,20 +120,16 @@ class ActorCritic(nn.Module):
         device = weight.device.type
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
-    def _critic(self, sequences: Sequences) -> Tensor:
-        model = causal_lm(self.value_model)
-        return model.score(hidden_states(model, sequences)).squeeze(-1).float()
-
     def _corpus_loss(self, corpus: Tensor) -> Tensor:
         """Negative log-likelihood of a corpus at temperature 1, summed over its tokens (arXiv:2203.02155 eq. 2)."""
         causal, keep = causal_lm(self.policy), corpus >= 0
         ids = corpus.clamp(min=0)
-        out = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "attention_mask": keep.long()}))
-        head = causal.get_output_embeddings()
+        tokens = ids[:, 1:][keep[:, 1:]]
         if not self.linear_head:
             logits = causal(input_ids=ids, attention_mask=keep.long()).logits
-            return -core.logprobs_from_logits(logits[:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]).sum()
-        hidden, tokens = out[0][:, :-1][keep[:, 1:]], ids[:, 1:][keep[:, 1:]]
+            return -core.logprobs_from_logits(logits[:, :-1][keep[:, 1:]], tokens).sum()
+        out = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "attention_mask": keep.long()}))
+        hidden, head = out[0][:, :-1][keep[:, 1:]], causal.get_output_embeddings()
         dtype = self._dtype(head.weight)
         return policy_loss(hidden, head.weight, head.bias, tokens, lambda logp, _: -logp, dtype=dtype)[0]
 
@@ -140,13 +144,13 @@ class ActorCritic(nn.Module):
         out = torch.zeros(mask.shape, device=mask.device)
         if self.linear_head:
             head = causal.get_output_embeddings()
-            hidden = hidden_states(causal, sequences)[:, :-1][mask]
+            hidden = hidden_states(causal, sequences, mask.shape[1])[mask]
             dtype = self._dtype(head.weight)
             out[mask] = token_logprobs(
                 hidden, head.weight, head.bias, tokens, self.language.temperature, constraint, dtype
             )
         else:
-            logits = all_logits(causal, sequences)[1][:, :-1][mask]
+            logits = all_logits(causal, sequences, mask.shape[1])[1][mask]
             out[mask] = core.logprobs_from_logits(self._language_logits(logits, constraint), tokens)
         return out
 
@@ -178,15 +182,15 @@ class ActorCritic(nn.Module):
         mask, temperature = sequences.mask, self.language.temperature
         if self.linear_head:
             head = causal.get_output_embeddings()
-            hidden = hidden_states(causal, sequences)[:, :-1][mask]
+            hidden = hidden_states(causal, sequences, mask.shape[1])[mask]
             return Logits(hidden, head.weight, head.bias, temperature, self._dtype(head.weight))
-        logits = all_logits(causal, sequences)[1][:, :-1][mask].float() / temperature
+        logits = all_logits(causal, sequences, mask.shape[1])[1][mask].float() / temperature
         return lambda rows: logits[rows].clone()
 
     @torch.no_grad()
-    def values(self, sequences: Sequences) -> Tensor:
-        """Values (B, T + 1)."""
-        return self(sequences)["values"]
+    def values(self, sequences: Sequences, span: int) -> Tensor:
+        """Values (B, span)."""
+        return self(sequences, span)["values"]
 
     # ---- what Trainer calls ----
 

@@ -7,7 +7,8 @@ import torch
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-from rlhf_recipes.ppo.sequences import Sequences, at_steps
+from rlhf_recipes.ppo import lean
+from rlhf_recipes.ppo.sequences import Sequences
 
 
 def causal_lm(policy: nn.Module) -> nn.Module:
@@ -21,20 +22,24 @@ def accepted(module: nn.Module, inputs: dict) -> dict:
     return {k: v for k, v in inputs.items() if k in names}
 
 
-def hidden_states(model: nn.Module, sequences: Sequences) -> Tensor:
-    """Last hidden states (B, T + 1, d) at the prompt's end and at each completion token. No KV cache."""
-    ids, prompt_lengths = sequences.packed()
-    hidden = model.base_model(**accepted(model.base_model, {"input_ids": ids, "use_cache": False}))[0]
-    return at_steps(hidden, prompt_lengths, sequences.mask.shape[1])
+def hidden_states(model: nn.Module, sequences: Sequences, steps: int) -> Tensor:
+    """Last hidden states (B, steps, d) at the prompt's last token and at the tokens after it. No KV cache."""
+    ids, places = sequences.packed(steps)
+    base = model.base_model
+    if lean.fits(base):
+        return lean.read(base, ids, places)
+    return _at(base(**accepted(base, {"input_ids": ids, "use_cache": False}))[0], places)
 
 
-def all_logits(causal: nn.Module, sequences: Sequences, hidden: bool = False) -> tuple[Tensor | None, Tensor]:
-    """Hidden states (where asked for) and logits, both (B, T + 1, ...), by the model's own forward."""
-    ids, prompt_lengths = sequences.packed()
+def all_logits(causal: nn.Module, sequences: Sequences, steps: int, hidden: bool = False):
+    """Hidden states (None where not asked for) and logits, both (B, steps, ...), by the model's own forward."""
+    ids, places = sequences.packed(steps)
     out = causal(input_ids=ids, use_cache=False, output_hidden_states=hidden)
-    steps = sequences.mask.shape[1]
-    states = at_steps(out.hidden_states[-1], prompt_lengths, steps) if hidden else None
-    return states, at_steps(out.logits, prompt_lengths, steps)
+    return _at(out.hidden_states[-1], places) if hidden else None, _at(out.logits, places)
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 @torch.no_grad()

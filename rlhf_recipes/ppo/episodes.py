@@ -29,7 +29,7 @@ class Episodes:
     Args:
         sequences: (B, P), (B, T); finished: (B,) ended by a stop token or string.
         scores: (B,) raw; NaN where no reward function had one. by_name: (B, n) of `names`, NaN for None.
-        logprobs, kl: (B, T), 0 on padding; values: (B, T + 1).
+        logprobs, kl: (B, T), 0 on padding; values: (B, T).
         answers: as the reward side saw them, this process's only.
         seconds: of "rollout", "score" and "value".
     """
@@ -161,10 +161,10 @@ class Player:
         return Answers(prompts, completions, tokens, completion_ids, columns)
 
     def judge(self, sequences: Sequences, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities (B, T) of the policy, KL (B, T) to the reference and values (B, T + 1)."""
+        """Log-probabilities (B, T) of the policy, KL and values, (B, T) each."""
         module, kind = self.actor_critic, self.args.kl_estimator
         out, kl = logprobs.clone(), torch.zeros_like(logprobs)
-        values = logprobs.new_zeros(len(logprobs), logprobs.shape[1] + 1)
+        values = torch.zeros_like(logprobs)
         order = (sequences.prompt_mask.sum(1) + sequences.mask.sum(1)).argsort(stable=True)
         for part in order.split(self.args.local_rollout_forward_batch_size):
             seq = sequences[part].trim()
@@ -177,5 +177,6 @@ class Player:
                 with self.reference() as causal:
                     ref = module.logprobs(seq, causal)
                 kl[part, :width] = core.kl_estimate(out[part, :width], ref, kind) * seq.mask
-            values[part, : width + 1] = module.values(seq)
+            span = min(width + 1, logprobs.shape[1])  # the step after the end has a value too, where there is room
+            values[part, :span] = module.values(seq, span)
         return out, kl, values

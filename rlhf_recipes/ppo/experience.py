@@ -88,7 +88,7 @@ def make_experience(played: Episodes, args: PPOConfig) -> Experience:
         scores = scores - args.length_penalty * lengths
     if args.missing_eos_penalty is not None:
         scores = scores - args.missing_eos_penalty * (~played.finished).float()
-    values = torch.where(value_mask, played.values[:, : mask.shape[1]], 0.0)
+    values = torch.where(value_mask, played.values, 0.0)
     rewards = core.token_rewards(scores, played.kl, args.kl_coef, lengths)
     if args.whiten_rewards:
         rewards = core.masked_whiten(rewards, value_mask, shift_mean=False)

@@ -17,27 +17,36 @@ class MicroBatch:
     """What one forward learns from.
 
     Args:
-        rows: (b,) episodes of the rollout.
-        step: optimizer step of the update, from 0; place: which of its forwards, from 0.
+        rows: (b,) episodes of the rollout; none where its rows were joined to a later forward's.
+        step: optimizer step of the update, from 0; first: whether it is the first of that step.
+        place: which forward with rows, of `places`.
         tokens, values: true positions of mask and of value_mask in the whole minibatch, over all processes.
     """
 
     rows: Tensor
     step: int
+    first: bool
     place: int
+    places: int
     tokens: int
     values: int
 
 
 def micro_batches(exp: Experience, plan: Plan, generator: torch.Generator) -> Iterator[MicroBatch]:
-    """An update's forwards in this process, in order."""
+    """An update's forwards in this process, in order: `plan.micro_batches` a step, the joined ones last.
+
+    Trainer synchronises processes at a step's last forward: that one always has rows.
+    """
     tokens, values = exp.mask.sum(1).cpu(), exp.value_mask.sum(1).cpu()
     lengths = (exp.sequences.prompt_mask.sum(1) + exp.lengths).cpu()
-    for i, (rows, minibatch) in enumerate(plan.micro_batch_rows(lengths, generator)):
-        step, place = divmod(i, plan.micro_batches)
-        yield MicroBatch(
-            rows.to(exp.mask.device), step, place, int(tokens[minibatch].sum()), int(values[minibatch].sum())
-        )
+    device = exp.mask.device
+    for step, (minibatch, parts) in enumerate(plan.forwards(lengths, generator)):
+        sizes = (len(parts), int(tokens[minibatch].sum()), int(values[minibatch].sum()))
+        empty = plan.micro_batches - len(parts)
+        for i in range(empty):
+            yield MicroBatch(minibatch[:0].to(device), step, i == 0, 0, *sizes)
+        for i, rows in enumerate(parts):
+            yield MicroBatch(rows.to(device), step, i + empty == 0, i, *sizes)
 
 
 @dataclass
@@ -77,15 +86,16 @@ def ppo_loss(
     def terms(logp: Tensor, part: slice) -> Tensor:
         return core.clipped_policy_terms(logp, old[part], advantages[part], args.cliprange)[0] * per_token
 
+    span = min(width + 1, exp.values.shape[1])
     out = model(
         seq,
+        span,
         terms if learning else None,
         args.entropy_coef * per_token,
         None if corpus is None else corpus[0].to(seq.mask.device),
     )
-    span = min(width + 1, exp.values.shape[1])
     old_values, returns, mask = (x[batch.rows][:, :span] for x in (exp.values, exp.returns, exp.value_mask))
-    values = torch.where(mask, out["values"][:, :span], 0.0)
+    values = torch.where(mask, out["values"], 0.0)
     value_terms, value_clipped = core.clipped_value_terms(values, old_values, returns, args.cliprange_value)
     loss = args.vf_coef * (value_terms * mask).sum() * per_step
     token_terms = []

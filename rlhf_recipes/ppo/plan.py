@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.config import PPOConfig
 
 logger = logging.getLogger(__name__)
+
+JOINED_BYTES = 2**28  # small forwards are joined up to so many bytes of activations
 
 
 @dataclass
@@ -23,11 +26,12 @@ class Plan:
     Args:
         batch_size: episodes a rollout, and so an update.
         mini_batch_size: episodes an optimizer step.
-        micro_batch_size: episodes a forward, in one process.
-        micro_batches: forwards an optimizer step, in one process.
+        micro_batch_size: episodes a forward, in one process; more where they are short, see `forwards`.
+        micro_batches: forwards an optimizer step, in one process, at most.
         steps: optimizer steps an update.
         updates: updates in the run.
         world: processes; rank: this one.
+        token_bytes: what a token leaves for the backward pass, about; 0: forwards are never joined.
     """
 
     batch_size: int
@@ -39,6 +43,7 @@ class Plan:
     epochs: int
     world: int = 1
     rank: int = 0
+    token_bytes: int = 0
 
     @property
     def local(self) -> slice:
@@ -46,29 +51,50 @@ class Plan:
         size = self.batch_size // self.world
         return slice(self.rank * size, (self.rank + 1) * size)
 
-    def micro_batch_rows(self, lengths: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of every forward of an update, in order, with the rows of the minibatch it belongs to.
+    def forwards(self, lengths: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Every minibatch of an update, in order, and its rows as this process's forwards take them.
 
         A fresh permutation for each epoch. Inside a minibatch rows are dealt to processes and forwards by length, so
-        that little padding is computed; the sum over the minibatch is the same whatever the order.
+        that little padding is computed; the sum over the minibatch is the same whatever the order. Short rows are
+        joined into larger forwards while these leave no more than JOINED_BYTES; alike in every process.
 
         Args:
             lengths: (batch_size,) prompt and completion tokens of each row.
             generator: seeded alike in every process.
 
         Yields:
-            rows (micro_batch_size,) of this process and rows (mini_batch_size,) of all.
+            rows (mini_batch_size,) of all processes, and at most `micro_batches` tensors of rows of this one.
         """
         for _ in range(self.epochs):
             order = torch.randperm(self.batch_size, generator=generator)
             for minibatch in order.split(self.mini_batch_size):
                 dealt = minibatch[lengths[minibatch].argsort(descending=True, stable=True)]
-                for rows in dealt[self.rank :: self.world].split(self.micro_batch_size):
-                    yield rows, minibatch
+                longest = lengths[dealt[:: self.world]].tolist()  # of the processes' rows in this place
+                mine, parts = dealt[self.rank :: self.world], []
+                while len(mine):
+                    room = JOINED_BYTES // (self.token_bytes * longest[-len(mine)]) if self.token_bytes else 0
+                    size = max(self.micro_batch_size, room)
+                    parts.append(mine[:size])
+                    mine = mine[size:]
+                yield minibatch, parts
 
 
-def make_plan(args: PPOConfig, dataset_size: int) -> Plan:
+def activation_bytes(config) -> int:
+    """What a token leaves for the backward pass in a decoder of this config, about, in float32; 0 where it is not told.
+
+    A layer keeps some dozen vectors of the hidden size, three of the MLP's, and a row of attention a head (256 long).
+    """
+    config = config.get_text_config()
+    layers, width = getattr(config, "num_hidden_layers", 0), getattr(config, "hidden_size", 0)
+    inner, heads = getattr(config, "intermediate_size", 4 * width), getattr(config, "num_attention_heads", 0)
+    return 4 * layers * (12 * width + 3 * inner + 256 * heads)
+
+
+def make_plan(args: PPOConfig, dataset_size: int, token_bytes: int = 0) -> Plan:
     """The plan of a run.
+
+    Args:
+        token_bytes: what a token leaves for the backward pass, in policy and critic together.
 
     Raises:
         UserError: a rollout does not divide into num_mini_batches equal minibatches in each process.
@@ -105,6 +131,7 @@ def make_plan(args: PPOConfig, dataset_size: int) -> Plan:
         epochs=args.num_ppo_epochs,
         world=world,
         rank=PartialState().process_index,
+        token_bytes=0 if PartialState().distributed_type == DistributedType.DEEPSPEED else token_bytes,
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from rlhf_recipes.ppo.causal import accepted
+from rlhf_recipes.ppo.decoding import decoder
+from rlhf_recipes.ppo.head import exponentials_
 from rlhf_recipes.ppo.language import PolicyLanguage
 from rlhf_recipes.ppo.sequences import Kept, Sequences
+
+STAYING = 7 / 8  # finished rows leave the batch when they are an eighth of it: each time, the others' cache is copied
 
 
 @dataclass
@@ -55,14 +57,14 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -
         tokens (B,), their log-probabilities (B,) under what they were drawn from, and its probabilities (B, V), not
         normalised: 0 on what was cut off.
     """
-    z = logits.sub_(logits.amax(-1, keepdim=True))
-    p = z.exp()
+    exponentials_(logits)
+    p = logits
     cut_tail_(p, top_k, top_p)
     cdf = p.cumsum(-1)
     total = cdf[:, -1:]
     point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, point, right=True)
-    return tokens.squeeze(-1), (z.gather(-1, tokens) - p.sum(-1, keepdim=True).log()).squeeze(-1), p
+    return tokens.squeeze(-1), (p.gather(-1, tokens) / p.sum(-1, keepdim=True)).log_().squeeze(-1), p
 
 
 @torch.no_grad()
@@ -90,45 +92,33 @@ def generate(
     finished = torch.zeros(batch, dtype=torch.bool, device=device)
     stop_ids = torch.tensor(language.stop_ids, dtype=torch.long, device=device)
 
-    alive = torch.arange(batch, device=device)
-    attention = torch.zeros(batch, prompt_ids.shape[1] + width, dtype=torch.long, device=device)
-    attention[:, : prompt_ids.shape[1]] = prompt_mask
-    length = prompt_ids.shape[1]
-    position = attention[:, :length].cumsum(1) - attention[:, :length]
-    step_ids = prompt_ids * attention[:, :length]
-    cache, kept = DynamicCache(config=causal.config), []
+    reader, kept = decoder(causal, prompt_ids, prompt_mask, width), []
+    alive = torch.arange(batch, device=device)  # rows that the reader holds, and which of them have not ended
+    going = torch.ones(batch, dtype=torch.bool, device=device)
     for step in range(width):
-        inputs = {
-            "input_ids": step_ids,
-            "attention_mask": attention[:, :length],
-            "position_ids": position,
-            "past_key_values": cache,
-            "use_cache": True,
-            "logits_to_keep": 1,
-        }
-        logits = causal(**accepted(causal, inputs)).logits[:, -1].float() / language.temperature
+        logits = reader.logits().float()
+        if language.temperature != 1:
+            logits = logits / language.temperature
         if step < language.min_length and len(stop_ids):
             logits[:, stop_ids] = float("-inf")
         tokens, logp, p = draw(logits, uniforms[alive, step], language.top_k, language.top_p)
+        rows, drawn = alive[going], tokens[going]
         if language.cuts:
-            row, token = p.nonzero(as_tuple=True)
-            kept.append((alive[row], torch.full_like(row, step), token.int()))
-        ids[alive, step], mask[alive, step], logprobs[alive, step] = tokens, True, logp
-        done = torch.isin(tokens, stop_ids)
+            row, token = p[going].nonzero(as_tuple=True)
+            kept.append((rows[row], torch.full_like(row, step), token.int()))
+        ids[rows, step], mask[rows, step], logprobs[rows, step] = drawn, True, logp[going]
+        done = torch.isin(drawn, stop_ids)
         if sampling.stopped is not None:
-            hits = [sampling.stopped(ids[row, : step + 1].tolist()) for row in alive.tolist()]
+            hits = [sampling.stopped(ids[row, : step + 1].tolist()) for row in rows.tolist()]
             done |= torch.tensor(hits, device=device)
-        finished[alive] = done
-        if step + 1 == width:
+        finished[rows] = done
+        going[going.clone()] = ~done
+        if step + 1 == width or done.all():
             break
-        position, step_ids = position[:, -1:] + 1, tokens[:, None]
-        if done.any():
-            keep = (~done).nonzero().squeeze(-1)
-            if len(keep) == 0:
-                break
-            alive, attention, position, step_ids = alive[keep], attention[keep], position[keep], step_ids[keep]
-            cache.batch_select_indices(keep)
-        attention[:, length] = 1
-        length += 1
+        if going.sum() <= STAYING * len(going):
+            left = going.nonzero().squeeze(-1)
+            alive, tokens, going = alive[left], tokens[left], going[left]
+            reader.keep(left)
+        reader.read(tokens)
     sets = Kept.of(kept, batch, width) if language.cuts else None
     return Sequences(prompt_ids, prompt_mask, ids, mask, sets), logprobs, finished

@@ -65,15 +65,19 @@ class Sequences:
     mask: Tensor
     kept: Kept | None = None
 
-    def packed(self) -> tuple[Tensor, Tensor]:
-        """Each row moved together, padding on the right: ids (B, L), and prompt lengths (B,).
+    def packed(self, steps: int) -> tuple[Tensor, Tensor]:
+        """Each row moved together, padding on the right: under a causal mask nothing sees padding to its right.
 
-        Under a causal mask nothing sees padding to its right, so models need no attention mask and no position ids.
+        Returns:
+            ids (B, L), and places (B, steps): the columns of the prompt's last token and of the tokens after it. L ends
+            with the last of them that is a token. Places past a row's end, which every mask leaves out, stay inside L.
         """
         real = torch.cat([self.prompt_mask, self.mask], 1)
+        places = self.prompt_mask.sum(1, keepdim=True) - 1 + torch.arange(steps, device=real.device)
+        width = 1 + int(torch.minimum(places[:, -1], real.sum(1) - 1).max())
         ids = torch.cat([self.prompt_ids, self.completion_ids], 1) * real
-        order = (~real).int().argsort(dim=1, stable=True)
-        return ids.gather(1, order)[:, : int(real.sum(1).max())], self.prompt_mask.sum(1)
+        order = (~real).int().argsort(dim=1, stable=True)[:, :width]
+        return ids.gather(1, order), places.clamp(max=width - 1)
 
     def trim(self) -> "Sequences":
         """Drop the columns in which every row is padding. At least one column of each part stays."""
@@ -93,10 +97,3 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
-
-
-def at_steps(states: Tensor, prompt_lengths: Tensor, steps: int) -> Tensor:
-    """Of states (B, L, d), those at the prompt's last token and at each completion token: (B, steps + 1, d)."""
-    place = prompt_lengths[:, None] - 1 + torch.arange(steps + 1, device=states.device)
-    place = place.clamp(max=states.shape[1] - 1)  # past a row's end lie steps that every mask leaves out
-    return states.gather(1, place[..., None].expand(-1, -1, states.shape[-1]))

@@ -1,6 +1,6 @@
 """PPO as transformers.Trainer runs it: a rollout where a batch would be fetched, and a loss.
 
-The loop is Trainer's. When the update's forwards are used up, `_prepare_inputs` plays a rollout and cuts it into the
+The loop is Trainer's. When the update's forwards are used up, `training_step` plays a rollout and cuts it into the
 next update's epochs and minibatches; `compute_loss` takes one micro-batch of it. Accumulation, clipping, precision,
 distribution, checkpoints, callbacks and logging are Trainer's own. TRL's PPOTrainer gives its name and its fields;
 none of its methods run.
@@ -32,7 +32,7 @@ from rlhf_recipes.ppo.held_out import answer_held_out, means
 from rlhf_recipes.ppo.language import PolicyLanguage
 from rlhf_recipes.ppo.loss import micro_batches, ppo_loss
 from rlhf_recipes.ppo.normalise import ScoreScale
-from rlhf_recipes.ppo.plan import make_plan, trainer_arguments
+from rlhf_recipes.ppo.plan import activation_bytes, make_plan, trainer_arguments
 from rlhf_recipes.ppo.prompts import PretrainingMix, PromptStream, prompt_tokens
 from rlhf_recipes.ppo.reference import Reference
 from rlhf_recipes.ppo.rollout import Sampling
@@ -102,7 +102,8 @@ class PPOTrainer(TRLPPOTrainer):
         for module in filter(None, (model, ref_model, value_model)):
             switch_dropout_off(module)
 
-        self.plan = make_plan(args, len(train_dataset))
+        token_bytes = sum(activation_bytes(m.config) for m in (model, value_model) if m is not None)
+        self.plan = make_plan(args, len(train_dataset), token_bytes)
         args = trainer_arguments(args, self.plan)
         use_cache = model.config.use_cache
         language = PolicyLanguage(args.temperature, self.stop_ids, args.min_length, args.top_k, args.top_p)
@@ -169,7 +170,7 @@ class PPOTrainer(TRLPPOTrainer):
         return Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        """One empty item a forward: prompts are fetched a rollout at a time, by `_prepare_inputs`."""
+        """One empty item a forward: prompts are fetched a rollout at a time, by `training_step`."""
         forwards = self.plan.updates * self.plan.steps * self.plan.micro_batches
         # its own generator: the loader would draw from the global one otherwise
         return DataLoader(range(forwards), batch_size=1, collate_fn=lambda _: {}, generator=torch.Generator())
@@ -192,18 +193,20 @@ class PPOTrainer(TRLPPOTrainer):
             scheduler.lr_lambdas = [lambda step, f=f: f(step // steps) for f in scheduler.lr_lambdas]
         return scheduler
 
-    def _prepare_inputs(self, inputs):
-        """The next micro-batch; a rollout first, where the last one is used up."""
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        """Trainer's step on the next forward of the update; a rollout first, where the last one is used up."""
         if self._update is None:
             self._update = self._play()
-        return self._update.buffer.popleft()
-
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        now, epoch = self._update, self.args.num_mini_batches
-        if now and now.stop_at(now.buffer[0], self.args.target_kl, epoch, self._reduce):
-            now.buffer.popleft()
+        batch = self._update.buffer[0]
+        stopped = self._update.stop_at(batch, self.args.target_kl, self.args.num_mini_batches, self._reduce)
+        if stopped or not len(batch.rows):
+            self._update.buffer.popleft()
             return torch.zeros((), device=self.args.device)  # no gradient: the optimizer leaves the weights alone
         return Trainer.training_step(self, model, inputs, num_items_in_batch)
+
+    def _prepare_inputs(self, inputs):
+        """The next micro-batch, where a batch would be moved to the device."""
+        return self._update.buffer.popleft()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The PPO loss of a micro-batch: see `loss.ppo_loss`."""
@@ -211,9 +214,8 @@ class PPOTrainer(TRLPPOTrainer):
         learning = self.update >= self.args.value_warmup_updates
         corpus = None
         if learning and self.ptx is not None:
-            place = plan.rank * plan.micro_batches + inputs.place
-            step = self.update * plan.steps + inputs.step
-            corpus = self.ptx.share(step, place, plan.micro_batches * plan.world)
+            place = plan.rank * inputs.places + inputs.place
+            corpus = self.ptx.share(self.update * plan.steps + inputs.step, place, inputs.places * plan.world)
         loss, out, terms = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
         now.statistics.add(inputs.step, terms)
         if self.args.on_nonfinite == "stop":

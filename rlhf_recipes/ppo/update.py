@@ -85,8 +85,8 @@ class Update:
         """
         if target_kl is None or self.stopped:
             return self.stopped
-        epoch, first = divmod(batch.step, steps_an_epoch)
-        if epoch and first == 0 and batch.place == 0:
+        epoch, step = divmod(batch.step, steps_an_epoch)
+        if epoch and step == 0 and batch.first:
             past = slice((epoch - 1) * steps_an_epoch, epoch * steps_an_epoch)
             self.stopped = self.statistics.epoch_kl(past, reduce) > target_kl
         return self.stopped

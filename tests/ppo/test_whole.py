@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo import normalise
+from rlhf_recipes.ppo import normalise, plan
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.ppo.scoring import ModelReward
 
@@ -39,12 +39,33 @@ def first(trainer, metric):
 # ---- invariances ----
 
 
-def test_batch_of_eight_is_eight_batches_of_one(make):
+@pytest.mark.parametrize(("joined", "forwards"), [(0, 8), (12_800 * 3 * 9, 3), (2**28, 1)])
+def test_batch_of_eight_is_eight_batches_of_one(make, monkeypatch, joined, forwards):
+    monkeypatch.setattr(plan, "JOINED_BYTES", joined)  # 12,800 bytes a token here, 9 tokens in the longest rows
     one = trained(make, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_grad_norm=1.0)
-    eight = trained(make, per_device_train_batch_size=1, gradient_accumulation_steps=8, max_grad_norm=1.0)
+    eight = make(per_device_train_batch_size=1, gradient_accumulation_steps=8, max_grad_norm=1.0)
+    calls = []
+    eight.actor_critic.register_forward_hook(lambda module, *_: calls.append(1) if module.training else None)
+    eight.train()
+    assert len(calls) == pytest.approx(2 * forwards, abs=1), "two epochs of one minibatch"
     torch.testing.assert_close(weights(one.actor_critic), weights(eight.actor_critic), atol=1e-5, rtol=1e-4)
     for metric in ("loss/policy_avg", "loss/value_avg", "policy/approxkl_avg", "val/ratio", "policy/entropy_avg"):
         assert first(one, metric) == pytest.approx(first(eight, metric), abs=1e-5), metric
+
+
+def test_forwards_are_joined_alike_in_every_process(monkeypatch):
+    monkeypatch.setattr(plan, "JOINED_BYTES", 4000)
+    lengths = torch.randint(2, 60, (48,), generator=torch.Generator().manual_seed(0))
+    sizes = {"batch_size": 48, "mini_batch_size": 24, "micro_batch_size": 2, "micro_batches": 6, "steps": 4}
+    both = []
+    for rank in range(2):
+        one = plan.Plan(**sizes, updates=1, epochs=2, world=2, rank=rank, token_bytes=10)
+        both.append(list(one.forwards(lengths, torch.Generator().manual_seed(1))))
+    assert len(both[0]) == 4 and torch.equal(torch.cat([m for m, _ in both[0][:2]]).sort().values, torch.arange(48))
+    for (minibatch, mine), (same, others) in zip(*both, strict=True):
+        assert torch.equal(minibatch, same) and len(mine) == len(others) < 6
+        assert torch.equal(torch.cat(mine + others).sort().values, minibatch.sort().values)
+        assert all(len(rows) == 2 or len(rows) * lengths[rows].max() * 10 <= 4000 for rows in mine + others)
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
@@ -253,14 +274,14 @@ def test_the_pretraining_mix_is_a_language_model_loss(make, models):
     corpus = Dataset.from_dict({"text": ["w1 w2 w3 w4", "w5 w6", "w7 w8 w9"]})
     trainer = make(ptx_coef=1.0, trainer={"ptx_dataset": corpus})
     ids = torch.tensor([[4, 5, 6, 7], [8, 9, -1, -1]])
-    got = trainer.actor_critic(_one_sequence(), None, 0.0, ids)["corpus_loss"].item()
+    got = trainer.actor_critic(_one_sequence(), 1, None, 0.0, ids)["corpus_loss"].item()
     labels = ids.masked_fill(ids < 0, -100)
     out = models["policy"](ids.clamp(min=0), attention_mask=(ids >= 0).long(), labels=labels)
     assert got == pytest.approx(out.loss.item() * 4, rel=1e-4)  # four tokens have one before them
     config = {"total_episodes": 80, "learning_rate": 3e-3}
     mixed = trained(make, ptx_coef=5.0, trainer={"ptx_dataset": corpus}, **config)
     plain = trained(make, **config)
-    lm = [t.actor_critic(_one_sequence(), None, 0.0, ids)["corpus_loss"].item() for t in (mixed, plain)]
+    lm = [t.actor_critic(_one_sequence(), 1, None, 0.0, ids)["corpus_loss"].item() for t in (mixed, plain)]
     assert lm[0] < lm[1] - 1 and lm[0] < got
     with pytest.raises(UserError, match="ptx_dataset"):
         make(ptx_coef=1.0)

@@ -182,7 +182,7 @@ class Sweep(Callback):
             return
         best = OmegaConf.load(results)
         for row in best.get("solutions") or [{"params": best.best_params, "values": [best.best_value]}]:
-            given = ", ".join(f"{key.lstrip('+')}={value}" for key, value in row.params.items())
+            given = ", ".join(f"{key.lstrip('+')}={value}" for key, value in row["params"].items())
             print(f"best: {given} ({', '.join(f'{value:.6g}' for value in row['values'])})")
 
 

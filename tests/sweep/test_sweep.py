@@ -125,6 +125,19 @@ def test_another_runs_stage_is_an_input(tmp_path):
         resolved("other:ppo")
 
 
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ({"best_params": {"++kl.target": 4.5, "seed": 1}, "best_value": 0.75}, "best: kl.target=4.5, seed=1 (0.75)\n"),
+        ({"solutions": [{"params": {"++kl.target": 2}, "values": [0.5, 3.0]}]}, "best: kl.target=2 (0.5, 3)\n"),
+    ],
+)
+def test_the_end_of_a_judged_sweep_says_which_job_was_best(results, said, tmp_path, capsys):
+    OmegaConf.save(results, tmp_path / "optimization_results.yaml")
+    sweep.Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert capsys.readouterr().out == said
+
+
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_that_never_began_leaves_nothing(launcher, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher") if launcher != "basic" else None

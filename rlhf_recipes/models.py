@@ -1,7 +1,6 @@
 """Tokenizer, policy, reward model and value model from a path, an adapter folder or a config."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import (
 )
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.hub import reach_hub
 
 # A softmax over a vocabulary is full of subnormal floats, and a CPU takes a hundred times as long for one of those.
 # Before any kernel runs: the threads of its pool inherit the setting when they are made.
@@ -226,28 +226,3 @@ def _load(cls, place: str, **keywords):
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={place} could not be loaded as {cls.__name__}: {first}") from error
-
-
-def reach_hub(place: str) -> None:
-    """Raise unless `place` is in the local cache or the hub answers within three seconds.
-
-    The hub client retries for minutes; a person at the shell wants to know now.
-    """
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    if isinstance(try_to_load_from_cache(place, "config.json"), str) or isinstance(
-        try_to_load_from_cache(place, "tokenizer_config.json"), str
-    ):
-        return
-    fix = f"give model.path=<a folder>, or download {place} first (hf download {place})"
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise UserError(f"{place} is not in the local cache and HF_HUB_OFFLINE=1; {fix}")
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=3).close()
-    except HTTPError:
-        return  # it answered
-    except OSError as error:
-        raise UserError(f"the hub cannot be reached to load {place} ({type(error).__name__}); {fix}") from error

@@ -266,5 +266,5 @@ def test_classifier_errors(tiny_classifier, tmp_path):
         one(classifier.label_score, "x", model=tiny_classifier, label="happy")
     with pytest.raises(UserError, match="choose logit or probability"):
         one(classifier.label_score, "x", model=tiny_classifier, label=1, output="odds")
-    with pytest.raises(UserError, match="no classifier"):
+    with pytest.raises(UserError, match="no such folder"):
         one(classifier.label_score, "x", model=str(tmp_path / "nothing"), label=1)

@@ -12,7 +12,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_te
 def defined(name: str) -> bool:
     general = re.sub(r"^(eval_)?(rewards?)/[^/]+", r"\1\2/<name>", name)
     general = re.sub(r"_at_\d+$", "_at_<k>", general)
-    return any(f"`{form}`" in PAGE for form in (name, name.removeprefix("eval_"), general, general.removeprefix("eval_")))
+    forms = {form for given in (name, general) for form in (given, given.removeprefix("eval_"))}
+    return any(f"`{form}`" in PAGE for form in forms)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "ppo", "dpo", "grpo"])

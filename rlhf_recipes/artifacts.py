@@ -68,7 +68,8 @@ class StageRun:
         self.cfg = cfg
         self.root = Path(cfg.run.root)
         self.dir = self.root / cfg.run.name / cfg.stage
-        self.inputs: dict[str, dict] = {}
+        self.inputs: dict[str, dict] = {}  # models
+        self.data_files: dict[str, dict] = {}
         self.started = time.time()
         self.estimate_mb: float | None = None  # of the peak memory, by preflight before anything was loaded
         if cfg.preview:  # a preview builds the trainer, which makes its output folder: let it be one that vanishes
@@ -101,7 +102,7 @@ class StageRun:
         An input is a list of places, the first that exists wins: a stage's name (that stage of this run or of
         run.parent), `other:ppo` (that stage of the run `other`), `base` (model.path), a folder, or a hub id; a last
         `none` says that it may be absent.
-        Fills `self.inputs`: {name: {path, hash}}.
+        Fills `self.inputs`: {name: {path, hash}}, and `self.data_files` with what the data node names on this machine.
 
         Raises:
             UserError: none exists; names the command that makes it.
@@ -112,7 +113,7 @@ class StageRun:
             if found := self._first(name, [places] if isinstance(places, str) else list(places)):
                 self.inputs[name] = found
         for source in local_files(self.cfg.get("data")):
-            self.inputs[f"data:{source}"] = {"path": source, "hash": fingerprint(Path(source).expanduser())}
+            self.data_files[f"data:{source}"] = {"path": source, "hash": fingerprint(Path(source).expanduser())}
 
     def _first(self, name: str, places: list[str]) -> dict | None:
         for place in places:
@@ -198,11 +199,16 @@ class StageRun:
             shutil.rmtree(self.dir)
         self.dir.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.cfg, held, resolve=True)
-        write_json(begun, self.inputs)
+        write_json(begun, self.made_from)
         return "resume" if started and same else "fresh"
 
+    @property
+    def made_from(self) -> dict[str, dict]:
+        """Models and data files, with their hashes: what inputs.json and summary.json record."""
+        return self.inputs | self.data_files
+
     def _same_inputs(self, before: dict) -> bool:
-        return {k: v["hash"] for k, v in before.items()} == {k: v["hash"] for k, v in self.inputs.items()}
+        return {k: v["hash"] for k, v in before.items()} == {k: v["hash"] for k, v in self.made_from.items()}
 
     def last_checkpoint(self) -> str | None:
         """The newest whole checkpoint, or None; a torn one (killed while writing) is named and passed over."""
@@ -234,7 +240,7 @@ class StageRun:
             "wall_seconds": round(time.time() - self.started, 1),
             **measured,
             "versions": versions(),
-            "inputs": self.inputs,
+            "inputs": self.made_from,
             "metrics": metrics,
         }
         if self.estimate_mb is not None:

@@ -188,7 +188,7 @@ def reward_paths(cfg: DictConfig, run: StageRun) -> list[str]:
 def language_models(run: StageRun) -> list[str]:
     """Where the language models among a stage's inputs lie."""
     others = ("reward_model", "value_model")
-    return [entry["path"] for name, entry in run.inputs.items() if name not in others and not name.startswith("data:")]
+    return [entry["path"] for name, entry in run.inputs.items() if name not in others]
 
 
 def language_model(run: StageRun) -> str | None:

@@ -53,6 +53,19 @@ def test_a_parent_run_serves_where_this_one_has_none(tmp_path):
     assert run.inputs["policy"]["path"] == str(folder)
 
 
+def test_data_files_are_recorded_beside_the_models_and_are_none(tmp_path):
+    folder, rows = finished(tmp_path, "r", "sft"), tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    run = StageRun(config(tmp_path, stage="evaluate", inputs={"sft": "sft"}, data={"demos": {"path": str(rows)}}))
+    run.resolve()
+    assert {name: entry["path"] for name, entry in run.inputs.items()} == {"sft": str(folder)}
+    assert {entry["path"] for entry in run.made_from.values()} == {str(folder), str(rows)}
+    before = run.made_from[f"data:{rows}"]["hash"]
+    rows.write_text('{"prompt": "a", "completion": "c"}\n')
+    run.resolve()
+    assert run.made_from[f"data:{rows}"]["hash"] != before
+
+
 def test_none_lets_an_input_be_absent(tmp_path):
     run = StageRun(config(tmp_path, stage="evaluate", inputs={"ppo": ["ppo", "none"]}))
     run.resolve()

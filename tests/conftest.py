@@ -10,4 +10,5 @@ import pytest
 def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("stages" if folder == "stages" else str(item.path)))
+        shares = folder == "stages" and item.path.stem != "test_tinystories"  # which makes a run of its own
+        item.add_marker(pytest.mark.xdist_group("stages" if shares else str(item.path)))

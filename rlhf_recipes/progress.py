@@ -119,7 +119,7 @@ class TimeEstimate(TrainerCallback):
         pace = (time.time() - self.began) / self.TIMED
         word = "step" if self.unit == 1 else "update"
         rest = duration(pace * left / self.unit)
-        line = f"  time: {pace:.3g} s a {word}, {left // self.unit} {word}s left: about {rest}"
+        line = f"  time: {pace:.3g} s for one {word}, {left // self.unit} {word}s left: about {rest}"
         tqdm.write(line, file=sys.stderr)  # above the bar, where there is one
 
 

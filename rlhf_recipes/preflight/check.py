@@ -11,7 +11,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.preflight import disk, fit, scores, screen, tokens
 from rlhf_recipes.preflight import rows as lengths
-from rlhf_recipes.preflight.machine import Machine, free_disk, this_machine
+from rlhf_recipes.preflight.machine import Machine, free_disk, resident, this_machine
 from rlhf_recipes.preflight.phases import peak, phases
 from rlhf_recipes.preflight.rows import Rows
 from rlhf_recipes.preflight.setting import Setting, language_model, quiet_arguments, settle
@@ -31,12 +31,12 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
         SystemExit: code 1, when it will not fit.
         UserError: bad input, as the stage itself would meet it.
     """
-    machine = machine or this_machine(cfg.preflight_gb)
-    tokenizer = _tokenizer(cfg, stage_run)
     print(f"preflight of stage={cfg.stage}: nothing is trained, nothing is written")
+    tokenizer, weight = _tokenizer(cfg, stage_run)
     loaded = _load(cfg, stage_run, tokenizer)
     rows = _rows(cfg, loaded, tokenizer)
-    setting = settle(cfg, stage_run, rows, machine)
+    machine = machine or this_machine(cfg.preflight_gb)
+    setting = settle(cfg, stage_run, rows, machine, weight)
     found = phases(setting)
     print("\n".join(screen.models(setting) or ["  no model is loaded"]))
     print("\n".join(screen.table(found)))
@@ -65,8 +65,10 @@ def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) 
     The stage goes on whatever is found here: what is wrong with its input it will say itself.
     """
     try:
-        machine = machine or this_machine()
-        setting = settle(cfg, stage_run, _sampled(cfg, stage_run), machine)
+        tokenizer, weight = _tokenizer(cfg, stage_run)
+        rows = _sampled(cfg, stage_run, tokenizer)
+        machine = machine or this_machine(cfg.preflight_gb)
+        setting = settle(cfg, stage_run, rows, machine, weight)
         found = phases(setting)
     except (UserError, ValueError, AttributeError) as error:
         print(f"preflight: no estimate of the memory ({str(error).splitlines()[0]})")
@@ -79,10 +81,11 @@ def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) 
     return round(top.total / 1e6, 1)
 
 
-def _tokenizer(cfg: DictConfig, run: StageRun):
-    """The policy's tokenizer; None where there is none yet or none is needed."""
-    path = language_model(run)
-    return models.load_tokenizer(cfg.model, path) if path else None
+def _tokenizer(cfg: DictConfig, run: StageRun) -> tuple:
+    """The policy's tokenizer and the bytes it takes; None where there is none yet or none is needed."""
+    path, before = language_model(run), resident()
+    tokenizer = models.load_tokenizer(cfg.model, path) if path else None
+    return tokenizer, max(0.0, resident() - before)
 
 
 def _kind(cfg: DictConfig) -> str | None:
@@ -122,8 +125,8 @@ def _unknown(cfg: DictConfig) -> Rows:
     return Rows(longest, longest, 0)
 
 
-def _sampled(cfg: DictConfig, run: StageRun) -> Rows:
-    tokenizer = _tokenizer(cfg, run)
+def _sampled(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
+    """How long rows are, from the first of them."""
     if tokenizer is None or _kind(cfg) is None:
         return _unknown(cfg)
     found = lengths.sample(cfg.data, _kind(cfg), tokenizer, cfg.seed)

@@ -68,7 +68,7 @@ def estimate(setting: Setting, run: StageRun, overrides: tuple[str, ...]) -> flo
         if key == "data.max_prompt_length":
             rows = replace(rows, prompt=min(rows.prompt, int(value)))
     try:
-        return peak(phases(settle(cfg, other, rows, setting.machine))).total
+        return peak(phases(settle(cfg, other, rows, setting.machine, setting.tokenizer))).total
     except (UserError, ValueError):  # two settings that the trainer refuses together
         return None
 

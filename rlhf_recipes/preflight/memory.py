@@ -14,10 +14,11 @@ SIZES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "floa
 SFT_CHUNK = 256  # tokens whose logits TRL's chunked loss holds at once (trl/trainer/sft_trainer.py)
 SFT_COPIES = 4  # of those logits: log-softmax, its exponent, and a gradient of either
 PPO_CHUNK = 2**23  # logits that PPO holds at once: rlhf_recipes.ppo.head.CHUNK_ELEMENTS
-# glibc takes blocks above 32 MiB from the system and gives them back; what is freed of smaller ones stays with the
-# process (mallopt(3), M_MMAP_THRESHOLD). Gradients fit into some of what activations leave: benchmarks/preflight.py.
+# glibc takes blocks of 32 MiB and more from the system and gives them back; what is freed of smaller ones stays with
+# the process (mallopt(3), M_MMAP_THRESHOLD). Both shares were measured with benchmarks/preflight.py.
 LARGE = 2**25
-HELD = 0.8
+HELD = 0.8  # of the small activations, when the backward pass ends: gradients fit into the rest
+CUT_UP = 0.35  # beside them, where generation has cut the heap up before: free, and too small for the next
 # Bytes of optimizer state for each byte of a trained float32 parameter (transformers' names). Adam: two moments.
 STATES = {
     "adamw_torch": 2.0,
@@ -106,10 +107,10 @@ def norms(shape: Shape, numbers: Numbers) -> list[float]:
     kept = []
     for width in shape.norms:
         if width >= shape.hidden:
-            kept += [width * numbers.norm] * copies + [width * numbers.product, FLOAT]
+            kept += [width * numbers.norm] * copies + [width * numbers.product, FLOAT * (1 + shape.fused_norms)]
         else:
             heads = (shape.heads + shape.kv_heads) / 2  # one norm is on the queries, one on the keys
-            kept += [heads * width * numbers.norm] * copies + [heads * FLOAT]
+            kept += [heads * width * numbers.norm, heads * FLOAT] + [heads * width * numbers.product] * (copies - 1)
     return kept
 
 
@@ -146,10 +147,10 @@ def passing(shape: Shape, batch: Batch, numbers: Numbers, eager: bool = False) -
 
 @dataclass(frozen=True)
 class Kept:
-    """Activations of a forward pass. held: those of them that an allocator like glibc's does not give back."""
+    """Activations of a forward pass. small: those of them that lie in blocks below LARGE."""
 
     bytes: float
-    held: float
+    small: float
 
 
 def activations(
@@ -164,7 +165,7 @@ def activations(
     working = [shape.inner * numbers.product] * (2 if shape.gated else 1) + [shape.hidden * FLOAT] * 2
     tensors = one + [batch.tokens * width for width in ends + working]
     tensors += ([batch.tokens * shape.hidden * numbers.norm] if checkpointing else one) * (shape.layers - 1)
-    return Kept(sum(tensors), sum(size for size in tensors if size < LARGE) * HELD)
+    return Kept(sum(tensors), sum(size for size in tensors if size < LARGE))
 
 
 def kv_cache(shape: Shape, batch: Batch, numbers: Numbers) -> float:

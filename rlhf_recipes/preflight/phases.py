@@ -2,7 +2,7 @@
 
 A part that is freed by then does not count: gradients are gone while a batch is evaluated, and with one micro-batch a
 step they are not there yet when the forward pass ends. Activations are gone when the last gradient arrives, on a GPU;
-on a CPU the allocator keeps most of them (memory.HELD).
+on a CPU the allocator keeps most of them (memory.HELD, memory.CUT_UP).
 """
 
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def peak(found: list[Phase]) -> Phase:
 
 def _at(setting: Setting, name: str, **parts: float) -> Phase:
     """A moment after loading: libraries, every model, and these parts."""
-    resident = {"libraries": setting.machine.baseline}
+    resident = {"libraries": setting.libraries}
     for network in setting.networks:
         resident[network.part] = resident.get(network.part, 0.0) + network.bytes
     return Phase(name, resident | {key: value for key, value in parts.items() if value})
@@ -61,7 +61,7 @@ def _at(setting: Setting, name: str, **parts: float) -> Phase:
 def _loading(setting: Setting) -> Iterator[Phase]:
     """Models are read one after another. A file in other numbers than the model's lies beside it until it is closed;
     one in the same numbers is the model."""
-    resident = {"libraries": setting.machine.baseline}
+    resident = {"libraries": setting.libraries}
     for network in setting.networks:
         resident[network.part] = resident.get(network.part, 0.0) + network.bytes
         file = network.shape.parameters * memory.SIZES.get(network.shape.dtype, memory.FLOAT)
@@ -76,12 +76,14 @@ def _steps(setting: Setting, batch: Batch, logits: float, learners: list[Network
         memory.activations(n.shape, batch, n.numbers, args.gradient_checkpointing, setting.eager, setting.dropout)
         for n in learners
     ]
+    small = sum(k.small for k in kept) if setting.machine.device == "cpu" else 0.0
+    cut_up = memory.CUT_UP * small if setting.cfg.stage in ("ppo", "grpo") else 0.0
     yield _at(
         setting,
         "forward pass",
         gradients=setting.gradients if accumulates(setting) else 0.0,
         optimizer=setting.optimizer,
-        activations=sum(k.bytes for k in kept) + sum(_casts(n) for n in learners),
+        activations=sum(k.bytes for k in kept) + sum(_casts(n) for n in learners) + cut_up,
         logits=logits,
     )
     yield _at(
@@ -89,7 +91,7 @@ def _steps(setting: Setting, batch: Batch, logits: float, learners: list[Network
         "backward pass",
         gradients=setting.gradients + max(memory.head_gradient(n.shape) for n in learners),
         optimizer=setting.optimizer,
-        activations=sum(k.held for k in kept) if setting.machine.device == "cpu" else 0.0,
+        activations=memory.HELD * small + cut_up,
     )
 
 

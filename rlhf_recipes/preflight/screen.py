@@ -44,7 +44,7 @@ def table(found: list[Phase]) -> list[str]:
 
 def verdict(total: float, machine: Machine) -> str:
     """One line: whether it fits."""
-    share = f"{size(total)} at the peak, {size(machine.free)} free on {machine.name}"
+    share = f"{size(total)} at the peak, {size(machine.free)} free ({machine.name})"
     return f"verdict: {'fits' if total <= machine.free else 'WILL NOT FIT'}: {share}"
 
 

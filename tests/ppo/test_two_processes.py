@@ -1,8 +1,8 @@
 """Two processes (gloo) end as one process with twice the batch, save, and resume."""
 
+import faulthandler
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ from tiny_world import make_trainer
 # a rollout of 8 in both cases: 2 processes x 4, or 1 x 8; two minibatches, two forwards each in one process
 COMMON = {"num_mini_batches": 2, "total_episodes": 32, "max_grad_norm": 0.5, "learning_rate": 3e-4}
 COMMON |= {"save_strategy": "steps", "save_steps": 2, "missing_eos_penalty": 0.5, "target_kl": 5.0}
+
+PATIENCE = 120
+"""Seconds; a run takes about ten."""
 
 
 def trainer_of(folder, lora: bool, processes: int):
@@ -26,11 +29,14 @@ def trainer_of(folder, lora: bool, processes: int):
     return make_trainer(folder, trainer=more, **COMMON | size)
 
 
-def worker(rank: int, processes: int, port: int, folder: str, lora: bool, resume: str | None):
+def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | None):
+    faulthandler.dump_traceback_later(PATIENCE - 20)  # one that hangs says where
     torch.set_num_threads(1)
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+        meet = Path(folder, "rendezvous").as_uri()  # a file: no port that another program may take first
+        torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=processes)
     trainer = trainer_of(folder, lora, processes)
     assert trainer.accelerator.num_processes == processes
     trainer.train(resume_from_checkpoint=resume)
@@ -46,18 +52,18 @@ def worker(rank: int, processes: int, port: int, folder: str, lora: bool, resume
 
 def run(folder: Path, lora: bool, processes: int, resume: str | None = None):
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rlhf_recipes.ppo"])
-    arguments = [(rank, processes, port, str(folder), lora, resume) for rank in range(processes)]
+    arguments = [(rank, processes, str(folder), lora, resume) for rank in range(processes)]
     workers = [context.Process(target=worker, args=a) for a in arguments]
     for process in workers:
         process.start()
     for process in workers:
-        process.join(240)
-        assert process.exitcode == 0
+        process.join(PATIENCE)
+    ended = [process.exitcode for process in workers]
+    for process in workers:
+        process.kill()
+    assert ended == [0] * processes
     return [torch.load(folder / f"end-{rank}.pt") for rank in range(processes)]
 
 

@@ -96,8 +96,12 @@ $(call summary,evaluate): $(call made,pretrain sft reward ppo dpo grpo)
 
 $(ORDER): %: $(RUNS)/$(RUN)/%/summary.json
 
-# Order only: a new .venv is no reason to train again.
-$(RUNS)/$(RUN)/%/summary.json: | $(VENV)/.ready same-run
+# Older than its settings or the run's data files: the stage is asked again, compares what it was made with, and has
+# nothing to do, makes it again or says what differs. After the bar, order only: a new .venv is no reason to train again.
+.SECONDEXPANSION:
+SETTINGS := $(wildcard conf/*.yaml conf/*/*.yaml)
+FILES    := $(wildcard $(shell sed -n 's/^  "data:\(.*\)": {$$/\1/p' $(RUNS)/$(RUN)/*/inputs.json 2>/dev/null))
+$(RUNS)/$(RUN)/%/summary.json: $(SETTINGS) $(FILES) $$(wildcard recipes/$(RECIPE)/$$*.yaml) | $(VENV)/.ready same-run
 	@echo "== $* =="
 	@[ -t 1 ] && export RLHF_RECIPES_PROGRESS=bar FORCE_COLOR=1; \
 	$(call command,$*) 2>&1 | tee -i $(RUNS)/$(RUN)/$*.log; code=$${PIPESTATUS[0]}; \
@@ -133,4 +137,5 @@ same-run:
 	echo "$$asked" > $(ASKED)
 
 clean-run:  ## throw away one run: make clean-run RUN=x
+	@case '$(RUN)' in ''|.*|*/*) echo "error: RUN=$(RUN): expected the name of one run in $(RUNS)/"; exit 2;; esac
 	rm -rf $(RUNS)/$(RUN)

@@ -1,5 +1,6 @@
 """The Makefile's logic, with a stand-in for python that only leaves a summary.json behind."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_what_is_older_than_its_inputs_is_made_again(make):
     assert make("pipeline")[0] == ["ppo", "evaluate", "report"]
 
 
+def test_a_changed_setting_has_its_stages_asked_again(make):
+    make("pipeline")
+    assert make("pipeline", "-W", "recipes/embedded/ppo.yaml")[0] == ["ppo", "evaluate", "report"]
+    assert make("pipeline", "-W", "conf/config.yaml")[0] == ALL
+
+
+def test_a_changed_data_file_has_the_stages_asked_again(make):
+    make("pipeline")
+    mine, inputs = make.root / "mine.jsonl", make.root / "runs" / "default" / "sft" / "inputs.json"
+    mine.write_text("{}")
+    inputs.write_text(json.dumps({"policy": {"path": "x"}, f"data:{mine}": {"path": str(mine)}}, indent=2))
+    os.utime(mine, (0, 0))
+    assert make("pipeline")[0] == ["report"]
+    assert make("pipeline", "-W", str(mine))[0] == ALL
+
+
 def test_a_failed_stage_names_command_log_and_remedy_and_make_goes_on_from_there(make):
     calls, done = make("pipeline", BREAK="reward", CODE="137")
     assert calls == ["pretrain", "sft", "reward"]
@@ -108,8 +125,17 @@ def test_arguments_reach_the_stage_with_their_quotes(make):
 
 def test_clean_run_throws_one_run_away(make):
     make("sft", "RUN=x")
+    make("sft", "RUN=y")
     make("clean-run", "RUN=x")
-    assert not (make.root / "runs" / "x").exists()
+    assert [folder.name for folder in (make.root / "runs").iterdir()] == ["y"]
+
+
+@pytest.mark.parametrize("run", ["", "..", ".", "y/..", "/"])
+def test_clean_run_throws_nothing_else_away(make, run):
+    make("sft", "RUN=y")
+    _, done = make("clean-run", f"RUN={run}")
+    assert done.returncode == 2 and "expected the name of one run" in done.stdout
+    assert (make.root / "runs" / "y" / "sft" / "summary.json").exists()
 
 
 def test_help_lists_the_targets(make):

@@ -202,6 +202,13 @@ class StageRun:
         write_json(begun, self.made_from)
         return "resume" if started and same else "fresh"
 
+    def abandon(self) -> None:
+        """Leave nothing behind of a stage that was refused before it had made anything."""
+        if {f.name for f in self.dir.rglob("*") if f.is_file()} <= {"config.yaml", "inputs.json"}:
+            shutil.rmtree(self.dir, ignore_errors=True)
+            if self.dir.parent.is_dir() and not any(self.dir.parent.iterdir()):
+                self.dir.parent.rmdir()
+
     @property
     def made_from(self) -> dict[str, dict]:
         """Models and data files, with their hashes: what inputs.json and summary.json record."""

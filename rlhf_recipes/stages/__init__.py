@@ -11,6 +11,7 @@ from rlhf_recipes import data, settings, sweep
 from rlhf_recipes.artifacts import StageRun, from_parents
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
+from rlhf_recipes.hub import reach_hub
 from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.rewards.combine import RewardSignal
 
@@ -35,6 +36,9 @@ def run(cfg: DictConfig) -> dict:
         data.check(cfg.data, kind, stage=cfg.stage)
     stage_run = StageRun(cfg)
     stage_run.resolve()
+    for name, found in stage_run.inputs.items():
+        if not Path(found["path"]).expanduser().exists():
+            reach_hub(found["path"], "model.path" if found["path"] == cfg.model.path else f"inputs.{name}")
     if cfg.stage in SCORING:
         _check_reward(cfg, stage_run)
     _check_stage(cfg, stage_run)
@@ -42,13 +46,19 @@ def run(cfg: DictConfig) -> dict:
         return _preflight().run(cfg, stage_run)
     if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)
-    if _claim(stage_run) == "done":
+    claimed = _claim(stage_run)
+    if claimed == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
         return {}
     stage = _stage(cfg.stage)  # its libraries are in memory from here on
-    if cfg.trainer is not None and int(os.environ.get("RANK", "0")) == 0:
-        stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
-    metrics = stage.run(cfg, stage_run)
+    try:
+        if cfg.trainer is not None and int(os.environ.get("RANK", "0")) == 0:
+            stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
+        metrics = stage.run(cfg, stage_run)
+    except UserError:
+        if claimed == "fresh":
+            stage_run.abandon()
+        raise
     if int(os.environ.get("RANK", "0")) == 0:
         stage_run.finish(metrics)
     return metrics

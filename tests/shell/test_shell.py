@@ -163,7 +163,9 @@ def test_the_traceback_is_there_on_request(tmp_path):
     assert "Traceback" in done.stderr
 
 
-def test_an_unreachable_hub_is_told_at_once(files, tmp_path):
+def test_an_unreachable_hub_is_told_before_torch_is_imported_and_leaves_nothing(files, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "torch.py").write_text("raise RuntimeError('torch is imported')")
     done = shell(
         "stage=sft",
         "model=qwen0.5b",
@@ -172,9 +174,11 @@ def test_an_unreachable_hub_is_told_at_once(files, tmp_path):
         cwd=tmp_path,
         HF_ENDPOINT="http://127.0.0.1:9",
         HF_HOME=str(tmp_path / "cache"),
+        PYTHONPATH=f"{tmp_path}/none:{ROOT}",
     )
-    assert done.returncode == 2
+    assert done.returncode == 2, done.stderr
     assert "model.path=" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_completion_is_hydras_own():

@@ -22,6 +22,7 @@ def padded_with_eos(made, tmp_path):
 def test_pad_that_is_eos_is_refused_with_the_fix(padded_with_eos, house, tmp_path):
     with pytest.raises(UserError, match=r"model\.pad_token="):
         house("sft", f"run.root={tmp_path}/runs", f"inputs.policy={padded_with_eos}")
+    assert not any((tmp_path / "runs").rglob("*"))  # nothing half-written
     metrics, _ = house(
         "sft", f"run.root={tmp_path}/fixed", f"inputs.policy={padded_with_eos}", "model.pad_token='<|new_pad|>'"
     )

@@ -59,6 +59,8 @@ def _compose_and_run(full: bool) -> None:
     def job(cfg) -> object:
         sweep = import_module("rlhf_recipes.sweep")
         with _one_line_errors(full or sweep.tolerant()):  # Hydra would announce the exception before it lets it through
+            if not cfg.get("stage"):  # stagee=sft
+                import_module("rlhf_recipes.settings").names(cfg)
             import_module("rlhf_recipes.stages").run(cfg)
             return sweep.objective(cfg)
 

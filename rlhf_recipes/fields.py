@@ -1,15 +1,20 @@
 """The fields of a configuration class, read from its source: `import trl` takes seconds, a typo should not.
 
 `trl.SFTConfig`, `peft.LoraConfig` and our own PPOConfig are found by following import statements from the package's
-`__init__`, and their dataclass fields by following base classes; nothing is imported and so nothing is slow.
+`__init__`, their dataclass fields by following base classes, and the names an enumeration allows likewise; nothing is
+imported and so nothing is slow.
 """
 
 import ast
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_recipes.errors import UserError
+
+_SIMPLE = ("bool", "int", "float", "str", "dict")
+_SHOWN = 12  # of the values that a field allows
 
 
 @cache
@@ -20,7 +25,7 @@ def fields(target: str) -> dict[str, str]:
         target: dotted path as Hydra's `_target_` has it, e.g. `trl.SFTConfig`.
 
     Returns:
-        {name: annotation}, base classes first.
+        {name: annotation}, base classes first. `SomeEnum | str` reads as `Literal[...]` of that enumeration's values.
 
     Raises:
         UserError: the package is not installed or holds no such class.
@@ -33,16 +38,37 @@ def fields(target: str) -> dict[str, str]:
     result: dict[str, str] = {}
     for base in node.bases:
         if isinstance(base, ast.Name) and (parent := _find(module, base.id)):
-            result |= _own(parent[1]) if not parent[1].bases else fields(f"{parent[0]}.{parent[1].name}")
-    return result | _own(node)
+            result |= _own(*parent) if not parent[1].bases else fields(f"{parent[0]}.{parent[1].name}")
+    return result | _own(module, node)
 
 
-def _own(node: ast.ClassDef) -> dict[str, str]:
+def _own(module: str, node: ast.ClassDef) -> dict[str, str]:
     return {
-        item.target.id: ast.unparse(item.annotation)
+        item.target.id: _spelt_out(module, item.annotation)
         for item in node.body
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not item.target.id.startswith("_")
     }
+
+
+def _spelt_out(module: str, annotation: ast.expr) -> str:
+    """An annotation as written; but where a text stands for a member of an enumeration, the texts that do."""
+    parts = {ast.unparse(part): part for part in _union(annotation)}
+    if "str" in parts:
+        for name in [n for n, part in parts.items() if isinstance(part, ast.Name) and n not in _SIMPLE]:
+            if values := _members(module, name):
+                rest = [n for n in parts if n not in ("str", name)]
+                return " | ".join([f"Literal[{', '.join(map(repr, values))}]", *rest])
+    return ast.unparse(annotation)
+
+
+def _members(module: str, name: str) -> list[str]:
+    """The values of an enumeration of texts; none where the class is anything else."""
+    found = _find(module, name)
+    if found is None or not any(ast.unparse(base).endswith("Enum") for base in found[1].bases):
+        return []
+    values = [item.value for item in found[1].body if isinstance(item, ast.Assign)]
+    texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return texts if len(texts) == len(values) else []
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
@@ -111,7 +137,8 @@ def _union(node: ast.expr) -> list[ast.expr]:
         return [*_union(node.left), *_union(node.right)]
     if isinstance(node, ast.Subscript) and ast.unparse(node.value) in ("Optional", "Union"):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-        return [*inner, *([ast.Constant(None)] if ast.unparse(node.value) == "Optional" else [])]
+        parts = [part for one in inner for part in _union(one)]
+        return [*parts, *([ast.Constant(None)] if ast.unparse(node.value) == "Optional" else [])]
     return [node]
 
 
@@ -123,7 +150,7 @@ def _expected(node: ast.expr, value: object) -> str | None:
     if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
         allowed = ast.literal_eval(node.slice)
         allowed = allowed if isinstance(allowed, tuple) else (allowed,)
-        return None if value in allowed else "one of " + ", ".join(repr(a) for a in allowed)
+        return None if value in allowed else _one_of(allowed, value)
     if not isinstance(node, ast.Name):
         return None
     match node.id:
@@ -137,6 +164,14 @@ def _expected(node: ast.expr, value: object) -> str | None:
             return None if not isinstance(value, list | dict) else "a text"
         case _:
             return None
+
+
+def _one_of(allowed: tuple, value: object) -> str:
+    """All that is allowed, or of a long list what is nearest to the value."""
+    if len(allowed) > _SHOWN:
+        near = get_close_matches(str(value), map(str, allowed), n=_SHOWN // 2, cutoff=0)
+        return f"one of {', '.join(map(repr, near))} … ({len(allowed)} in all)"
+    return f"one of {', '.join(map(repr, allowed))}"
 
 
 def _is_number(value: object) -> bool:

@@ -10,11 +10,13 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_recipes import fields as sources
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.paths import CONF
 
 
 @dataclass
@@ -170,6 +172,7 @@ class Settings:
 
 
 CHOICES = {
+    "model.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
     "collect.keep": ("best_worst", "all"),
     "logger.report_to": ("none", "tensorboard", "wandb", "trackio"),
     "export.dtype": ("float32", "bfloat16", "float16"),
@@ -184,17 +187,18 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         UserError: unknown key (with did-you-mean), wrong type, or a value that must be chosen and was not.
     """
-    _known(cfg, Settings, "")
+    names(cfg)
     if missing := unset(cfg):
         raise UserError(f"no value for {', '.join(missing)}; give it as {missing[0]}=…")
     for node in ("trainer", "peft"):
         _against_source(node, cfg.get(node))
     not_its_own = _controller(cfg.get("kl"))
     _rewards(cfg.get("reward"))
+    _inputs(cfg)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
     except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(_mistyped(cfg, error) or one_line(error)) from error
     with open_dict(merged):
         for key in not_its_own:
             del merged.kl[key]
@@ -205,6 +209,41 @@ def check(cfg: DictConfig) -> DictConfig:
         if (value := OmegaConf.select(merged, key)) < least:
             raise UserError(f"{key}={value}: expected at least {least}")
     return merged
+
+
+def names(cfg: DictConfig) -> None:
+    """Every key that is ours to know, before any of their values is looked at.
+
+    Raises:
+        UserError: an unknown one, with did-you-mean.
+    """
+    _known(cfg, Settings, "")
+
+
+def _mistyped(cfg: DictConfig, error: OmegaConfBaseException) -> str | None:
+    """One line for a value of the wrong simple type, with one of the right type."""
+    key, hint = str(error.full_key or ""), Settings
+    for part in key.split("."):
+        hint = get_type_hints(hint).get(part) if is_dataclass(hint) else None
+    value = OmegaConf.select(cfg, key) if key else None
+    expected = sources.misfit(hint.__name__ if isclass(hint) else str(hint), value)
+    if not expected:
+        return None
+    default = OmegaConf.to_yaml({"": OmegaConf.select(OmegaConf.structured(Settings), key)}).partition(":")[2].strip()
+    return f"{key}={value}: expected {expected}, e.g. {key}={default}"
+
+
+def _inputs(cfg: DictConfig) -> None:
+    """Names of what a stage starts from, against its own file; evaluate compares whatever it is given."""
+    file = CONF / "stage" / f"{cfg.get('stage')}.yaml"
+    if cfg.get("stage") == "evaluate" or not file.is_file():
+        return
+    known = yaml.safe_load(file.read_text(encoding="utf-8")).get("inputs") or {}
+    for name in cfg.get("inputs") or {}:
+        if name not in known:
+            if not known:
+                raise UserError(f"inputs.{name}: stage={cfg.stage} starts from no model of a run")
+            raise UserError(f"stage={cfg.stage} reads no inputs.{name}{suggest(str(name), known, 'inputs.')}")
 
 
 def _controller(node: DictConfig | None) -> list[str]:
@@ -253,6 +292,13 @@ def _rewards(node: DictConfig | None) -> None:
                 raise UserError(f"no setting reward.models.{name}.{key}{suggest(str(key), known)}")
         if spec is not None and not spec.get("path"):
             raise UserError(f"reward.models.{name} has no path; expected auto, a folder, a hub id, or a list of them")
+    for name, spec in (plain.get("functions") or {}).items():
+        known = ("path", "weight", "kwargs", "clip", "gate")
+        for key in spec if isinstance(spec, dict) else ():
+            if key not in known:
+                raise UserError(f"no setting reward.functions.{name}.{key}{suggest(str(key), known)}")
+        if spec is not None and not (isinstance(spec, dict) and spec.get("path")):
+            raise UserError(f"reward.functions.{name} has no path; expected pkg.module:function or ./file.py:function")
 
 
 def unset(cfg: DictConfig) -> list[str]:
@@ -272,10 +318,11 @@ def unset(cfg: DictConfig) -> list[str]:
 
 def _known(node: DictConfig, schema: type, prefix: str) -> None:
     types = get_type_hints(schema)
-    names = [f.name for f in fields(schema)]
+    ours = [f.name for f in fields(schema)]
     for key in node:
-        if key not in names:
-            raise UserError(f"no setting {prefix}{key}{suggest(str(key), names, prefix)}")
+        if key not in ours:
+            near = ours if prefix else [*ours, "recipes"]
+            raise UserError(f"no setting {prefix}{key}{suggest(str(key), near, prefix)}")
         if is_dataclass(types[key]) and isinstance(node._get_node(key), DictConfig):
             _known(node[key], types[key], f"{prefix}{key}.")
 

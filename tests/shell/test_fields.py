@@ -22,6 +22,30 @@ def test_a_class_that_is_not_installed_is_named():
         fields("trl.NoConfig")
 
 
+@pytest.mark.parametrize("target", [*CLASSES, "rlhf_recipes.ppo.PPOConfig"])
+def test_an_enumeration_beside_a_text_allows_its_own_values(target):
+    from enum import EnumType
+    from typing import get_args, get_type_hints
+
+    from hydra.utils import get_class
+
+    seen = 0
+    for name, hint in get_type_hints(get_class(target)).items():
+        for enumeration in (part for part in get_args(hint) if isinstance(part, EnumType)):
+            for member in enumeration:
+                assert misfit(fields(target)[name], member.value) is None, name
+            assert "one of" in misfit(fields(target)[name], "no such"), name
+            seen += 1
+    assert seen
+
+
+def test_of_a_long_list_the_nearest_are_shown():
+    allowed = [f"sort_{letter}" for letter in "abcdefghijklmn"]
+    said = misfit(f"Literal[{', '.join(map(repr, allowed))}]", "sort_nn")
+    assert said.startswith("one of 'sort_n', ") and said.endswith("… (14 in all)")
+    assert said.count("sort_") == 6
+
+
 @pytest.mark.parametrize(
     ("annotation", "value", "expected"),
     [
@@ -37,6 +61,7 @@ def test_a_class_that_is_not_installed_is_named():
         ("Literal['k1', 'k3']", "k2", "one of 'k1', 'k3'"),
         ("dict | str | None", 3, None),  # not a simple type: left to the class
         ("IntervalStrategy | str", 3, None),
+        ("Optional[Union[Literal['a'], str]]", ["b"], "one of 'a' or a text or null"),
     ],
 )
 def test_misfit(annotation, value, expected):

@@ -108,5 +108,11 @@ def prompt_rows(dataset, tokenizer, n: int) -> list[dict]:
     return rows
 
 
+def show_prompts(dataset, tokenizer, n: int) -> dict:
+    """`preview=true` of a stage that has no trainer. Returns no metrics."""
+    show(prompt_rows(dataset, tokenizer, n), tokenizer, n)
+    return {}
+
+
 # Columns that TRL 1.12's collators read: SFT's, RewardTrainer's and DPOTrainer's.
 _READ = ("input_ids", "labels", "seq_lengths", "prompt_ids", "chosen_ids", "rejected_ids", "margin")

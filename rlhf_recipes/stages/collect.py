@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.data import preview
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.ppo.prompts import as_completion
@@ -25,6 +26,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     loaded = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
     print(loaded.describe())
     rows = loaded.train
+    if cfg.preview:
+        return preview.show_prompts(rows, tokenizer, cfg.preview_rows)
     rows = [rows[i] for i in range(min(settings.prompts, len(rows)))]
     asked = [row["prompt"] for row in rows for _ in range(settings.answers)]
     columns = {n: [row[n] for row in rows for _ in range(settings.answers)] for n in rows[0] if n != "prompt"}

@@ -5,6 +5,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.data.domain import domain, source
+from rlhf_recipes.data.preview import show_prompts
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import benchmarks, plan
 from rlhf_recipes.evaluation.compare import evaluate_models
@@ -31,6 +32,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     room = min((limit for limit in limits if limit is not None), default=cfg.data.get("max_prompt_length"))
     prompts = data.load(cfg.data, "prompts", tokenizer=first, max_prompt_length=room, seed=cfg.seed).eval
     rows = [prompts[i] for i in range(min(settings.prompts, len(prompts)))]
+    if cfg.preview:
+        return show_prompts(rows, first, cfg.preview_rows)
 
     def loader(name: str):
         return lambda: (models.load_policy(nodes[name], every[name], tokenizers[name], frozen=True), tokenizers[name])

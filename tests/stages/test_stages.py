@@ -125,11 +125,13 @@ def test_sft_trains_the_completion_and_its_eos_only(made, house, capsys, tmp_pat
         assert "Assistant:" not in trained
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "reward", "ppo", "dpo", "grpo"])
+@pytest.mark.parametrize("stage", ["pretrain", "reward", "ppo", "dpo", "grpo", "collect", "evaluate"])
 def test_a_preview_writes_nothing(made, house, capsys, tmp_path, stage):
     given = [f"inputs.policy={made[0]}/default/sft/model"] if stage != "pretrain" else []
     if stage == "ppo":
         given += [f"inputs.{name}={made[0]}/default/reward/model" for name in ("reward_model", "value_model")]
+    if stage in ("collect", "evaluate"):
+        given = [given[0].replace("policy", "sft" if stage == "evaluate" else "policy"), "reward=exact"]
     house(stage, f"run.root={tmp_path}", "preview=true", *given)
     assert not list(tmp_path.iterdir())
     assert "User:" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from trl import GRPOTrainer as TRLGRPOTrainer
 
-from rlhf_recipes.grpo import groups
+from rlhf_recipes.grpo import generation, groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
 
 TOKEN_MEAN = ("dapo", "cispo", "vespo")  # losses that are divided by num_items_in_batch; the others by their rows
@@ -41,6 +41,13 @@ class GRPOTrainer(TRLGRPOTrainer):
                 signal[torch.isnan(rewards).all(dim=1)] = torch.nan
             self._silent = groups.silent(signal, self.num_generations)
         return rewards
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
+        """TRL's generation; a small model's answers are drawn by PPO's engine, which lets finished rows go."""
+        causal = self.accelerator.unwrap_model(self.model)
+        if images is not None or multimodal_fields or not generation.serves(self, causal):
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
+        return generation.answer(self, causal, prompt_ids), None
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         """TRL's generation batch; silent groups are counted, and under skip or resample marked or replaced."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, settings, sweep
+from rlhf_recipes import data, losses, settings, sweep
 from rlhf_recipes.artifacts import StageRun, from_parents
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
@@ -70,6 +70,8 @@ def _check_stage(cfg: DictConfig, stage_run: StageRun) -> None:
         raise UserError(f"stage={cfg.stage} runs in one process; start it without accelerate launch")
     if cfg.stage == "score" and not Path(cfg.score.file).is_file():
         raise UserError(f"score.file={cfg.score.file}: no such file; expected JSONL rows with prompt and completion")
+    if cfg.stage in ("dpo", "grpo"):
+        losses.check(cfg)
     if cfg.stage == "evaluate":
         plan.read(cfg, stage_run.inputs)
 

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from rlhf_recipes import losses
 from rlhf_recipes.errors import UserError
 
 
@@ -21,10 +22,8 @@ def test_the_losses_are_all_that_trl_has():
 
     from trl import DPOTrainer
 
-    from rlhf_recipes.stages.dpo import LOSSES
-
     source = inspect.getsource(DPOTrainer._compute_loss)
-    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(LOSSES)
+    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(losses.DPO)
 
 
 LOSS_AT_THE_START = {  # the policy is the reference, so every log-ratio is 0; beta is 0.1
@@ -63,15 +62,17 @@ def test_label_smoothing_changes_the_robust_loss(dpo, tmp_path):
     ("overrides", "said"),
     [
         (["trainer.loss_type=sigmod"], "did you mean sigmoid"),
+        (["trainer.loss_type=[ipo,hinged]"], "did you mean hinge"),
         (["trainer.label_smoothing=0.1"], "trainer.loss_type=robust"),
         (["trainer.loss_type=exo_pair"], "1e-3"),
         (["trainer.loss_type=robust", "trainer.label_smoothing=0.5"], "below 0.5"),
     ],
 )
-def test_a_loss_that_cannot_be_is_refused_before_a_model_is_loaded(dpo, overrides, said, monkeypatch):
-    monkeypatch.setattr("rlhf_recipes.models.load_policy", None)
+def test_a_loss_that_cannot_be_is_refused_before_trl_is_imported(dpo, tmp_path, overrides, said, monkeypatch):
+    monkeypatch.setattr("rlhf_recipes.stages._stage", None)
     with pytest.raises(UserError, match=said):
         dpo(*overrides)
+    assert not list(tmp_path.iterdir())
 
 
 REFERENCES = {

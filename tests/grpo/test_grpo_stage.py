@@ -130,6 +130,7 @@ def test_zero_variance_is_a_setting_of_the_stage(grpo, tmp_path):
     [
         ("trainer.zero_variance=resampel", "'resample'"),
         ("trainer.max_resamples=0", "at least 1"),
+        ("trainer.loss_type=dr_grp", "did you mean dr_grpo"),
         ("trainer.num_generations=3", "divisible by"),
         ("grpo.eval_prompts=0", "at least 1"),
         ("grpo.accurracy=x", "did you mean grpo.accuracy"),
@@ -140,6 +141,21 @@ def test_what_cannot_be_is_told_in_one_line(grpo, override, said):
     with pytest.raises(UserError, match=said) as told:
         grpo(override)
     assert "\n" not in str(told.value)
+
+
+def test_the_losses_are_all_that_trl_has():
+    import inspect
+    import re
+
+    from trl import GRPOTrainer
+
+    from rlhf_recipes import losses
+
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    policy_loss = source[: source.index("Unknown loss type")]
+    quoted = re.findall(r'"(\w+)"', " ".join(re.findall(r"loss_type (?:==|in) (.*):", policy_loss)))
+    assert set(quoted) >= {"cispo", "grpo", "vespo"}
+    assert set(quoted) == set(losses.GRPO)
 
 
 def test_vllm_is_trls_own_flags(tmp_path):

@@ -1,9 +1,8 @@
 import copy
 import os
-from functools import partial
 
 import pytest
-from tiny_world import SETTINGS, make_models, make_prompts, make_tokenizer, make_trainer
+from tiny_world import make_models, make_prompts, make_tokenizer, make_trainer, make_trl_trainer
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -40,31 +39,10 @@ def make(_models, prompts, tokenizer, tmp_path):
 
 
 @pytest.fixture
-def trl_make(models, tokenizer, prompts, tmp_path):
-    """TRL's own trainer on the same world."""
-    from transformers import LlamaForCausalLM
-    from trl.experimental.ppo import PPOConfig as TRLConfig
-    from trl.experimental.ppo import PPOTrainer as TRLTrainer
+def trl_make(_models, tokenizer, prompts, tmp_path):
+    """TRL's own trainer on the same world: trl_make(trainer={keywords of the trainer}, **fields of the config)."""
 
-    def build(model=None, tokenizer=tokenizer, reward_model=None, data=prompts, **config):
-        policy = copy.deepcopy(models["policy"]) if model is None else model
-        ref = LlamaForCausalLM(policy.config)
-        ref.load_state_dict(policy.state_dict())
-        tokenise = partial(_tokenise, tokenizer=tokenizer)
-        rows = data.map(tokenise, remove_columns=data.column_names, keep_in_memory=True)
-        return TRLTrainer(
-            args=TRLConfig(**{"output_dir": str(tmp_path / "trl")} | SETTINGS | config),
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=ref,
-            reward_model=reward_model or copy.deepcopy(models["reward"]),
-            value_model=copy.deepcopy(models["value"]),
-            train_dataset=rows,
-            eval_dataset=rows,
-        )
+    def build(tokenizer=tokenizer, data=prompts, **keywords):
+        return make_trl_trainer(tmp_path / "trl", tokenizer=tokenizer, data=data, world=_models, **keywords)
 
     return build
-
-
-def _tokenise(row, tokenizer):
-    return {"input_ids": tokenizer(row["prompt"])["input_ids"]}

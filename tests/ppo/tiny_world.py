@@ -1,6 +1,7 @@
 """A tiny world: forty words, a two-layer model, prompts of unlike length, and a reward that counts one word."""
 
 import copy
+from functools import partial
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -85,6 +86,32 @@ def make_trainer(
         make_prompts() if data is None else data,
         **given,
     )
+
+
+def make_trl_trainer(
+    output_dir, trainer=None, model=None, reward_model=None, data=None, keep=(), tokenizer=None, world=None, **config
+):
+    """TRL's PPOTrainer on the tiny world; of the prompts' columns it gets their tokens, and those in `keep`."""
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    world, tokenizer = world or make_models(), tokenizer or make_tokenizer()
+    data = make_prompts() if data is None else data
+    policy = copy.deepcopy(world["policy"]) if model is None else model
+    gone = [name for name in data.column_names if name not in keep]
+    rows = data.map(partial(_tokenise, tokenizer=tokenizer), remove_columns=gone, keep_in_memory=True)
+    given = {
+        "ref_model": copy.deepcopy(policy),
+        "reward_model": reward_model or copy.deepcopy(world["reward"]),
+        "value_model": copy.deepcopy(world["value"]),
+        "train_dataset": rows,
+        "eval_dataset": rows,
+    }
+    args = PPOConfig(**{"output_dir": str(output_dir)} | SETTINGS | config)
+    return PPOTrainer(args=args, processing_class=tokenizer, model=policy, **given | (trainer or {}))
+
+
+def _tokenise(row, tokenizer):
+    return {"input_ids": tokenizer(row["prompt"])["input_ids"]}
 
 
 def history(trainer, metric):

@@ -17,6 +17,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from rlhf_recipes.checkpoints import is_whole as whole
+from rlhf_recipes.checkpoints import numbered
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.paths import RECIPES
 
@@ -228,9 +230,12 @@ class StageRun:
                 raise UserError(
                     f"trainer.resume_from_checkpoint={wanted}: no such folder; expected a checkpoint or auto"
                 )
+            if not whole(Path(wanted)):
+                raise UserError(
+                    f"trainer.resume_from_checkpoint={wanted}: torn, or no checkpoint; name another, or give auto"
+                )
             return str(wanted)
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
-        for folder in reversed(found):
+        for folder in numbered(self.checkpoints):
             if whole(folder):
                 print(f"resuming from {folder}", file=sys.stderr)
                 return str(folder)
@@ -303,28 +308,6 @@ def from_parents(cfg: DictConfig) -> None:
 
 
 STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")
-
-
-def whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: its last file stands, and every safetensors file has its length."""
-    if read_json(checkpoint / "trainer_state.json") is None:
-        return False
-    return all(_whole_safetensors(f) for f in checkpoint.rglob("*.safetensors"))
-
-
-def _whole_safetensors(file: Path) -> bool:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > size:
-            return False
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError:
-            return False
-    ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-    return size == 8 + length + max(ends, default=0)
 
 
 def differences(old: DictConfig, new: DictConfig) -> list[str]:

@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there: written aside, listed, and renamed into place in one step."""
 
-import json
 import logging
 import os
 import shutil
@@ -10,14 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import rotate_checkpoints
 
+from rlhf_recipes.checkpoints import MANIFEST as MANIFEST
+from rlhf_recipes.checkpoints import STATE_FILE as STATE_FILE
+from rlhf_recipes.checkpoints import is_whole, numbered, seal
 from rlhf_recipes.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 STAGING = ".writing"
 CRITIC_FILE = "critic.safetensors"
-STATE_FILE = "ppo_state.pt"
 
 
 def publish(staged: Path, output_dir: Path, keep: int | None, best: str | None) -> None:
@@ -28,30 +28,16 @@ def publish(staged: Path, output_dir: Path, keep: int | None, best: str | None) 
         keep: checkpoints that stay, None for all; best: the path of one that always stays.
     """
     place = output_dir / staged.name
-    sizes = {str(f.relative_to(staged)): f.stat().st_size for f in sorted(staged.rglob("*")) if f.is_file()}
-    (staged / MANIFEST).write_text(json.dumps(sizes), encoding="utf-8")
-    for name in [*sizes, MANIFEST]:
-        with open(staged / name, "rb") as file:
-            os.fsync(file.fileno())
+    seal(staged)
     if place.exists():
         shutil.rmtree(place)
     os.replace(staged, place)
     rotate_checkpoints(output_dir=str(output_dir), save_total_limit=keep, best_model_checkpoint=best)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether every file that its manifest lists stands with its size."""
-    try:
-        sizes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all((checkpoint / n).is_file() and (checkpoint / n).stat().st_size == s for n, s in sizes.items())
-
-
 def last_whole(output_dir: str | Path) -> str | None:
     """The newest checkpoint in a folder that is whole, or None. Torn ones are named in a warning and passed over."""
-    found = [p for p in Path(output_dir).glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-    for folder in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+    for folder in numbered(output_dir):
         if is_whole(folder):
             return str(folder)
         logger.warning("%s is torn (the run died while writing it): passed over for the one before", folder)

@@ -1,7 +1,9 @@
 """Controllers and monitors of a run, as callbacks of transformers.Trainer.
 
-PPOTrainer calls two events more than Trainer does: `on_samples(args, state, control, samples=[rows])`, answers to
-held-out prompts, and `on_experience(args, state, control, tokens=[rows])`, one training answer token by token.
+PPOTrainer calls three events more than Trainer does, each with (args, state, control, ...):
+    on_rollout(metrics={...}, trainer=...)   what a rollout measured of the weights, before an update learns from it
+    on_samples(samples=[rows])               answers to held-out prompts
+    on_experience(tokens=[rows])             one training answer token by token
 """
 
 import json
@@ -12,9 +14,12 @@ import time
 from collections import deque
 from pathlib import Path
 
+import torch
+from torch import distributed
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rlhf_recipes.checkpoints import remove, replace, standing
 from rlhf_recipes.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -69,51 +74,87 @@ class KLControl(TrainerCallback, ExportableState):
                 self.trainer.liger_loss.beta = beta
 
 
-class KLRunaway(TrainerCallback):
-    """Stop a run whose policy has left the reference, and keep the best policy seen.
+class KLRunaway(TrainerCallback, ExportableState):
+    """Stop a run whose policy has left the reference, and keep the best policy that had not.
+
+    A rollout measures the weights that wrote it. What is kept is saved there and then, before the update learns from
+    it: the policy kept is the one that the figures are of. They lie beside it, and a resumed run goes on from them.
 
     Args:
-        max_kl: nats a response; above it for `patience` log lines in a row the run stops.
-        patience: log lines.
+        max_kl: nats a response; above it for `patience` rollouts in a row the run stops at the end of the update.
+        patience: rollouts.
         folder: where the policy with the highest objective/rlhf_reward is kept, inside output_dir.
     """
+
+    FIGURES = "kept.json"
 
     def __init__(self, max_kl: float, patience: int = 1, folder: str = "best"):
         if not max_kl > 0:
             raise UserError(f"KLRunaway: max_kl is {max_kl}; expected nats a response, above 0")
         self.max_kl, self.patience, self.folder = max_kl, patience, folder
-        self.best, self.above = -math.inf, 0
+        self.above = 0
+        self.kept: dict | None = None  # step, kl and rlhf_reward of the policy kept
 
-    def on_log(self, args, state, control, logs=None, model=None, processing_class=None, **kwargs):
-        if "objective/kl" not in logs:
-            return
-        kl, reward = logs["objective/kl"], logs["objective/rlhf_reward"]
-        self.above = self.above + 1 if not kl <= self.max_kl else 0
-        if self.above >= self.patience:
+    @property
+    def stopped(self) -> bool:
+        """Whether the KL has been above its limit for long enough."""
+        return self.above >= self.patience
+
+    def state(self) -> dict:
+        return {"args": {"max_kl": self.max_kl, "patience": self.patience}, "attributes": {"above": self.above}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        place = Path(args.output_dir) / self.folder
+        if state.global_step:
+            saved = state.stateful_callbacks.get(type(self).__name__)
+            self.above = saved["attributes"]["above"] if saved else 0
+            found = standing(place)
+            self.kept = json.loads((found / self.FIGURES).read_text(encoding="utf-8")) if found else None
+        elif state.is_world_process_zero:
+            remove(place)
+
+    def on_rollout(self, args, state, control, metrics, trainer):
+        place = Path(args.output_dir) / self.folder
+        kl, reward = metrics["objective/kl"], metrics["objective/rlhf_reward"]
+        self.above = 0 if kl <= self.max_kl else self.above + 1  # a KL that is NaN is no KL below the limit
+        if self.stopped:
+            kept = f"the best policy (rlhf_reward {self.kept['rlhf_reward']:.3f}) is in {place}" if self.kept else ""
             logger.warning(
-                "the KL is %.1f nats a response, above %.1f: stopped; the best policy (rlhf_reward %.3f) is in %s",
-                kl,
-                self.max_kl,
-                self.best,
-                Path(args.output_dir) / self.folder,
+                "the KL is %.1f nats a response, above %.1f: stopped; %s", kl, self.max_kl, kept or "none was kept"
             )
+        elif not self.above and reward > (self.kept["rlhf_reward"] if self.kept else -math.inf):
+            self.kept = {"step": state.global_step, "kl": kl, "rlhf_reward": reward}
+            self._keep(place, trainer, state.is_world_process_zero)
+
+    def _keep(self, place: Path, trainer, first: bool) -> None:
+        aside = place.with_name(f".{place.name}.writing")
+        if first:
+            remove(aside)
+        trainer.save_model(str(aside))
+        if first:
+            (aside / self.FIGURES).write_text(json.dumps(self.kept), encoding="utf-8")
+            replace(aside, place)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped and state.global_step % steps_an_update(args) == 0:
             control.should_training_stop = True
-        elif reward > self.best and not self.above:
-            self.best = reward
-            if state.is_world_process_zero:
-                place = Path(args.output_dir) / self.folder
-                model.policy.save_pretrained(place)
-                processing_class.save_pretrained(place)
+
+
+def steps_an_update(args) -> int:
+    """Optimizer steps that learn from one rollout of PPO's; 1 for any other trainer."""
+    return getattr(args, "num_ppo_epochs", 1) * getattr(args, "num_mini_batches", 1)
 
 
 class GracefulStop(TrainerCallback):
     """SIGTERM and Ctrl-C: finish the update, save a checkpoint, stop. A second one stops at once, without saving.
 
-    `received` is the signal's number afterwards, None if there was none.
+    Of several processes one signalled is enough: all ask each other at the end of an update, and stop at the same one.
+    `received` is the signal's number afterwards, in every process, None if there was none.
     """
 
     def __init__(self):
         self.received: int | None = None
+        self._own = False  # this process was signalled, not another
         self._before: dict = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -124,14 +165,21 @@ class GracefulStop(TrainerCallback):
                 return  # not the main thread: signals are someone else's
 
     def _note(self, number, frame):
-        if self.received is not None:
+        if self._own:
             raise KeyboardInterrupt
-        self.received = number
+        self._own, self.received = True, number
         logger.warning("%s: finishing this update, saving, stopping", signal.Signals(number).name)
 
     def on_step_end(self, args, state, control, **kwargs):
-        steps = getattr(args, "num_ppo_epochs", 1) * getattr(args, "num_mini_batches", 1)
-        if self.received is not None and state.global_step % steps == 0:
+        if state.global_step % steps_an_update(args):
+            return
+        told = self.received or 0
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            highest = torch.tensor(told, device=args.device)
+            distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
+            told = int(highest)
+        if told:  # a signal that came since then waits for the next step's end, or some would stop alone
+            self.received = told
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -176,7 +224,7 @@ class SamplesTable(TrainerCallback):
     """Answers to held-out prompts on the screen, and in wandb where it runs; `tokens` adds one answer token by token.
 
     Args:
-        rows: answers a table.
+        rows: answers a table on the screen; 0 for wandb's only, which has all of them.
         tokens: show each token's KL, value, reward and advantage of one training answer.
     """
 
@@ -188,7 +236,8 @@ class SamplesTable(TrainerCallback):
             return
         keys = dict.fromkeys(key for row in samples for key in row)  # not every prompt can be judged: rows may differ
         columns = [key for key in keys if key not in ("step", "episode")]
-        self._print(f"step {state.global_step}", columns, samples[: self.rows])
+        if self.rows:
+            self._print(f"step {state.global_step}", columns, samples[: self.rows])
         if "wandb" in (args.report_to or []):
             import wandb
 

@@ -90,11 +90,27 @@ def load_reward_model(
     return _fit(loaded, tokenizer)
 
 
+def scorer_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a finished reward model or classifier, as it is: nothing learns from it, nothing is padded."""
+    return _load(AutoTokenizer, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+
+
 def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A finished reward model or classifier, frozen, with however many labels it has."""
+    """A finished reward model or classifier, frozen, with however many labels it has.
+
+    Raises:
+        UserError: its vocabulary is smaller than its tokenizer's.
+    """
     labels = {"num_labels": 1} if (Path(path) / "adapter_config.json").is_file() else {}  # an adapter does not say
     loaded = _pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True, **labels)
-    return _fit(loaded, tokenizer).eval()
+    if (size := loaded.get_input_embeddings().num_embeddings) < len(tokenizer):
+        raise UserError(
+            f"the reward model has a vocabulary of {size}, the tokenizer in {path} one of {len(tokenizer)}: it was "
+            "made for another tokenizer; expected the one that it was trained with"
+        )
+    if tokenizer.pad_token_id is not None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    return loaded.eval()
 
 
 def init_policy(model: DictConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

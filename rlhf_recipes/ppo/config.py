@@ -29,9 +29,10 @@ class PPOConfig(TRLPPOConfig):
         top_k, top_p: draw among the k likeliest tokens, in the nucleus of this mass; 0 and 1.0 leave the tail whole.
             Every log-probability is taken over the tokens that were drawn among.
         min_length: tokens before the stop token may be drawn; its probability is 0 until then, in the ratio too.
-        stop_strings: end an answer when one of these has been written.
-        reward_weights: one for each reward function; None for all 1.
+        stop_strings: end an answer when one of these has been written, after `min_length` tokens.
+        reward_weights: one for each reward function; None for all 1. A combined signal brings its own.
         reward_append_eos: give a reward model an EOS after answers that were cut off too, as RewardTrainer trained it.
+            A signal or ModelReward that is handed over ready has its own.
         reward_normalize: none, running (all scores so far have mean 0, variance 1) or reference (those of the first
             rollout have, which the starting policy wrote).
         reward_clip: after that, cut scores to [-reward_clip, reward_clip]; None for no limit.
@@ -41,6 +42,7 @@ class PPOConfig(TRLPPOConfig):
         ptx_coef: gamma of InstructGPT eq. 2, the weight of the language-model loss on `ptx_dataset`; 0 for none.
         early_stopping_patience: stop when `metric_for_best_model` (eval_score, say) has not improved for this many
             evaluations in a row; None never stops. With load_best_model_at_end the best policy is what is saved.
+        sample_every: updates between two tables of held-out answers; None: `num_sample_generations` of them in the run.
         on_nonfinite: stop the run at a NaN or infinite loss, score or gradient, or skip that optimizer step.
     """
 
@@ -70,6 +72,7 @@ class PPOConfig(TRLPPOConfig):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better metric_for_best_model before the run stops."}
     )
+    sample_every: int | None = field(default=None, metadata={"help": "Updates between two tables of answers."})
     on_nonfinite: Literal["stop", "skip"] = field(default="stop", metadata={"help": "What a NaN does to the run."})
 
     def __post_init__(self):
@@ -86,6 +89,11 @@ class PPOConfig(TRLPPOConfig):
             raise UserError(f"trainer.reward_clip={self.reward_clip}; expected a number above 0, or null for no limit")
         if self.on_nonfinite not in ("stop", "skip"):
             raise UserError(f"trainer.on_nonfinite={self.on_nonfinite}; expected stop or skip")
+        if self.sample_every is not None and not self.sample_every > 0:
+            raise UserError(
+                f"trainer.sample_every={self.sample_every}; expected updates above 0, or null for "
+                "trainer.num_sample_generations tables in the run (0: none)"
+            )
         if not 0 < self.top_p <= 1 or self.top_k < 0:
             raise UserError(f"trainer.top_p={self.top_p}, top_k={self.top_k}; expected 0 < top_p <= 1 and top_k >= 0")
         if not 0 <= self.min_length <= self.response_length:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,28 @@ from rlhf_recipes.ppo.sequences import Sequences
 logger = logging.getLogger(__name__)
 
 
+def check_launch(args: PPOConfig) -> None:
+    """Refuse parameters that are shared out among processes: a rollout reads them outside the wrapped forward.
+
+    Raises:
+        UserError: FSDP or ZeRO-3, by the launch file or by the trainer's own fields.
+    """
+    plugin = getattr(args, "deepspeed_plugin", None)
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        kind = "FSDP"
+    elif plugin is not None and plugin.zero_stage == 3:
+        kind = "DeepSpeed ZeRO-3"
+    else:
+        return
+    raise UserError(
+        f"PPO does not run under {kind}: every process answers with whole weights. Launch it with "
+        "conf/accelerate/ddp.yaml or zero2.yaml; peft=lora makes large models fit"
+    )
+
+
 def check(args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_dataset, ptx_dataset) -> None:
     """Refuse what cannot be trained, before anything is built; warn of what trains on a wrong gradient."""
+    check_launch(args)
     if ref_model is not None and ref_model is model:
         raise UserError("ref_model is the policy itself; give a copy, or None for one to be made")
     if args.kl_estimator in ("k2", "k3"):

@@ -49,6 +49,8 @@ def answer_held_out(
 
 
 def means(table: dict[str, list], prefix: str) -> dict[str, float]:
-    """<prefix>_<column>: each numeric column's mean over the rows that have a number."""
+    """<prefix>_<column>: each numeric column's mean over the rows that have a number; reward/gold as gold too."""
     numbers = {k: [x for x in v if not math.isnan(x)] for k, v in table.items() if k not in ("prompt", "completion")}
+    if "reward/gold" in numbers:
+        numbers["gold"] = numbers["reward/gold"]
     return {f"{prefix}_{k}": sum(v) / len(v) if v else math.nan for k, v in numbers.items()}

@@ -1,6 +1,7 @@
 """From answers to scores: reward functions, reward models, or a signal that is already combined."""
 
 import inspect
+import logging
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,13 +35,15 @@ class ModelReward:
     """A sequence classifier as a reward function.
 
     With the policy's own tokenizer it reads the policy's tokens. With another one, the text is written anew in that
-    model's chat template (or plainly, prompt and completion joined) and tokenised again.
+    model's chat template (or plainly, prompt and completion joined) and tokenised again. What is longer than the model
+    reads loses its start, for the answer stands at the end.
 
     Args:
         model: one label, or several and `label` says which one's logit is the reward.
         tokenizer: the model's; None if it is the policy's.
         eos_id: the policy's EOS, for a model that shares its tokenizer.
-        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are.
+        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are. A chat template
+            closes every turn by itself.
         label: index or name of the rewarding label.
         batch_size: answers a forward.
     """
@@ -55,6 +60,10 @@ class ModelReward:
         self.model, self.tokenizer, self.eos_id = model.eval(), tokenizer, eos_id
         self.append_eos, self.batch_size = append_eos, batch_size
         self.label = self._label(label)
+        self.limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 10**6
+        if tokenizer is not None:
+            self.limit = min(self.limit, tokenizer.model_max_length)
+            tokenizer.truncation_side = "left"
         self.__name__ = type(model).__name__
 
     def _label(self, label: int | str | None) -> int:
@@ -67,11 +76,15 @@ class ModelReward:
             raise UserError(f"the reward model has no label {label!r}; it has {', '.join(names)}")
         return names[label] if isinstance(label, str) else label or 0
 
-    def check(self, policy_tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse a model that cannot read what it will be given, before any training.
+    def check(self, messages: bool, policy_tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Refuse a model that cannot read what it will be given, before any training; warn of a doubtful reading.
+
+        Args:
+            messages: whether prompts are lists of messages, not text.
+            policy_tokenizer: None where it is not known; the model has a tokenizer of its own then.
 
         Raises:
-            UserError: the policy's tokens (or its own tokenizer's) do not fit its vocabulary.
+            UserError: the tokens do not fit the model's vocabulary, or it has no chat template for messages.
         """
         reads = self.tokenizer or policy_tokenizer
         size = getattr(getattr(self.model, "config", None), "vocab_size", None)
@@ -81,13 +94,27 @@ class ModelReward:
                 f"the reward model has a vocabulary of {size}, {whose} one of {len(reads)}: it was made for another "
                 "tokenizer. Give that one as the reward model's processing class."
             )
+        if self.tokenizer is None:
+            return
+        # an encoder (a sentiment classifier, say) knows no turns: it reads the words
+        if messages and not self.tokenizer.chat_template and hasattr(self.model, "score"):
+            raise UserError(
+                "the prompts are conversations and the reward model's tokenizer has no chat template: it would not "
+                "read what it was trained on. Save the template with it, or give texts with data.template=plain"
+            )
+        policys = policy_tokenizer.chat_template if policy_tokenizer is not None else self.tokenizer.chat_template
+        if not messages and self.tokenizer.chat_template and self.tokenizer.chat_template != policys:
+            logger.warning(
+                "the reward model has a chat template of its own and the prompts are plain text: it reads them "
+                "without; data.template=chat gives it turns"
+            )
 
     @torch.no_grad()
     def __call__(self, prompts, completions, prompt_ids=None, completion_ids=None, **columns) -> list[float]:
         """One score an answer. TRL's reward-function form; the ids are used where the tokenizer is shared."""
         if self.tokenizer is None:
             rows = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-            rows = [self._close(row, self.eos_id) for row in rows]
+            rows = [self._close(row, self.eos_id)[-self.limit :] for row in rows]
         else:
             rows = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -103,12 +130,13 @@ class ModelReward:
 
     def _tokens(self, prompt, completion) -> list[int]:
         if not isinstance(prompt, str) and self.tokenizer.chat_template:
-            return self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
-        text = _plain(prompt) + _plain(completion)
-        limit = self.tokenizer.model_max_length
-        ids = self.tokenizer(text, truncation=limit < 10**6, max_length=limit if limit < 10**6 else None)["input_ids"]
+            ids = self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
+            return ids[-self.limit :]
         # encoders close their input themselves ([SEP]) and know no EOS
-        return self._close(ids, self.tokenizer.eos_token_id)
+        eos_id = self.tokenizer.eos_token_id
+        room = self.limit - (self.append_eos and eos_id is not None)
+        ids = self.tokenizer(_plain(prompt) + _plain(completion), truncation=True, max_length=room)["input_ids"]
+        return self._close(ids, eos_id)
 
     def _read(self, rows: list[list[int]]) -> Tensor:
         device = next(self.model.parameters()).device
@@ -179,9 +207,16 @@ def call_reward(function, answers: Answers) -> list[float | None]:
     return list(function(prompts=answers.prompts, completions=answers.completions, **offered))
 
 
-def build_signal(reward_funcs, weights, reward_processing_classes, tokenizer, append_eos: bool, device):
+def build_signal(
+    reward_funcs, weights, reward_processing_classes, tokenizer, append_eos: bool, device, messages: bool = False
+):
     """One callable Answers -> (scores, by_name) from what PPOTrainer was given as reward_funcs."""
     if callable(reward_funcs) and not isinstance(reward_funcs, nn.Module) and _is_signal(reward_funcs):
+        if weights is not None:
+            raise UserError(
+                "trainer.reward_weights is for reward functions handed over one by one; a combined signal has its "
+                "weights: set reward.functions.<name>.weight or reward.models.<name>.weight"
+            )
         return ReadySignal(reward_funcs)
     functions = reward_funcs if isinstance(reward_funcs, dict | list | tuple) else [reward_funcs]
     if not isinstance(functions, dict):
@@ -196,16 +231,12 @@ def build_signal(reward_funcs, weights, reward_processing_classes, tokenizer, ap
     for name, function in functions.items():
         if isinstance(function, nn.Module):
             own = tokenizers.get(name)
-            if (
-                own is not None
-                and own.get_vocab() == tokenizer.get_vocab()
-                and own.chat_template == tokenizer.chat_template
-            ):
+            if own is not None and _same(own, tokenizer):
                 own = None
             function.to(device).requires_grad_(False)
             function = ModelReward(function, own, tokenizer.eos_token_id, append_eos)
         if isinstance(function, ModelReward):
-            function.check(tokenizer)
+            function.check(messages, tokenizer)
         ready[name] = function
     weights = [1.0] * len(ready) if weights is None else list(weights)
     if len(weights) != len(ready):

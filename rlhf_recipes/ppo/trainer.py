@@ -132,6 +132,7 @@ class PPOTrainer(TRLPPOTrainer):
             processing_class,
             args.reward_append_eos,
             args.device,
+            messages="prompt" in train_dataset.column_names and not isinstance(train_dataset[0]["prompt"], str),
         )
         self.reference = Reference(self.actor_critic.policy, ref_model, args)
         narrow = any(p.dtype != torch.float32 for p in model.parameters())
@@ -164,6 +165,8 @@ class PPOTrainer(TRLPPOTrainer):
         """Trainer's train. `resume_from_checkpoint` "auto" or True: the last whole checkpoint, if there is one."""
         if resume_from_checkpoint in ("auto", True):
             resume_from_checkpoint = checkpoint.last_whole(self.args.output_dir)
+        elif resume_from_checkpoint and not checkpoint.is_whole(Path(resume_from_checkpoint)):
+            raise UserError(f"{resume_from_checkpoint} is torn, or no checkpoint of PPO; name another, or give auto")
         self._update = None
         if resume_from_checkpoint:
             self._load_ppo_state(Path(resume_from_checkpoint))
@@ -197,6 +200,7 @@ class PPOTrainer(TRLPPOTrainer):
         """Trainer's step on the next forward of the update; a rollout first, where the last one is used up."""
         if self._update is None:
             self._update = self._play()
+            self._tell("on_rollout", metrics=dict(self._update.metrics), trainer=self)
         batch = self._update.buffer[0]
         stopped = self._update.stop_at(batch, self.args.target_kl, self.args.num_mini_batches, self._reduce)
         if stopped or not len(batch.rows):
@@ -295,8 +299,8 @@ class PPOTrainer(TRLPPOTrainer):
         self._logged.append(update.close(self.plan, self._reduce) | {"episode": self.state.episode})
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:
             self.reference.follow(self.args.ref_model_mixup_alpha)
-        often = max(1, self.plan.updates // max(1, self.args.num_sample_generations))
-        if self.args.num_sample_generations > 0 and (finished - 1) % often == 0:
+        often = self.args.sample_every or self.plan.updates // max(1, self.args.num_sample_generations)
+        if (self.args.sample_every or self.args.num_sample_generations > 0) and (finished - 1) % max(1, often) == 0:
             self._tell("on_experience", tokens=update.experience.token_rows(0, self.processing_class))
             if self.eval_dataset is not None:
                 self.generate_completions(sampling=True)
@@ -321,12 +325,16 @@ class PPOTrainer(TRLPPOTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Answer held-out prompts and score them: <prefix>_score, _kl, _length, _eos_rate and _reward/<name>.
 
-        The random numbers are the same at every evaluation, so that two of them differ by the policy alone.
+        <prefix>_gold is _reward/gold, where there is one. The random numbers are the same at every evaluation, so that
+        two of them differ by the policy alone.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if dataset is None:
             raise UserError("evaluation needs held-out prompts; give eval_dataset")
         metrics = means(self._answer_held_out(dataset, len(dataset)), metric_key_prefix)
+        best = self.args.metric_for_best_model
+        if best and metric_key_prefix == "eval" and f"eval_{best.removeprefix('eval_')}" not in metrics:
+            raise UserError(f"trainer.metric_for_best_model={best}: an evaluation has only {', '.join(metrics)}")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

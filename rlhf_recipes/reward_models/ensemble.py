@@ -4,6 +4,7 @@ A policy that is driven against one reward model finds answers that this one alo
 data overrate other answers, so a low quantile of them is harder to game than any single one.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -53,7 +54,7 @@ class Ensemble:
         scores = [member(prompts=prompts, completions=completions, **columns) for member in self.members]
         rows = list(zip(*scores, strict=True))  # N rows of M
         # the population's deviation: these M models are all there are
-        self.last = (completions, [statistics.pstdev(row) for row in rows])
+        self.last = (completions, [statistics.pstdev(row) if _finite(row) else math.nan for row in rows])
         return [self._one(row) for row in rows]
 
     def spread(self, prompts: list, completions: list, **columns) -> list[float]:
@@ -63,7 +64,13 @@ class Ensemble:
         return self.last[1]
 
     def _one(self, row: tuple[float, ...]) -> float:
+        if not _finite(row):  # min would pass over a NaN, or not, by its place
+            return math.nan
         if self.reduce == "min":
             return min(row)
         mean = statistics.fmean(row)
         return mean if self.reduce == "mean" else mean - self.std_coef * statistics.pstdev(row)
+
+
+def _finite(row: tuple[float, ...]) -> bool:
+    return all(map(math.isfinite, row))

@@ -41,6 +41,8 @@ class RewardSignal:
     Args:
         functions: the `functions` node of a reward config, {name: {path, weight, kwargs, clip, gate}}.
         scorers: more of them made elsewhere, for instance reward models: {name: (callable, weight)}, same interface.
+        on_nonfinite: "stop" raises at a score that is NaN or infinite; "skip" makes it NaN, and with it the row's sum
+            where the function has a weight or is a gate: PPO leaves such a row out of its losses.
 
     Raises:
         UserError: a function that cannot be loaded, or a key, weight, clip or gate that makes no sense.
@@ -58,7 +60,9 @@ class RewardSignal:
         self,
         functions: Mapping[str, Mapping[str, Any] | None] | None = None,
         scorers: Mapping[str, tuple[RewardFunction, float]] | None = None,
+        on_nonfinite: str = "stop",
     ):
+        self.on_nonfinite = on_nonfinite
         self.parts = {name: _part(name, spec) for name, spec in (functions or {}).items() if spec is not None}
         for name, (function, weight) in (scorers or {}).items():
             if name in self.parts:
@@ -113,16 +117,20 @@ class RewardSignal:
         return [self._checked(name, score, i, prompts, completions) for i, score in enumerate(scores)]
 
     def combine(self, by_name: Mapping[str, list[float | None]], rows: int) -> list[float]:
-        """The weighted and gated sum (N,) of what `score_by` gave."""
+        """The weighted and gated sum (N,) of what `score_by` gave; NaN where a score that counts is NaN."""
         totals = []
         for i in range(rows):
+            broken = [n for n, values in by_name.items() if values[i] is not None and math.isnan(values[i])]
+            if any(self.parts[name].weight or self.parts[name].gate for name in broken):
+                totals.append(math.nan)
+                continue
             shut = any(part.gate and _shuts(by_name[name][i]) for name, part in self.parts.items())
             totals.append(
                 sum(
                     (
                         part.weight * by_name[name][i]
                         for name, part in self.parts.items()
-                        if by_name[name][i] is not None and (part.gate or not shut)
+                        if by_name[name][i] is not None and name not in broken and (part.gate or not shut)
                     ),
                     0.0,
                 )
@@ -135,8 +143,11 @@ class RewardSignal:
         try:
             value = float(score)
         except (TypeError, ValueError):
-            value = math.nan
-        if isinstance(score, str) or not math.isfinite(value):
+            value = None
+        number = value is not None and not isinstance(score, str)
+        if number and not math.isfinite(value) and self.on_nonfinite == "skip":
+            return math.nan
+        if not number or not math.isfinite(value):
             raise UserError(
                 f"reward '{name}' returned {score!r}; it must return a finite number, or None where it does not apply "
                 f"[{_show(i, prompts, completions)}]"

@@ -10,7 +10,9 @@ from omegaconf import DictConfig
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, SamplesTable
+from rlhf_recipes.checkpoints import standing
 from rlhf_recipes.ppo import PPOTrainer
+from rlhf_recipes.ppo.guards import check_launch
 from rlhf_recipes.progress import HeldOut, TokensFile
 from rlhf_recipes.signal import build_signal, kl_controller
 from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
@@ -18,8 +20,12 @@ from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_conf
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second."""
+    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second.
+
+    And `kept`, the step, KL and reward of the policy in model/, where the KL ran away and an earlier one was kept.
+    """
     args = arguments(cfg, run)
+    check_launch(args)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     tokenizer.padding_side = "left"
@@ -35,7 +41,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         processing_class=tokenizer,
-        reward_funcs=build_signal(cfg, run, watch_gold=True),
+        reward_funcs=build_signal(cfg, run, watch_gold=True, tokenizer=tokenizer),
         train_dataset=rows.train,
         eval_dataset=held_out(rows, args),
         value_model=value_model,
@@ -60,13 +66,23 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     began = time.time()
     fit(trainer, run)
     seconds = time.time() - began
-    if runaway is not None and runaway.above >= runaway.patience:  # it stopped the run: keep the best policy
-        shutil.copytree(Path(args.output_dir) / runaway.folder, run.model, dirs_exist_ok=True)
+    kept = _keep_best(runaway, trainer, run.model) if runaway is not None and runaway.stopped else {}
     history = trainer.state.log_history
     before = max((row["episode"] for row in history if row["step"] <= began_at.step and "episode" in row), default=0)
-    return policy_metrics(
+    metrics = policy_metrics(
         history, controller.kl_coef, seconds, score="objective/scores", kl="objective/kl", before=before
     )
+    return metrics | kept
+
+
+def _keep_best(runaway: KLRunaway, trainer: PPOTrainer, model: Path) -> dict:
+    """The KL ran away: the policy kept before it did is what the stage leaves."""
+    best = standing(Path(trainer.args.output_dir) / runaway.folder)
+    if best is None:
+        return {}
+    if trainer.is_world_process_zero():
+        shutil.copytree(best, model, dirs_exist_ok=True, ignore=shutil.ignore_patterns(runaway.FIGURES))
+    return {"kept": runaway.kept}
 
 
 def _critic(cfg: DictConfig, run: StageRun, tokenizer):
@@ -84,11 +100,11 @@ def _critic(cfg: DictConfig, run: StageRun, tokenizer):
 
 
 def _watching(cfg: DictConfig) -> list:
-    """What a practitioner watches: answers on the screen, signs of trouble."""
-    watching = [PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None)]
-    if cfg.ppo.sample_rows:
-        watching.append(SamplesTable(rows=cfg.ppo.sample_rows, tokens=cfg.ppo.token_view))
-    return watching
+    """What a practitioner watches: answers on the screen and in wandb, signs of trouble."""
+    return [
+        PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None),
+        SamplesTable(rows=cfg.ppo.sample_rows, tokens=cfg.ppo.token_view),
+    ]
 
 
 def _corpus(cfg: DictConfig, tokenizer) -> Dataset:

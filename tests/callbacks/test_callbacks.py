@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -53,29 +54,54 @@ def test_grpo_beta_is_steered_too():
     assert args.beta == trainer.beta == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
 
 
-class FakePolicy:
-    def __init__(self):
-        self.saved = []
+class FakeTrainer:
+    """Writes what it would save: the number of the rollout."""
 
-    def save_pretrained(self, place):
-        self.saved.append(str(place))
+    rollout = 0
+
+    def save_model(self, place):
+        folder = Path(place)
+        folder.mkdir()
+        (folder / "weights").write_text(str(self.rollout))
+
+
+def play(runaway, args, state, *pairs):
+    """Rollouts of (kl, rlhf_reward), each the first of an update of two steps; returns whether it stopped."""
+    control, trainer = TrainerControl(), FakeTrainer()
+    for kl, reward in pairs:
+        trainer.rollout += 1
+        metrics = {"objective/kl": kl, "objective/rlhf_reward": reward}
+        runaway.on_rollout(args, state, control, metrics=metrics, trainer=trainer)
+        state.global_step += 1
+        runaway.on_step_end(args, state, control)
+        assert not control.should_training_stop, "only at an update's end"
+        state.global_step += 1
+        runaway.on_step_end(args, state, control)
+    return control.should_training_stop
 
 
 def test_runaway_stops_and_keeps_the_best(tmp_path):
-    policy, control = FakePolicy(), TrainerControl()
-    state = TrainerState()
-    runaway = callbacks.KLRunaway(max_kl=10, patience=2)
-    args = ppo_args(output_dir=str(tmp_path))
-    for kl, reward in ((1, 0.5), (2, 0.4), (11, 9.0), (9, 0.6), (12, 9.0)):
-        logs = line(kl=kl) | {"objective/rlhf_reward": reward}
-        runaway.on_log(
-            args, state, control, logs=logs, model=SimpleNamespace(policy=policy), processing_class=FakePolicy()
-        )
-    assert not control.should_training_stop and len(policy.saved) == 2
-    runaway.on_log(args, state, control, logs=line(kl=float("nan")), model=None, processing_class=None)
-    assert control.should_training_stop
+    runaway, args = callbacks.KLRunaway(max_kl=10, patience=2), ppo_args(output_dir=str(tmp_path))
+    assert not play(runaway, args, TrainerState(), (1, 0.5), (2, 0.4), (11, 9.0), (9, 0.6), (12, 9.0))
+    assert (tmp_path / "best" / "weights").read_text() == "4"
+    assert play(runaway, args, TrainerState(), (float("nan"), 9.0))
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
     with pytest.raises(UserError):
         callbacks.KLRunaway(0)
+
+
+def test_a_resumed_run_knows_the_best_and_how_long_the_kl_was_above(tmp_path):
+    args, state = ppo_args(output_dir=str(tmp_path)), TrainerState()
+    before = callbacks.KLRunaway(max_kl=10, patience=2)
+    play(before, args, state, (1, 0.5), (12, 0.9))
+    state.stateful_callbacks = TrainerState(stateful_callbacks=[before]).stateful_callbacks
+    fresh = callbacks.KLRunaway(max_kl=10, patience=2)
+    fresh.on_train_begin(args, state, TrainerControl())
+    assert fresh.above == 1
+    play(fresh, args, state, (2, 0.4))
+    assert (tmp_path / "best" / "weights").read_text() == "1" and fresh.kept == before.kept
+    fresh.on_train_begin(args, TrainerState(), TrainerControl())
+    assert not list(tmp_path.iterdir()), "a run that begins anew has kept nothing"
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_an_update():

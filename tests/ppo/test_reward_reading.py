@@ -1,0 +1,92 @@
+"""How a reward model reads an answer, and what it refuses to read."""
+
+import logging
+
+import pytest
+from tiny_world import make_tokenizer
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.scoring import ModelReward, build_signal
+from rlhf_recipes.reward_models.ensemble import Ensemble
+from rlhf_recipes.rewards import RewardSignal
+
+TURNS = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+LONG = " ".join(["w3"] * 80)
+
+
+def message(text, role="user"):
+    return [{"role": role, "content": text}]
+
+
+@pytest.fixture
+def other():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TURNS
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["ids", "text", "turns"])
+def test_what_is_too_long_loses_its_start(models, other, kind):
+    reward = ModelReward(models["reward"], None if kind == "ids" else other, eos_id=2)
+    ids = [[7] * 80, [7] * 90]
+    prompts = [LONG, "w3 w3 w3 " + LONG]
+    answers = ["w4 w5", "w4 w5"]
+    if kind == "turns":
+        prompts, answers = [message(p) for p in prompts], [message(a, "assistant") for a in answers]
+    first, second = reward(prompts, answers, prompt_ids=ids, completion_ids=[[8, 9, 2]] * 2)
+    assert first == pytest.approx(second, abs=1e-5), "the model reads 64 tokens: the last 64 are the same"
+    (changed,) = reward(
+        prompts[:1],
+        [a.replace("w5", "w6") if isinstance(a, str) else message("w4 w6") for a in answers[:1]],
+        prompt_ids=ids[:1],
+        completion_ids=[[8, 10, 2]],
+    )
+    assert abs(changed - first) > 1e-4, "and the answer is among them"
+
+
+def test_conversations_want_a_template(models, other, tokenizer, caplog):
+    plain, turned = ModelReward(models["reward"], make_tokenizer()), ModelReward(models["reward"], other)
+    with pytest.raises(UserError, match="no chat template"):
+        plain.check(messages=True, policy_tokenizer=tokenizer)
+    plain.check(messages=False, policy_tokenizer=tokenizer)
+    turned.check(messages=True, policy_tokenizer=tokenizer)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        turned.check(messages=False, policy_tokenizer=tokenizer)
+    assert "data.template=chat" in caplog.text
+
+
+def test_conversations_are_found_before_training(models, make):
+    from datasets import Dataset
+
+    policys = make_tokenizer()
+    policys.chat_template = TURNS
+    given = {"reward_processing_classes": make_tokenizer()}
+    rows = Dataset.from_dict({"prompt": [message("w1 w2")] * 8})
+    with pytest.raises(UserError, match="no chat template"):
+        make(tokenizer=policys, data=rows, reward=models["reward"], trainer=given)
+
+
+def test_a_combined_signal_takes_no_weights(tokenizer):
+    signal = RewardSignal({"length": {"path": "rlhf_recipes.rewards.text:length"}})
+    assert build_signal(signal, None, None, tokenizer, True, "cpu")
+    with pytest.raises(UserError, match=r"reward\.functions\.<name>\.weight"):
+        build_signal(signal, [2.0], None, tokenizer, True, "cpu")
+
+
+def test_a_broken_score_breaks_its_row_alone():
+    scores = {"a": [1.0, float("nan"), 3.0], "watched": [float("inf"), 1.0, 1.0]}
+    scorers = {n: (lambda prompts, completions, n=n: scores[n], w) for n, w in (("a", 2.0), ("watched", 0.0))}
+    total, by_name = RewardSignal(None, scorers, on_nonfinite="skip")(["?"] * 3, ["x"] * 3)
+    assert total[0] == 2 and total[1] != total[1] and total[2] == 6
+    assert by_name["watched"][0] != by_name["watched"][0]
+    with pytest.raises(UserError, match="finite"):
+        RewardSignal(None, scorers)(["?"] * 3, ["x"] * 3)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "min", "mean_minus_std"])
+def test_one_broken_member_breaks_an_ensembles_score(reduce):
+    members = [lambda prompts, completions: [float("nan"), 1.0], lambda prompts, completions: [0.0, 1.0]]
+    for order in (members, members[::-1]):
+        broken, whole = Ensemble(order, reduce)(["?"] * 2, ["x"] * 2)
+        assert broken != broken and whole == 1.0

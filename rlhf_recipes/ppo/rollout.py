@@ -25,7 +25,8 @@ class Sampling:
     Args:
         language: the distribution: temperature, stop tokens, minimum length, and what cuts the tail.
         max_length: tokens at most, the stop token included.
-        stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings.
+        stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings. One
+            completed before the minimum length is passed over: its tokens are drawn as any others, and the ratio holds.
     """
 
     language: PolicyLanguage
@@ -108,7 +109,7 @@ def generate(
             kept.append((rows[row], torch.full_like(row, step), token.int()))
         ids[rows, step], mask[rows, step], logprobs[rows, step] = drawn, True, logp[going]
         done = torch.isin(drawn, stop_ids)
-        if sampling.stopped is not None:
+        if sampling.stopped is not None and step >= language.min_length:
             hits = [sampling.stopped(ids[row, : step + 1].tolist()) for row in rows.tolist()]
             done |= torch.tensor(hits, device=device)
         finished[rows] = done

@@ -1,0 +1,18 @@
+"""The minimum length holds stop strings back as it does stop tokens."""
+
+import pytest
+import torch
+
+from rlhf_recipes.ppo.language import PolicyLanguage
+from rlhf_recipes.ppo.rollout import Sampling, generate
+
+
+@pytest.mark.parametrize("least", [0, 3])
+def test_a_stop_string_ends_no_answer_before_the_minimum_length(models, least):
+    prompts = torch.tensor([[5, 6], [7, 8]])
+    sampling = Sampling(PolicyLanguage(min_length=least), 6, stopped=lambda ids: True)  # every token completes one
+    sequences, _, finished = generate(
+        models["policy"], prompts, torch.ones_like(prompts), torch.full((2, 6), 0.5), sampling, pad_id=0
+    )
+    assert sequences.mask.sum(1).tolist() == [least + 1] * 2
+    assert finished.all()

@@ -88,6 +88,13 @@ def test_gold_answers_score_in_full(name):
             assert features(read(task.question), full)["answer"] == 1.2
 
 
+def test_whoever_was_not_asked_about_is_a_wrong_answer():
+    asked = "Max is 6 years old and Tom is 8. Who is older?"
+    texts = [" Tom is older than Max.", " Leo is older than Tom.", " Leo Tom Tom.", " 9 is more than 6, Tom."]
+    assert exact([asked] * 4, texts) == [1.0, 0.0, 0.0, 1.0]
+    assert exact(["Which number is larger, 3 or 4?"] * 2, [" 4 is larger than 3.", " 12 is larger than 4."]) == [1.0, 0.0]
+
+
 def test_a_gold_answer_outranks_every_other_claim():
     rng = random.Random(3)
     for name in CHECKABLE:

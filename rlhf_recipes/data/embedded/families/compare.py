@@ -18,6 +18,7 @@ KINDS = (
 WHY = "{high} is more than {low}"
 MOST = 12
 """Largest number that is compared."""
+NUMBERS = tuple(str(n) for n in range(1, MOST + 1))
 
 
 def _task(pattern: Pattern, say: str, slots: dict[str, str]) -> Task:
@@ -60,8 +61,8 @@ def short(rng: random.Random, task: Task) -> str:
 
 
 def claim(task: Task, text: str) -> str | None:
-    """Whichever of the two sides the text names first."""
-    return first_named(text, (task.slots["winner"], task.slots["loser"]))
+    """Whoever the text names first, or the number it says first: somebody not asked about is a claim too, a wrong one."""
+    return first_named(text, NAMES if "name" in task.slots else NUMBERS)
 
 
 def content(task: Task, text: str) -> float:

@@ -92,7 +92,8 @@ def test_whoever_was_not_asked_about_is_a_wrong_answer():
     asked = "Max is 6 years old and Tom is 8. Who is older?"
     texts = [" Tom is older than Max.", " Leo is older than Tom.", " Leo Tom Tom.", " 9 is more than 6, Tom."]
     assert exact([asked] * 4, texts) == [1.0, 0.0, 0.0, 1.0]
-    assert exact(["Which number is larger, 3 or 4?"] * 2, [" 4 is larger than 3.", " 12 is larger than 4."]) == [1.0, 0.0]
+    texts = [" 4 is larger than 3.", " 12 is larger than 4."]
+    assert exact(["Which number is larger, 3 or 4?"] * 2, texts) == [1.0, 0.0]
 
 
 def test_a_gold_answer_outranks_every_other_claim():

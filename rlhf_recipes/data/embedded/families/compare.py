@@ -61,7 +61,7 @@ def short(rng: random.Random, task: Task) -> str:
 
 
 def claim(task: Task, text: str) -> str | None:
-    """Whoever the text names first, or the number it says first: somebody not asked about is a claim too, a wrong one."""
+    """Whoever the text names first, or the number it says first; somebody not asked about is a wrong answer."""
     return first_named(text, NAMES if "name" in task.slots else NUMBERS)
 
 

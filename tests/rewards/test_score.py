@@ -1,6 +1,9 @@
 """A file of answers scored, summed up and shown."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +11,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards import RewardSignal
 from rlhf_recipes.rewards.score import score_file, show
 
+ROOT = Path(__file__).parents[2]
 FUNCTIONS = {
     "right": {"path": "rlhf_recipes.rewards.gsm8k:correctness"},
     "whole": {"path": "rlhf_recipes.rewards.gsm8k:integer", "weight": 0.0},
@@ -116,3 +120,14 @@ def test_the_table(answers, tmp_path, capsys, monkeypatch):
     assert "slowest: " in shown
     assert "3 rows failed, first: reward 'mine': raised ValueError: [no]" in shown
     assert "…" not in shown  # nothing cut off on a screen of 80
+
+
+def test_the_stage_scores_texts_without_torch(answers):
+    code = (
+        "import sys; from rlhf_recipes.__main__ import main\n"
+        f"sys.argv[1:] = ['stage=score', 'reward=gsm8k', 'score.file={answers}']; main()\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row["reward/correctness"] for row in lines(answers.with_name("scores.jsonl"))] == [2.0, 0.0, None]

@@ -111,7 +111,7 @@ $(RUNS)/$(RUN)/%/summary.json: $(SETTINGS) $(FILES) $$(wildcard recipes/$(RECIPE
 	  case $$code in \
 	    2)   echo "  remedy    mend what the line above names, then run make again";; \
 	    130|143) ;; \
-	    137) echo "  remedy    out of memory: a smaller MODEL, or RUN=<new> ARGS='peft=lora' or 'trainer.per_device_train_batch_size=1'";; \
+	    137) echo "  remedy    out of memory: the command above with preflight=true says what would fit; then RUN=<new> ARGS='…', e.g. 'peft=lora'";; \
 	    *)   echo "  remedy    read the log; out of memory: a smaller trainer.per_device_train_batch_size or peft=lora;"; \
 	         echo "            loss not finite: a smaller trainer.learning_rate; HYDRA_FULL_ERROR=1 shows the traceback";; \
 	  esac; \

@@ -76,6 +76,11 @@ def read(cfg: DictConfig, inputs: Mapping[str, dict]) -> Plan:
     )
 
 
+def own(cfg: DictConfig, entry: Mapping[str, str]) -> bool:
+    """Whether a model is the run's own, a stage's or the base, so that the `model` node is meant for it."""
+    return "stage" in entry or entry["path"] == cfg.model.path
+
+
 def _endpoint(name: str, node, settings: dict) -> Endpoint:
     where = f"evaluate.endpoints.{name}"
     if not isinstance(node, dict):

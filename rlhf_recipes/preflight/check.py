@@ -6,15 +6,27 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import data, models
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes import data, finished, models
+from rlhf_recipes.artifacts import StageRun, peak_memory
+from rlhf_recipes.chat import template
+from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.hub import reach_hub
 from rlhf_recipes.preflight import disk, fit, scores, screen, tokens
 from rlhf_recipes.preflight import rows as lengths
 from rlhf_recipes.preflight.machine import Machine, free_disk, resident, this_machine
 from rlhf_recipes.preflight.phases import peak, phases
 from rlhf_recipes.preflight.rows import Rows
-from rlhf_recipes.preflight.setting import Setting, language_model, quiet_arguments, settle
+from rlhf_recipes.preflight.setting import (
+    Scorer,
+    Setting,
+    language_model,
+    node_of,
+    quiet_arguments,
+    scorers,
+    settle,
+)
+from rlhf_recipes.preflight.shapes import base_of
 
 SCORED = ("ppo", "grpo", "collect", "evaluate", "score")  # stages that read the reward signal
 
@@ -34,8 +46,8 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
     print(f"preflight of stage={cfg.stage}: nothing is trained, nothing is written")
     tokenizer, weight = _tokenizer(cfg, stage_run)
     loaded = _load(cfg, stage_run, tokenizer)
-    rows = _rows(cfg, loaded, tokenizer)
-    machine = machine or this_machine(cfg.preflight_gb)
+    rows = _rows(cfg, stage_run, loaded, tokenizer)
+    machine = machine or _machine(cfg)
     setting = settle(cfg, stage_run, rows, machine, weight)
     found = phases(setting)
     print("\n".join(screen.models(setting) or ["  no model is loaded"]))
@@ -43,9 +55,18 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
     if loaded is not None:
         print(f"  rows of up to {rows.whole} tokens, prompts of up to {rows.prompt} ({rows.seen} looked at)")
         print(f"rows: {loaded.describe()}")
-    for finding in _tokens(cfg, stage_run, setting, tokenizer):
+    if cfg.stage == "chat" and setting.networks:
+        context = setting.networks[0].shape.context
+        print(f"  a talk of {rows.whole} tokens" + (f"; it reads {context}" if context else ""))
+    if cfg.stage == "score":
+        print(f"  answers of up to {rows.whole} tokens with their prompts ({rows.seen} looked at)")
+    for finding in _tokens(cfg, stage_run, setting, tokenizer, rows):
         print(f"{'WRONG ' if finding.wrong else ''}{finding.text}")
-    disk_fits = _say_disk(cfg, setting, loaded)
+    steps = _steps(setting, loaded)
+    wanted, free = disk.needed(setting, steps), free_disk(disk.place(setting))
+    if wanted.total:
+        print(screen.disk(wanted, free))
+    disk_fits = wanted.total <= free
     fits = peak(found).total <= machine.free
     if cfg.stage in SCORED and fits:
         print(scores.told_apart(cfg, stage_run))
@@ -53,24 +74,27 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
         print("time: told after the first steps of the run")
     print(screen.verdict(peak(found).total, machine) + ("" if disk_fits else "; THE DISK WILL NOT HOLD IT"))
     if not fits:
-        print("\n".join(screen.remedies(fit.ways(setting, stage_run))))
+        print("\n".join(screen.remedies(fit.ways(setting, stage_run), fit.largest(setting))))
+    if not disk_fits:
+        ways = fit.disk_ways(setting, stage_run, steps, free)
+        print("\n".join(screen.more_room(ways, "export.to" if cfg.stage == "export" else "run.root")))
     if not (fits and disk_fits):
         sys.exit(1)
     return {}
 
 
 def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) -> float | None:
-    """One or two lines at the start of a training stage; returns the estimate in MB (10^6 bytes), for summary.json.
+    """One or two lines at the start of a stage; returns the estimate in MB (10^6 bytes), for summary.json.
 
     The stage goes on whatever is found here: what is wrong with its input it will say itself.
     """
     try:
         tokenizer, weight = _tokenizer(cfg, stage_run)
         rows = _sampled(cfg, stage_run, tokenizer)
-        machine = machine or this_machine(cfg.preflight_gb)
+        machine = machine or _machine(cfg)
         setting = settle(cfg, stage_run, rows, machine, weight)
         found = phases(setting)
-    except (UserError, ValueError, AttributeError) as error:
+    except (UserError, ValueError, AttributeError, KeyError) as error:
         print(f"preflight: no estimate of the memory ({str(error).splitlines()[0]})")
         return None
     top = peak(found)
@@ -81,11 +105,40 @@ def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) 
     return round(top.total / 1e6, 1)
 
 
+def afterwards(estimate_mb: float | None) -> str:
+    """The measured peak beside the estimate, for stages that leave no summary.json to write it to."""
+    found = peak_memory()
+    measured = found["peak_gpu_mb"] or found["peak_rss_mb"]
+    told = "" if estimate_mb is None else f", {screen.size(estimate_mb * 1e6)} estimated"
+    return f"preflight: {screen.size(measured * 1e6)} measured at the peak{told}"
+
+
+def _machine(cfg: DictConfig) -> Machine:
+    """An export is made in RAM, on a machine with a GPU too."""
+    return this_machine(cfg.preflight_gb, gpu=cfg.stage != "export")
+
+
 def _tokenizer(cfg: DictConfig, run: StageRun) -> tuple:
     """The policy's tokenizer and the bytes it takes; None where there is none yet or none is needed."""
-    path, before = language_model(run), resident()
-    tokenizer = models.load_tokenizer(cfg.model, path) if path else None
+    found, before = language_model(cfg, run), resident()
+    if found is None:
+        known = scorers(cfg, run) if cfg.stage == "score" else []
+        tokenizer = _scorers_own(known[0]) if known else None
+    else:
+        tokenizer = models.load_tokenizer(node_of(cfg, run, found), found.path)
     return tokenizer, max(0.0, resident() - before)
+
+
+def _scorers_own(scorer: Scorer):
+    """A reward model's tokenizer, as it is."""
+    from transformers import AutoTokenizer
+
+    if not Path(scorer.path).exists():
+        reach_hub(scorer.path)
+    try:
+        return AutoTokenizer.from_pretrained(scorer.path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{scorer.name}: no tokenizer in {scorer.path}: {str(error).splitlines()[0]}") from error
 
 
 def _kind(cfg: DictConfig) -> str | None:
@@ -106,21 +159,27 @@ def _load(cfg: DictConfig, run: StageRun, tokenizer) -> data.Split | None:
         return None
     limits = {}
     if tokenizer is not None and _kind(cfg) == "prompts":
-        limits["max_prompt_length"] = models.room_for_prompt(cfg, language_model(run), _answer(cfg, run))
+        limits["max_prompt_length"] = models.room_for_prompt(cfg, language_model(cfg, run).path, _answer(cfg, run))
     elif tokenizer is not None and cfg.trainer is not None:
         limits["max_length"] = quiet_arguments(cfg, run).max_length
     return data.load(cfg.data, _kind(cfg), tokenizer=tokenizer, seed=cfg.seed, stage=cfg.stage, **limits)
 
 
-def _rows(cfg: DictConfig, loaded: data.Split | None, tokenizer) -> Rows:
+def _rows(cfg: DictConfig, run: StageRun, loaded: data.Split | None, tokenizer) -> Rows:
     if loaded is None or tokenizer is None:
-        return _unknown(cfg)
-    kept = loaded.train
+        return _asked(cfg, run, tokenizer)
+    kept = loaded.eval if cfg.stage == "evaluate" else loaded.train
     return lengths.measure([kept[i] for i in range(min(len(kept), lengths.MANY))], _kind(cfg), tokenizer)
 
 
-def _unknown(cfg: DictConfig) -> Rows:
-    """Rows nobody has measured are as long as they may be."""
+def _asked(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
+    """Rows that come from no data node: a talk's, a file's; those nobody has measured are as long as they may be."""
+    if cfg.stage == "chat":
+        found = language_model(cfg, run)
+        context = models.context_length(node_of(cfg, run, found), found.path)
+        return lengths.of_talk(cfg.prompt, tokenizer, cfg.chat.max_new_tokens, context)
+    if cfg.stage == "score" and tokenizer is not None:
+        return lengths.of_file(Path(cfg.score.file), tokenizer)
     longest = int((cfg.trainer or {}).get("max_length") or 1024)
     return Rows(longest, longest, 0)
 
@@ -128,41 +187,57 @@ def _unknown(cfg: DictConfig) -> Rows:
 def _sampled(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
     """How long rows are, from the first of them."""
     if tokenizer is None or _kind(cfg) is None:
-        return _unknown(cfg)
+        return _asked(cfg, run, tokenizer)
     found = lengths.sample(cfg.data, _kind(cfg), tokenizer, cfg.seed)
     room = None
     if _kind(cfg) == "prompts":
-        room = models.room_for_prompt(cfg, language_model(run), _answer(cfg, run))
+        room = models.room_for_prompt(cfg, language_model(cfg, run).path, _answer(cfg, run))
     return found if room is None else Rows(min(found.prompt, room), found.whole, found.seen)
 
 
-def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer) -> list[tokens.Finding]:
-    """The policy's special tokens, and the reward model's against them."""
-    if tokenizer is None:
-        return []
-    path = language_model(run)
-    stops = _stops(cfg, setting, tokenizer, path)
-    vocab = setting.find("policy").shape.vocab
-    found = tokens.of_one("policy", tokenizer, stops, vocab=vocab, chat=cfg.data.get("template") == "chat")
-    reward = run.inputs.get("reward_model", {}).get("path")
-    if reward and cfg.stage in SCORED:
-        own = models.plain(cfg.model)
-        found += tokens.of_two(tokenizer, models.load_tokenizer(own, reward))
+def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: Rows) -> list[tokens.Finding]:
+    """The policy's special tokens, and every reward model's against them."""
+    found, written = [], language_model(cfg, run)
+    chat = cfg.data.get("template") == "chat"
+    if written is not None and finished.kind(written.path) == "reward":
+        return tokens.of_scorer("reward model", tokenizer)
+    if written is not None:
+        stops, chat = _stops(cfg, setting, tokenizer, written, chat)
+        vocab = setting.find("policy").shape.vocab
+        found = tokens.of_one("policy", tokenizer, stops, vocab=vocab, chat=chat)
+    whole = rows.whole if cfg.stage == "score" else rows.prompt + (_answer(cfg, run) or 0)
+    readers = [n for n in setting.networks if n.part == "reward"]
+    known = scorers(cfg, run) if cfg.stage in SCORED else []
+    for scorer, network in zip(known, readers, strict=True):
+        name, own = f"reward model {scorer.name}", _scorers_own(scorer)
+        if written is None:
+            found += tokens.of_scorer(name, own)
+        elif scorer.classifies:
+            found += tokens.of_classifier(name, tokenizer, own)
+        else:
+            critic = cfg.stage == "ppo" and scorer.path == run.inputs.get("value_model", {}).get("path")
+            found += tokens.of_two(tokenizer, own, name, critic, chat)
+        found += tokens.too_long(name, network.shape.context, whole)
     return found
 
 
-def _stops(cfg: DictConfig, setting: Setting, tokenizer, path: str) -> list[int]:
-    """Every token that ends an answer: as find_stop_ids of rlhf_recipes.ppo.setup, from the files alone."""
+def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: finished.Found, chat: bool) -> tuple[list[int], bool]:
+    """Every token that ends an answer, from the files alone; and whether turns go through the tokenizer's template."""
     from transformers import GenerationConfig
 
+    like = _Generating(base_of(written.path))
     if cfg.stage == "ppo":
         from rlhf_recipes.ppo.setup import find_stop_ids
 
-        return find_stop_ids(setting.args, tokenizer, _Generating(path))
-    own = _Generating(path).generation_config
-    eos = own.eos_token_id if isinstance(own, GenerationConfig) else None
+        return find_stop_ids(setting.args, tokenizer, like), chat
+    if cfg.stage in ("chat", "export"):
+        asked = cfg.chat.template if cfg.stage == "chat" else "auto"
+        own = template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
+        trained = (written.config.get("trainer") or {}).get("stop_token_id")
+        return stop_ids(tokenizer, like, own_template=own, trained=trained), own
+    eos = like.generation_config.eos_token_id if isinstance(like.generation_config, GenerationConfig) else None
     listed = eos if isinstance(eos, list) else [eos]
-    return sorted({i for i in (tokenizer.eos_token_id, *listed) if i is not None})
+    return sorted({i for i in (tokenizer.eos_token_id, *listed) if i is not None}), chat
 
 
 class _Generating:
@@ -177,22 +252,11 @@ class _Generating:
             self.generation_config = None
 
 
-def _say_disk(cfg: DictConfig, setting: Setting, loaded: data.Split | None) -> bool:
-    """Print what is written; whether the disk holds it."""
-    if setting.args is None:
-        return True
-    wanted = disk.needed(setting, _steps(setting, loaded))
-    free = free_disk(Path(cfg.run.root))
-    print(
-        f"disk: {screen.size(wanted.total)} of {screen.size(free)} free: {wanted.count} checkpoints of "
-        f"{screen.size(wanted.checkpoint)} at once, and the model, {screen.size(wanted.model)}"
-    )
-    return wanted.total <= free
-
-
 def _steps(setting: Setting, loaded: data.Split | None) -> int | None:
     """Steps in the unit of save_steps: optimizer steps, or PPO's updates."""
     args = setting.args
+    if args is None:
+        return None
     if args.max_steps > 0:
         return args.max_steps
     if loaded is None:

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
-from rlhf_recipes.preflight.memory import FLOAT
+from rlhf_recipes.preflight.memory import FLOAT, SIZES
 from rlhf_recipes.preflight.setting import Setting
 
 
@@ -21,7 +22,7 @@ class Disk:
 
 
 def needed(setting: Setting, steps: int | None = None) -> Disk:
-    """What a training stage writes.
+    """What a stage writes: a model, and when it trains checkpoints. Scores and answers count as nothing.
 
     A checkpoint is weights, those of the critic too, and the optimizer's state; an adapter alone where one is trained.
     The oldest is deleted once the newest is whole, so that one more than trainer.save_total_limit lies there.
@@ -30,6 +31,8 @@ def needed(setting: Setting, steps: int | None = None) -> Disk:
         steps: optimizer steps of the run; None where they are not known.
     """
     args = setting.args
+    if setting.cfg.stage == "export":
+        return Disk(0.0, 0, setting.networks[0].shape.parameters * SIZES[setting.cfg.export.dtype])
     if args is None:
         return Disk(0.0, 0, 0.0)
     saved = sum(n.shape.trained * (n.numbers.weight if n.shape.adapter is None else FLOAT) for n in setting.trained)
@@ -43,3 +46,9 @@ def needed(setting: Setting, steps: int | None = None) -> Disk:
         most = min(most, math.ceil(steps / every))
     count = 1 if most == math.inf else int(max(1, most))
     return Disk(saved + (0.0 if args.save_only_model else setting.optimizer), count, model)
+
+
+def place(setting: Setting) -> Path:
+    """Where it is written."""
+    cfg = setting.cfg
+    return Path((cfg.export.to if cfg.stage == "export" else None) or cfg.run.root)

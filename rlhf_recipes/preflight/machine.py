@@ -29,8 +29,12 @@ class Machine:
     baseline: float
 
 
-def this_machine(limit_gb: float | None = None) -> Machine:
+def this_machine(limit_gb: float | None = None, *, gpu: bool = True) -> Machine:
     """The first GPU where there is one, else RAM; with `limit_gb`, as if that much were free.
+
+    Args:
+        limit_gb: 10^9 bytes; None for what is free.
+        gpu: False for a stage that leaves a GPU alone.
 
     Raises:
         UserError: the limit is not above 0.
@@ -39,7 +43,7 @@ def this_machine(limit_gb: float | None = None) -> Machine:
 
     if limit_gb is not None and not limit_gb > 0:
         raise UserError(f"preflight_gb={limit_gb}: expected gigabytes above 0, or null for what this machine has")
-    if torch.cuda.is_available():
+    if gpu and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name, found = torch.cuda.get_device_name(), Machine("cuda", "", total, free - CUDA_CONTEXT, 0.0)
     else:

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.memory import Batch
-from rlhf_recipes.preflight.setting import Network, Setting
+from rlhf_recipes.preflight.setting import Network, Setting, scorers
 
 SCORED_AT_ONCE = 64  # answers a forward of a reward model: rlhf_recipes.ppo.scoring.ModelReward
+FILE_ROWS = 16  # rows of stage=score that are scored together: rlhf_recipes.rewards.score
+# Padded tokens of a forward, and its logits in bytes: rlhf_recipes.evaluation.likelihood.logprobs
+JUDGED_TOKENS, JUDGED_LOGITS = 16384, 256 * 2**20
+PROBE = (4, 32)  # rows and tokens with which a merge is checked: rlhf_recipes.export.merge.probe
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,13 @@ def phases(setting: Setting) -> list[Phase]:
             found += _grpo(setting)
         case "collect" | "evaluate":
             found += _answering(setting)
-    return found
+        case "score":
+            found += _judging(setting, FILE_ROWS, setting.rows.whole)
+        case "chat":
+            found += _talking(setting)
+        case "export":
+            found += _merging(setting)
+    return found or [Phase("no model", {"libraries": setting.libraries})]
 
 
 def peak(found: list[Phase]) -> Phase:
@@ -191,13 +201,53 @@ def _grpo(setting: Setting) -> Iterator[Phase]:
 
 
 def _answering(setting: Setting) -> Iterator[Phase]:
-    """Generation by a frozen model, as collect and evaluate do it."""
-    own = setting.cfg[setting.cfg.stage]
-    yield _generation(setting, own.batch_size, setting.rows.prompt, own.max_new_tokens)
-
-
-def _generation(setting: Setting, rows: int, prompt: int, answer: int) -> Phase:
+    """Generation by a frozen model, as collect and evaluate do it; then its answers are scored and read."""
+    own, prompt = setting.cfg[setting.cfg.stage], setting.rows.prompt
+    whole = prompt + own.max_new_tokens
     policy = setting.find("policy")
+    if policy is not None:
+        yield _generation(setting, own.batch_size, prompt, own.max_new_tokens)
+    if policy is not None and setting.cfg.stage == "evaluate":
+        rows = max(1, min(own.prompts, JUDGED_TOKENS // whole))
+        logits = memory.whole_logits(policy.shape, rows * own.max_new_tokens, 1)
+        passing = memory.passing(policy.shape, Batch(rows, whole, masked=True), policy.numbers, setting.eager)
+        yield _at(setting, "log-probabilities", activations=passing, logits=min(logits, JUDGED_LOGITS))
+    yield from _judging(setting, SCORED_AT_ONCE, whole)
+
+
+def _judging(setting: Setting, rows: int, whole: int) -> Iterator[Phase]:
+    """Rows through every model of the reward signal, one after another."""
+    batches = [scorer.batch for scorer in scorers(setting.cfg, setting.run)]
+    readers = [n for n in setting.networks if n.part == "reward"]
+    passing = [
+        memory.passing(n.shape, Batch(min(rows, at_once), whole, masked=True), n.numbers, setting.eager)
+        for n, at_once in zip(readers, batches, strict=True)
+    ]
+    if passing:
+        yield _at(setting, "scoring the answers", activations=max(passing))
+
+
+def _talking(setting: Setting) -> Iterator[Phase]:
+    """One answer at a time, at the end of a talk of `rows.whole` tokens; every model that talks stays in memory."""
+    answer = setting.rows.whole - setting.rows.prompt
+    for network in {n.shape: n for n in setting.networks}.values():
+        yield _generation(setting, 1, setting.rows.prompt, answer, network)
+
+
+def _merging(setting: Setting) -> Iterator[Phase]:
+    """Adapters are merged in place, a few rows read before and after; then the model is cast and written."""
+    network = setting.networks[0]
+    batch = Batch(*PROBE)
+    yield _at(
+        setting,
+        "checking the merge",
+        activations=memory.passing(network.shape, batch, network.numbers, setting.eager),
+        logits=memory.whole_logits(network.shape, batch.tokens, 3) if network.shape.head else 0.0,
+    )
+
+
+def _generation(setting: Setting, rows: int, prompt: int, answer: int, policy: Network | None = None) -> Phase:
+    policy = policy or setting.find("policy")
     return _at(
         setting,
         "generation",

@@ -1,15 +1,19 @@
 """How long the rows are: memory follows the longest row of a batch, not the longest that is allowed."""
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from omegaconf import DictConfig
 
 from rlhf_recipes.data.domain import domain
 from rlhf_recipes.data.lengths import ANSWERS, Limits, count
 from rlhf_recipes.data.reading import Reading
+from rlhf_recipes.rewards.messages import dialogue_of, text_of
 
 SAMPLE = 256  # rows read for the brief form
 MANY = 5000  # rows measured where all are loaded anyway
+TALK = 4096  # tokens of a talk that are counted: a context of 128 thousand is seldom filled at the terminal
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,21 @@ def sample(data: DictConfig, kind: str, tokenizer, seed: int = 0) -> Rows:
     for number, part in enumerate(node.choose(kind).parts()):
         read.collect(replace(part, limit=min(part.limit or SAMPLE, SAMPLE)), number)
     return measure(list(read.rows.dataset(range(len(read.keys)))), kind, tokenizer)
+
+
+def of_file(file: Path, tokenizer, most: int = MANY) -> Rows:
+    """The longest of the first answers of a `score.file`, as text through the reward model's tokenizer."""
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line, _ in zip(lines, range(most), strict=False) if line.strip()]
+    texts = [dialogue_of(row["prompt"]) + text_of(row["completion"]) for row in rows]
+    longest = max(count(texts, tokenizer, ends=True), default=0)
+    return Rows(longest, longest, len(rows))
+
+
+def of_talk(asked: str | None, tokenizer, answer: int, context: int | None) -> Rows:
+    """One question with its answer where `prompt=` asks it; else as much of a talk as is counted."""
+    room = min(n for n in (context, TALK) if n)
+    if asked is None:
+        return Rows(max(0, room - answer), room, 0)
+    prompt = min(len(tokenizer(asked)["input_ids"]), room)
+    return Rows(prompt, min(prompt + answer, context or prompt + answer), 1)

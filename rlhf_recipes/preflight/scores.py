@@ -5,13 +5,14 @@ from omegaconf import DictConfig
 from rlhf_recipes import data
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.signal import build_signal
 
 PAIRS = 10
 
 
 def told_apart(cfg: DictConfig, run: StageRun) -> str:
     """One line: of how many pairs the reward scores the chosen answer above the rejected one."""
+    from rlhf_recipes.signal import build_signal  # and TRL with it
+
     try:
         data.check(cfg.data, "preferences")
         held = data.load(cfg.data, "preferences", seed=cfg.seed).eval

@@ -1,5 +1,6 @@
 """What preflight says, as lines of text."""
 
+from rlhf_recipes.preflight.disk import Disk
 from rlhf_recipes.preflight.fit import Way
 from rlhf_recipes.preflight.machine import Machine
 from rlhf_recipes.preflight.phases import Phase, peak
@@ -42,18 +43,35 @@ def table(found: list[Phase]) -> list[str]:
     return lines
 
 
+def disk(wanted: Disk, free: float) -> str:
+    """One line: what is written, and the room there is."""
+    kept = f"{wanted.count} checkpoints of {size(wanted.checkpoint)} at once, and " if wanted.count else ""
+    return f"disk: {size(wanted.total)} of {size(free)} free: {kept}the model, {size(wanted.model)}"
+
+
 def verdict(total: float, machine: Machine) -> str:
     """One line: whether it fits."""
     share = f"{size(total)} at the peak, {size(machine.free)} free ({machine.name})"
     return f"verdict: {'fits' if total <= machine.free else 'WILL NOT FIT'}: {share}"
 
 
-def remedies(ways: list[Way]) -> list[str]:
-    """The ways out, one a line."""
+def remedies(ways: list[Way], largest: float) -> list[str]:
+    """The ways out of too little memory, one a line; largest: parameters of a model that would fit as it is."""
+    instead = f"a model of {largest / 1e6:,.1f} M parameters would" if largest else "the libraries alone are too much"
     if not ways:
-        return ["  no setting makes it smaller; take a smaller model, or a larger machine"]
-    lines = [
-        "  what would make it fit:" if any(w.fits for w in ways) else "  nothing here makes it fit; what helps most:"
+        return [f"  no setting makes it smaller; {instead}"]
+    fits = any(way.fits for way in ways)
+    return [*_listed(ways), *([] if fits else [f"  {instead}"])]
+
+
+def more_room(ways: list[Way], place: str) -> list[str]:
+    """The ways out of too small a disk; place: the setting that names another."""
+    return [*(_listed(ways) if ways else []), f"  or another disk: {place}=<folder>"]
+
+
+def _listed(ways: list[Way]) -> list[str]:
+    fits = any(way.fits for way in ways)
+    lines = ["  what would make it fit:" if fits else "  nothing here makes it fit; what helps most:"]
+    return lines + [
+        f"  {size(w.bytes):>10} {'fits    ' if w.fits else 'too much'} {' '.join(w.overrides)}" for w in ways
     ]
-    lines += [f"  {size(w.bytes):>10} {'fits    ' if w.fits else 'too much'} {' '.join(w.overrides)}" for w in ways]
-    return lines

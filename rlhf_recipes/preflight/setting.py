@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import finished
+from rlhf_recipes import finished, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.chat.chosen import speakers
+from rlhf_recipes.evaluation import plan
+from rlhf_recipes.finished import Found
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.machine import Machine
 from rlhf_recipes.preflight.memory import FLOAT, SIZES, Numbers
 from rlhf_recipes.preflight.rows import Rows
 from rlhf_recipes.preflight.shapes import Shape, shape_of
-from rlhf_recipes.training import arguments, peft_config
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,6 @@ class Network:
         return memory.weights(self.shape, self.numbers)
 
     @property
-    def libraries(self) -> float:
-        """What is there before any model, and a tokenizer for each reward model."""
-        return self.machine.baseline + self.tokenizer * sum(n.part == "reward" for n in self.networks)
-
-    @property
     def gradients(self) -> float:
         return memory.gradients(self.shape, self.numbers) if self.trained else 0.0
 
@@ -45,6 +42,7 @@ class Setting:
 
     Args:
         cfg: the checked config.
+        run: with its inputs resolved.
         args: its `trainer` node as its class; None for a stage that trains nothing.
         rows: how long rows are, tokens.
         machine: where it will run.
@@ -53,6 +51,7 @@ class Setting:
     """
 
     cfg: DictConfig
+    run: StageRun
     args: object
     rows: Rows
     machine: Machine
@@ -97,17 +96,22 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
         UserError: a model's config cannot be read, or the trainer refuses its settings.
     """
     args = quiet_arguments(cfg, run) if cfg.trainer is not None else None
-    setting = Setting(cfg, args, rows, machine, tokenizer if machine.device == "cpu" else 0.0)
+    setting = Setting(cfg, run, args, rows, machine, tokenizer if machine.device == "cpu" else 0.0)
     autocast = args is not None and bool(args.bf16 or args.fp16)
 
-    def add(part: str, path: str | None, *, trained: bool = False, head: bool = False) -> Network:
-        peft = peft_config(cfg, "SEQ_CLS" if head else "CAUSAL_LM") if trained else None
-        shape = shape_of(cfg.model, path, scalar_head=head, peft=peft)
-        numbers = numbers_of(cfg.model, shape, not trained, machine.device, autocast)
+    def add(part: str, path: str | None, *, trained=False, head=False, node: DictConfig = cfg.model) -> Network:
+        peft = _adapter(cfg, "SEQ_CLS" if head else "CAUSAL_LM") if trained else None
+        shape = shape_of(node, path, scalar_head=head, peft=peft)
+        numbers = numbers_of(node, shape, not trained, machine.device, autocast)
         setting.networks.append(Network(part, shape, numbers, trained))
         return setting.networks[-1]
 
-    path = language_model(run)
+    def add_rewards() -> None:
+        for scorer in scorers(cfg, run):
+            add("reward", scorer.path, head=True, node=models.plain(cfg.model))
+
+    written = language_models(cfg, run)
+    path = written[0].path if written else None
     match cfg.stage:
         case "pretrain" | "sft":
             add("policy", path, trained=True)
@@ -117,8 +121,7 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
             if add("policy", path, trained=True).shape.adapter is None:
                 add("reference", path)
         case "grpo":
-            for place in reward_paths(cfg, run):
-                add("reward", place, head=True)
+            add_rewards()
             if add("policy", path, trained=True).shape.adapter is None and cfg.kl.kl_coef:
                 add("reference", path)
         case "ppo":
@@ -126,31 +129,36 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
             if critic and shape_of(cfg.model, critic).vocab == shape_of(cfg.model, path).vocab:
                 add("critic", critic, trained=True, head=True)
             policy = add("policy", path, trained=True)
-            for place in reward_paths(cfg, run):
-                add("reward", place, head=True)
+            add_rewards()
             if policy.shape.adapter is None:
                 setting.networks.append(Network("reference", policy.shape, policy.numbers))  # a copy, not read again
         case "evaluate":  # one at a time; the largest counts
-            for place in sorted(language_models(run), key=lambda p: -shape_of(cfg.model, p).parameters)[:1]:
-                add("policy", place)
-            for place in reward_paths(cfg, run):
-                add("reward", place, head=True)
+            nodes = [(found.path, node_of(cfg, run, found)) for found in written]
+            for place, node in sorted(nodes, key=lambda n: -shape_of(n[1], n[0]).parameters)[:1]:
+                add("policy", place, node=node)
+            add_rewards()
         case "chat" | "export":
-            key = f"{cfg.stage}.{'models' if cfg.stage == 'chat' else 'model'}"
-            places = OmegaConf.select(cfg, key)
-            for place in [places] if isinstance(places, str) else list(places or [None]):
-                add("policy", finished.find(run, place, key).path)
-        case _:
-            if path:
-                add("policy", path)
-            if cfg.stage in ("collect", "score"):
-                for place in reward_paths(cfg, run):
-                    add("reward", place, head=True)
+            for found in written:
+                scores = finished.kind(found.path) == "reward"
+                add("reward" if scores else "policy", found.path, head=scores, node=node_of(cfg, run, found))
+        case "collect":
+            add("policy", path)
+            add_rewards()
+        case "score":
+            add_rewards()
     return setting
+
+
+def _adapter(cfg: DictConfig, task: str):
+    from rlhf_recipes.training import peft_config  # the trainer's module takes seconds: a chat has no use for it
+
+    return peft_config(cfg, task)
 
 
 def quiet_arguments(cfg: DictConfig, run: StageRun):
     """training.arguments without what it prints: the stage itself will."""
+    from rlhf_recipes.training import arguments
+
     with contextlib.redirect_stdout(io.StringIO()):
         return arguments(cfg, run)
 
@@ -172,25 +180,66 @@ def numbers_of(model: DictConfig, shape: Shape, frozen: bool, device: str, autoc
     return Numbers(weight, narrow, norm)
 
 
-def reward_paths(cfg: DictConfig, run: StageRun) -> list[str]:
-    """Where the models of the reward signal lie; those that are not made yet are left out."""
-    places = []
-    for spec in ((cfg.reward or {}).get("models") or {}).values():
+@dataclass(frozen=True)
+class Scorer:
+    """A model of the reward signal.
+
+    Args:
+        name: as in the `reward` node; the members of an ensemble are numbered.
+        path: a folder or a hub id.
+        classifies: it is a function's classifier, which reads text whatever the policy's tokens are.
+        batch: answers a forward.
+    """
+
+    name: str
+    path: str
+    classifies: bool = False
+    batch: int = 64
+
+
+def scorers(cfg: DictConfig, run: StageRun) -> list[Scorer]:
+    """Every model of the reward signal; those that are not made yet are left out."""
+    found = []
+    for name, spec in ((cfg.reward or {}).get("models") or {}).items():
         if spec is not None:
             paths = [spec.path] if isinstance(spec.path, str) else list(spec.path)  # a list is an ensemble
-            places += [run.inputs.get("reward_model", {}).get("path") if path == "auto" else path for path in paths]
-    for spec in ((cfg.reward or {}).get("functions") or {}).values():
+            for number, path in enumerate(paths, 1):
+                path = run.inputs.get("reward_model", {}).get("path") if path == "auto" else path
+                member = name if len(paths) == 1 else f"{name}#{number}"
+                found.append(Scorer(member, path, batch=spec.get("batch_size") or 64))
+    for name, spec in ((cfg.reward or {}).get("functions") or {}).items():
         if spec is not None and str(spec.get("path")).endswith("classifier:label_score"):
-            places.append(spec.kwargs.model)
-    return [place for place in places if place]
+            batch = spec.kwargs.get("batch_size") or 32
+            found.append(Scorer(name, spec.kwargs.model, classifies=True, batch=batch))
+    return [scorer for scorer in found if scorer.path]
 
 
-def language_models(run: StageRun) -> list[str]:
-    """Where the language models among a stage's inputs lie."""
+def language_models(cfg: DictConfig, run: StageRun) -> list[Found]:
+    """The models of a stage that write, the policy first: its inputs, or whom chat and export were asked for.
+
+    Export's may be a reward model; `finished.kind` tells.
+
+    Raises:
+        UserError: one is not there, or does not write where it has to.
+    """
+    if cfg.stage == "chat":
+        return speakers(cfg, run)
+    if cfg.stage == "export":
+        return [finished.find(run, cfg.export.model, "export.model")]
     others = ("reward_model", "value_model")
-    return [entry["path"] for name, entry in run.inputs.items() if name not in others]
+    return [Found(name, entry["path"]) for name, entry in run.inputs.items() if name not in others]
 
 
-def language_model(run: StageRun) -> str | None:
-    """The first of them: the policy, or of models to be compared the first. None: it is made from nothing."""
-    return next(iter(language_models(run)), None)
+def language_model(cfg: DictConfig, run: StageRun) -> Found | None:
+    """The first of them: the policy, or of models to be compared the first. None: there is none, or none yet."""
+    return next(iter(language_models(cfg, run)), None)
+
+
+def node_of(cfg: DictConfig, run: StageRun, found: Found) -> DictConfig:
+    """The `model` node with which a stage loads a model that writes."""
+    if cfg.stage == "evaluate":
+        return cfg.model if plan.own(cfg, run.inputs[found.name]) else models.plain(cfg.model)
+    if cfg.stage not in ("chat", "export"):
+        return cfg.model
+    node = finished.model_node(cfg, found)
+    return OmegaConf.merge(node, {"dtype": "float32", "quantization": None}) if cfg.stage == "export" else node

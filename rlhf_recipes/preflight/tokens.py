@@ -58,34 +58,66 @@ def turn_end(tokenizer) -> int | None:
     return special[-1] if special else None
 
 
-def of_two(policy, reward) -> list[Finding]:
-    """The policy's tokenizer against the reward model's."""
+def of_scorer(name: str, tokenizer) -> list[Finding]:
+    """A reward model's tokenizer by itself, where no policy stands beside it."""
+    template = "a chat template" if tokenizer.chat_template else "no chat template"
+    return [
+        Finding(
+            f"{name}: EOS {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), pad {tokenizer.pad_token!r} "
+            f"({tokenizer.pad_token_id}), {template}"
+        )
+    ]
+
+
+def too_long(name: str, context: int | None, whole: int) -> list[Finding]:
+    """A reward model that reads less than a prompt with its answer has, in the policy's tokens."""
+    if context is None or whole <= context:
+        return []
+    text = f"{name}: reads {context} tokens, and a prompt with its answer has up to {whole}: its start is cut"
+    return [Finding(text, True)]
+
+
+def of_classifier(name: str, policy, reward) -> list[Finding]:
+    """A function's classifier: it reads text of its own tokens, so that nothing has to go together but the text."""
+    alike = "the policy's vocabulary" if policy.get_vocab() == reward.get_vocab() else "a vocabulary of its own"
+    return [Finding(f"{name}: {alike} ({len(reward)} tokens); it reads prompt and answer as text")]
+
+
+def of_two(policy, reward, name: str = "reward model", critic: bool = True, chat: bool = True) -> list[Finding]:
+    """The policy's tokenizer against a reward model's.
+
+    Args:
+        critic: PPO would start its critic from this one.
+        chat: the data is given as turns; else neither chat template is read.
+    """
     if policy.get_vocab() != reward.get_vocab():
         common = policy.get_vocab().keys() & reward.get_vocab().keys()
         found = [
             Finding(
-                f"reward model: another vocabulary ({len(reward)} tokens, {len(common)} of the policy's "
-                f"{len(policy)}): answers are tokenised again for it, and it cannot be the critic"
+                f"{name}: another vocabulary ({len(reward)} tokens, {len(common)} of the policy's "
+                f"{len(policy)}): answers are tokenised again for it{', and it cannot be the critic' if critic else ''}"
             )
         ]
     else:
-        found = [Finding("reward model: the policy's vocabulary")]
+        found = [Finding(f"{name}: the policy's vocabulary")]
         if policy.eos_token_id != reward.eos_token_id:
             found.append(
                 Finding(
-                    f"EOS differs: {policy.eos_token!r} ends the policy's answers, {reward.eos_token!r} those that the "
-                    "reward model was trained on; give model.eos_token alike in stage=reward and here",
+                    f"{name}: EOS differs: {policy.eos_token!r} ends the policy's answers, {reward.eos_token!r} those "
+                    "that it was trained on; give model.eos_token alike in stage=reward and here",
                     True,
                 )
             )
         if policy.pad_token_id != reward.pad_token_id:
             found.append(
-                Finding(f"pad differs: policy {policy.pad_token!r}, reward model {reward.pad_token!r}; both are masked")
+                Finding(f"{name}: pad differs: {policy.pad_token!r}, here {reward.pad_token!r}; both are masked")
             )
+    if not chat:
+        return found
     if bool(policy.chat_template) != bool(reward.chat_template):
-        has, lacks = ("policy", "reward model") if policy.chat_template else ("reward model", "policy")
+        has, lacks = ("policy", name) if policy.chat_template else (name, "policy")
         why = "its scores would be of another text than it learned from"
         found.append(Finding(f"the {has} has a chat template and the {lacks} has none: {why}", True))
     elif policy.chat_template != reward.chat_template:
-        found.append(Finding("chat templates differ: the reward model reads turns in its own", False))
+        found.append(Finding(f"{name}: another chat template than the policy's: it reads turns in its own"))
     return found

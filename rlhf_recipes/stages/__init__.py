@@ -44,6 +44,8 @@ def run(cfg: DictConfig) -> dict:
     _check_stage(cfg, stage_run)
     if cfg.preflight:
         return _preflight().run(cfg, stage_run)
+    if cfg.stage == "score" and not cfg.preview:
+        _preflight().brief(cfg, stage_run)
     if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)
     claimed = _claim(stage_run)
@@ -52,7 +54,7 @@ def run(cfg: DictConfig) -> dict:
         return {}
     stage = _stage(cfg.stage)  # its libraries are in memory from here on
     try:
-        if cfg.trainer is not None and int(os.environ.get("RANK", "0")) == 0:
+        if int(os.environ.get("RANK", "0")) == 0:
             stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
         metrics = stage.run(cfg, stage_run)
     except UserError:

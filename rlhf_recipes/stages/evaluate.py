@@ -75,9 +75,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
 def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
     """The `model` node a model is loaded with: the run's own for its stages and base, a plain one for a stranger."""
-    entry = run.inputs[name.partition("@")[0]]
-    own = "stage" in entry or entry["path"] == cfg.model.path
-    return cfg.model if own else models.plain(cfg.model)
+    return cfg.model if plan.own(cfg, run.inputs[name.partition("@")[0]]) else models.plain(cfg.model)
 
 
 def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[dict], list[str]]:

@@ -23,9 +23,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes import models  # torch: only when all else is right
     from rlhf_recipes.chat import template
     from rlhf_recipes.export import card, merge, write
+    from rlhf_recipes.preflight import check
     from rlhf_recipes.training import quiet
 
     quiet()
+    estimate = check.brief(cfg, run)
     reward = finished.kind(found.path) == "reward"
     node = finished.model_node(cfg, found)
     tokenizer = models.load_tokenizer(node, found.path)
@@ -54,6 +56,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         print(
             f"export: {len(merged.adapters)} adapter(s) merged, logits moved by {merged.difference:.1e} of the largest"
         )
+    print(check.afterwards(estimate))
     if cfg.export.push_to_hub:
         print(f"export: {hub.push(to, cfg.export.push_to_hub, cfg.export.private)}")
     return {"parameters": parameters, "megabytes": round(size, 1), "merge_difference": merged.difference}

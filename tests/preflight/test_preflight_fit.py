@@ -46,6 +46,24 @@ def test_three_ways_where_three_settings_are_enough_alone(house, folders):
     assert len(ways) == 3 and all(way.fits and len(way.overrides) == 1 for way in ways)
 
 
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "ppo", "grpo"])
+@pytest.mark.parametrize("share", [0.97, 0.6])
+def test_three_ways_are_told_wherever_one_is_enough(house, folders, stage, share):
+    more = ("trainer.max_length=100",) if stage in ("sft", "reward", "dpo") else ()
+    before = peak(phases(settled(house, folders, 1e12, *more, stage=stage)[0])).total
+    ways = fit.ways(*settled(house, folders, share * before, *more, stage=stage))
+    assert len(ways) == 3 and all(way.fits for way in ways)
+    assert len({tuple(sorted(way.overrides)) for way in ways}) == 3
+
+
+def test_the_size_of_a_model_that_would_fit_follows_the_room(house, folders):
+    setting, _ = settled(house, folders, 1e12)
+    top = peak(phases(setting)).total - setting.libraries
+    half, _ = settled(house, folders, setting.libraries + top / 2)
+    assert fit.largest(half) == pytest.approx(setting.find("policy").shape.parameters / 2)
+    assert fit.largest(settled(house, folders, 1.0)[0]) == 0.0
+
+
 def test_where_no_setting_is_enough_it_says_so(house, folders):
     ways = fit.ways(*settled(house, folders, 1.0))
     assert ways and not any(way.fits for way in ways)

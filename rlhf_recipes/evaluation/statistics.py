@@ -19,7 +19,7 @@ class Mean(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Shares of prompts, 0 to 1; the two intervals cover 95 % and are None where nothing was decided."""
+    """Shares of prompts, 0 to 1, and intervals that cover 95 %; `decided` is None where every prompt was a tie."""
 
     win: float
     tie: float
@@ -28,6 +28,8 @@ class Comparison(NamedTuple):
     decided: float | None  # wins among the prompts that were not ties
     decided_ci95: tuple[float, float] | None
     n: int
+    tie_ci95: tuple[float, float]
+    loss_ci95: tuple[float, float]
 
 
 def finite(values: Scores) -> np.ndarray:
@@ -103,7 +105,8 @@ def compare(ours: Scores, theirs: Scores, *, epsilon: float = 0.0, resamples: in
     difference = finite([a - b for a, b in pairs])
     n = len(difference)
     if n == 0:
-        return Comparison(0.0, 0.0, 0.0, (0.0, 1.0), None, None, 0)
+        unknown = (0.0, 1.0)
+        return Comparison(0.0, 0.0, 0.0, unknown, None, None, 0, unknown, unknown)
     wins, losses = int((difference > epsilon).sum()), int((difference < -epsilon).sum())
     shares = np.array([wins, n - wins - losses, losses]) / n
     # n prompts drawn with replacement from three outcomes are one multinomial draw: the bootstrap without its loop.
@@ -116,6 +119,8 @@ def compare(ours: Scores, theirs: Scores, *, epsilon: float = 0.0, resamples: in
         decided=wins / (wins + losses) if wins + losses else None,
         decided_ci95=_interval(drawn[some, 0] / decided[some]) if wins + losses else None,
         n=n,
+        tie_ci95=_interval(drawn[:, 1] / n),
+        loss_ci95=_interval(drawn[:, 2] / n),
     )
 
 

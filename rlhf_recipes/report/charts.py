@@ -13,13 +13,14 @@ from rlhf_recipes.report.svg import Drawing, Line
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with its words. `key` is fit for a file name."""
+    """A drawing with its words. `key` is fit for a file name; `below`: the title of the chart it stands under."""
 
     key: str
     title: str
     how: str
     legend: tuple[str, ...]
     drawing: Drawing
+    below: str = ""
 
 
 def of_stage(stage: Stage) -> list[Chart]:
@@ -56,7 +57,7 @@ def _line(label: str, stage: Stage, quantity: str) -> Line:
 def _chart(stage: str, curve: Curve, lines: list[Line], references) -> Chart:
     drawing = svg.line_chart(lines, x_label="step", y_label=curve.unit, references=references, integer_x=True)
     key = f"{stage}_{curve.title.lower().replace(' ', '_')}"
-    return Chart(key, curve.title, curve.how, tuple(line.label for line in lines), drawing)
+    return Chart(key, curve.title, curve.how, tuple(line.label for line in lines), drawing, curve.below)
 
 
 def _references(stage: Stage, curve: Curve) -> list[tuple[float, str]]:

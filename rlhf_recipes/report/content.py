@@ -216,10 +216,14 @@ def wins(evaluation: dict) -> Table:
         if "@" in pair:
             continue
         decided = of.get("decided", decided_share(of))
-        rows.append([versus(pair), of.get("win"), of.get("tie"), of.get("loss"), interval(of.get("ci95"))])
+        rows.append([versus(pair)])
+        for share, ci in (("win", "ci95"), ("tie", "tie_ci95"), ("loss", "loss_ci95")):
+            rows[-1] += [of.get(share), interval(of.get(ci))]
         rows[-1] += [decided, interval(of.get("decided_ci95")), of.get("n")]
-    columns = [Column("pair", None), Column("win", "%"), Column("tie", "%"), Column("loss", "%")]
-    columns += [Column("95 % of win", None), Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
+    columns = [Column("pair", None)]
+    for share in ("win", "tie", "loss"):
+        columns += [Column(share, "%"), Column(f"95 % of {share}", None)]
+    columns += [Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
     note = f"Judged by {by}; " if (by := judged_by(evaluation)) else ""
     note += "intervals by bootstrap over prompts."
     return Table("Who beats whom", columns, rows, note[0].upper() + note[1:]).without_empty_columns()

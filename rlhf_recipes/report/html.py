@@ -119,7 +119,7 @@ def flow(run: Run) -> str:
     items = []
     for name, stage in run.stages.items():
         took = content.duration(stage.summary.get("wall_seconds"))
-        peak = stage.summary.get("peak_rss_mb")
+        peak = stage.summary.get("peak_gpu_mb") or stage.summary.get("peak_rss_mb")
         memory = f" · {peak / 1000:.1f} GB" if peak else ""
         figure = escape(content.key_figure(stage))
         items.append(f"<li><b>{escape(content.TITLES[name])}</b><span>{took}{memory}</span><span>{figure}</span></li>")
@@ -162,8 +162,12 @@ def chart_grid(found: Sequence[Chart]) -> str:
     if not found:
         return ""
     shared = len(found) > 1 and len({chart.legend for chart in found}) == 1
-    figures = "".join(figure(chart, with_legend=not shared) for chart in found)
-    return f'{legend(found[0].legend) if shared else ""}<div class="charts">{figures}</div>'
+    cells: dict[str, str] = {}  # title of the upper chart -> its figure, with those that belong under it
+    for chart in found:
+        place = chart.below if chart.below in cells else chart.title
+        cells[place] = cells.get(place, "") + figure(chart, with_legend=not shared)
+    grid = "".join(f"<div>{cell}</div>" for cell in cells.values())
+    return f'{legend(found[0].legend) if shared else ""}<div class="charts">{grid}</div>'
 
 
 def legend(labels: Sequence[str]) -> str:

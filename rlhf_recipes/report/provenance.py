@@ -100,15 +100,15 @@ def reproduce(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
 
 
 def stages_table(run: Run) -> Table:
-    """Seed, time, memory and origin of each stage."""
+    """Seed, time, origin and memory of each stage: the peak measured, and what preflight had estimated before."""
     rows = []
     for name, stage in run.stages.items():
         s = stage.summary
         inputs = ", ".join(f"{key} {of.get('path')} ({of.get('hash')})" for key, of in (s.get("inputs") or {}).items())
         rows.append([name, s.get("seed"), duration(s.get("wall_seconds")), s.get("peak_rss_mb"), s.get("peak_gpu_mb")])
-        rows[-1].append(inputs or None)
+        rows[-1] += [(s.get("preflight") or {}).get("estimate_mb"), inputs or None]
     columns = [Column("stage", None), Column("seed", None), Column("time", None), Column("peak memory, MB", 0)]
-    columns += [Column("peak GPU memory, MB", 0), Column("trained from (hash)", None)]
+    columns += [Column("peak GPU memory, MB", 0), Column("estimated peak, MB", 0), Column("trained from (hash)", None)]
     return Table("Stages", columns, rows, f"All stages together: {duration(run.seconds)}.").without_empty_columns()
 
 

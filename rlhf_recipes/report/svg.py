@@ -19,7 +19,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#8a4f7d", "#56b4e9", "#b07d00", "#3
 DARK_PALETTE = ("#56b4e9", "#ff8c42", "#2fc796", "#d9a0cc", "#9fd3f2", "#f0c142", "#cccccc", "#f2a7c3")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 4", "6 2 1 2")
 MARKERS = ("circle", "square", "up", "diamond", "down", "cross", "circle", "square")
-STYLES = len(DASHES)
+STYLES = 3 * len(DASHES)  # from the ninth on a colour comes again, with another dash and another marker
+LEGEND_COLUMNS = 4  # of a drawing that is a file of its own
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class Drawing:
 
     def standalone(self, legend: Sequence[str] = ()) -> str:
         """The drawing as a file of its own, in the light palette, with its legend above."""
-        room = 22 if len(legend) > 1 else 0
+        room = 22 * math.ceil(len(legend) / LEGEND_COLUMNS) if len(legend) > 1 else 0
         style = f"text{{font:12px system-ui,sans-serif;fill:#333}}{styles(PALETTE)}"
-        width = (WIDTH - LEFT) / max(len(legend), 1)
-        places = [f"translate({LEFT + i * width:.0f} {-room})" for i in range(len(legend))]
+        width = (WIDTH - LEFT) / max(min(len(legend), LEGEND_COLUMNS), 1)
+        cells = [divmod(i, LEGEND_COLUMNS) for i in range(len(legend))]
+        places = [f"translate({LEFT + column * width:.0f} {22 * row - room})" for row, column in cells]
         keys = [
             f'<g transform="{place}">{_key(i)}<text x="40" y="11">{escape(label)}</text></g>'
             for i, (place, label) in enumerate(zip(places, legend, strict=True))
@@ -65,9 +67,15 @@ def styles(palette: Sequence[str]) -> str:
     shared = ".grid{stroke:#8884}.axis,.ref{stroke:#888}.ref{stroke-dasharray:4 3}.line{fill:none;stroke-width:2}"
     shared += ".band{opacity:.16}"
     return shared + "".join(
-        f".s{i}{{stroke:{colour};stroke-dasharray:{dash or 'none'}}}.f{i}{{fill:{colour}}}"
-        for i, (colour, dash) in enumerate(zip(palette, DASHES, strict=True))
+        f".s{i}{{stroke:{palette[i % len(palette)]};stroke-dasharray:{DASHES[_shape(i)] or 'none'}}}"
+        f".f{i}{{fill:{palette[i % len(palette)]}}}"
+        for i in range(STYLES)
     )
+
+
+def _shape(style: int) -> int:
+    """Which dash and marker: they move on by one each time the colours begin again."""
+    return (style + style // len(DASHES)) % len(DASHES)
 
 
 def downsample(xs: Sequence[float], ys: Sequence[float], points: int = POINTS) -> Line:
@@ -204,7 +212,7 @@ def marker(x: float, y: float, style: int) -> str:
         "diamond": f"M{x:.1f} {y - 4.5:.1f}l4.5 4.5l-4.5 4.5l-4.5 -4.5Z",
         "cross": f"M{x - r:.1f} {y - 1:.1f}h{2 * r}v2h{-2 * r}ZM{x - 1:.1f} {y - r:.1f}h2v{2 * r}h-2Z",
     }
-    shape = MARKERS[style]
+    shape = MARKERS[_shape(style)]
     if shape == "circle":
         return f'<circle class="f{style}" cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>'
     return f'<path class="f{style}" d="{shapes[shape]}"/>'

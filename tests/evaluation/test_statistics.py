@@ -42,6 +42,13 @@ def test_interval_is_the_binomial_one():
     assert found.decided_ci95 == found.ci95
 
 
+def test_ties_and_losses_have_the_binomial_interval_too():
+    # 50 won, 30 tied, 20 lost of 100: standard errors sqrt(0.3 * 0.7 / 100) = 0.0458 and sqrt(0.2 * 0.8 / 100) = 0.04
+    found = statistics.compare([1.0] * 50 + [0.5] * 30 + [0.0] * 20, [0.5] * 100, resamples=20_000)
+    assert found.tie_ci95 == pytest.approx((0.3 - 1.96 * 0.0458, 0.3 + 1.96 * 0.0458), abs=0.011)
+    assert found.loss_ci95 == pytest.approx((0.2 - 1.96 * 0.04, 0.2 + 1.96 * 0.04), abs=0.011)
+
+
 def test_decided_wins_leave_the_ties_out():
     found = statistics.compare([1, 1, 1, 0] + [0] * 6, [0, 0, 0, 1] + [0] * 6)
     assert found[:3] == (0.3, 0.6, 0.1)

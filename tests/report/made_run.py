@@ -44,7 +44,13 @@ def _stage(
     before = {"sft": "pretrain", "reward": "sft", "ppo": "sft", "evaluate": "ppo"}.get(name)
     inputs = {"policy": {"path": f"runs/{path.name}/{before}/model", "hash": "9f8e7d6c5b4a3210"}} if before else {}
     summary = {"stage": name, "status": "done", "seed": seed, "wall_seconds": seconds, "peak_rss_mb": 1432.5}
-    summary |= {"peak_gpu_mb": None, "versions": VERSIONS, "inputs": inputs, "metrics": figures}
+    summary |= {
+        "preflight": {"estimate_mb": 1502.4, "measured_mb": 1432.5},
+        "peak_gpu_mb": None,
+        "versions": VERSIONS,
+        "inputs": inputs,
+        "metrics": figures,
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
 
 

@@ -29,3 +29,16 @@ def test_every_figure_of_an_evaluated_model_is_defined():
     summary = summarise(of, {"score": [1.0], "gold": [1.0], "accuracy": [1.0], "majority_at_<k>": [1.0]})
     stems = {re.sub(r"_(std|se|tokens|dropped)$", "", key) for key in summary}
     assert [stem for stem in stems if f"`{stem}`" not in PAGE] == []
+
+
+def test_outside_ppo_every_quantity_has_a_healthy_range_and_a_remedy():
+    page = PAGE.partition("\n## ppo")[0] + "\n## grpo" + PAGE.partition("\n## grpo")[2]
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip("|"))] for row in rows]
+    assert len(cells) > 50 and [row for row in cells if len(row) != 4 or not all(row)] == []
+
+
+def test_what_grpo_logs_about_its_groups_is_defined():
+    source = (Path(__file__).parents[2] / "rlhf_recipes" / "grpo" / "trainer.py").read_text(encoding="utf-8")
+    names = re.findall(r'"(groups/\w+)"', source)
+    assert names and [name for name in names if f"`{name}`" not in PAGE] == []

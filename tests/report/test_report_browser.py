@@ -74,6 +74,36 @@ def test_controls_of_a_comparison(sweep, tmp_path):
     assert said["overflow"] == 0
 
 
+# Chromium's windows have a least width, a frame has none: the page in the frame tells its own overflow.
+TELLS = """<script>
+const page = document.documentElement, edge = page.clientWidth + 1, scrolls = e => e.closest(".scroll, nav, pre, svg");
+const out = [...document.querySelectorAll("body *")].filter(e => !scrolls(e) && e.getBoundingClientRect().right > edge);
+parent.postMessage(JSON.stringify({width: page.clientWidth, overflow: page.scrollWidth - page.clientWidth,
+  out: out.map(e => e.outerHTML.slice(0, 60))}), "*");
+</script></body>"""
+FRAME = """<!doctype html><title>waiting</title><script>onmessage = e => document.title = e.data</script>
+<body style="margin:0"><iframe src="{}" style="border:0;width:390px;height:900px"></iframe>"""
+
+
+def test_nothing_sticks_out_on_a_phone(run_dir, sweep, tmp_path):
+    for name, runs in (("one", [run_dir]), ("several", sweep)):
+        page = html.write(runs, tmp_path / f"{name}.html")
+        page.write_text(page.read_text().replace("</body>", TELLS))
+        (tmp_path / "frame.html").write_text(FRAME.format(page.as_uri()))
+        done = chromium(tmp_path, "--dump-dom", "--virtual-time-budget=2000", (tmp_path / "frame.html").as_uri())
+        said = json.loads(entities.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]))
+        assert said == {"width": 390, "overflow": 0, "out": []}, name
+
+
+def test_printed_it_is_several_pages_of_text(run_dir, tmp_path):
+    printed = tmp_path / "report.pdf"
+    chromium(tmp_path, f"--print-to-pdf={printed}", html.write([run_dir], tmp_path / "r.html").as_uri())
+    content = printed.read_bytes()
+    pages = len(re.findall(rb"/Type\s*/Page\b", content))
+    assert content.startswith(b"%PDF") and 3 <= pages <= 40
+    assert b"/Font" in content and b"/ToUnicode" in content  # words that can be searched and copied, not a picture
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_screenshot_is_not_empty_and_nothing_sticks_out(run_dir, tmp_path, width):
     image = pytest.importorskip("PIL.Image", reason="no Pillow here to read the screenshot: pip install pillow")

@@ -175,3 +175,23 @@ def test_terminal_answers_stand_side_by_side_only_where_there_is_room(run_dir, t
 
     assert header(120)
     assert not header(60)
+
+
+def test_betas_chart_stands_under_the_kls_and_the_losses_are_drawn(run_dir, tmp_path):
+    page = html.write([run_dir], tmp_path / "r.html").read_text()
+    titles = [re.search(r"<figcaption>(.*?)<small>", cell)[1] for cell in page.split('<div class="charts">')[1:]]
+    assert titles[0] == "Loss"
+    ppo = page[page.index("<h3>PPO</h3>") :].partition("</section>")[0]
+    cells = re.findall(r"<div>(<figure.*?)</div>(?=<div><figure|</div>)", ppo)
+    shown = [re.findall(r"<figcaption>(.*?)<small>", cell) for cell in cells]
+    assert shown[:3] == [["Score"], ["Gold score"], ["KL to the reference", "Beta"]]
+    assert ["Policy loss"] in shown and ["Value loss"] in shown
+
+
+def test_estimate_and_measured_peak_stand_side_by_side(run_dir, tmp_path):
+    page = markdown.write([run_dir], tmp_path / "r.md").read_text()
+    (head,) = [line for line in page.splitlines() if "estimated peak, MB" in line]
+    cells = [cell.strip() for cell in head.split("|")]
+    (row,) = [line for line in page.splitlines() if line.startswith("| ppo |") and "1,502" in line]
+    found = [cell.strip() for cell in row.split("|")]
+    assert found[cells.index("peak memory, MB")] == "1,432" and found[cells.index("estimated peak, MB")] == "1,502"

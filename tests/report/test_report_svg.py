@@ -39,9 +39,8 @@ def test_a_line_that_hardly_moves_is_not_blown_up():
 
 
 def test_series_differ_in_dash_and_marker_not_only_in_colour():
-    styles = [(svg.DASHES[i], svg.MARKERS[i]) for i in range(svg.STYLES)]
-    assert len(set(styles)) == svg.STYLES
-    assert len(svg.PALETTE) == len(svg.DARK_PALETTE) == svg.STYLES
+    styles = [(svg.DASHES[i], svg.MARKERS[i]) for i in range(len(svg.PALETTE))]
+    assert len(set(styles)) == len(svg.PALETTE) == len(svg.DARK_PALETTE) == len(svg.DASHES)
 
 
 def test_labels_are_escaped_and_the_standalone_file_is_xml():
@@ -49,6 +48,18 @@ def test_labels_are_escaped_and_the_standalone_file_is_xml():
     assert "<a&b>" not in drawing.svg
     root = ElementTree.fromstring(drawing.standalone(("<a&b>", "c")))
     assert any(text.text == "<a&b>" for text in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_every_line_up_to_twentyfour_has_a_look_of_its_own():
+    css = svg.styles(svg.PALETTE)
+    looks = [re.search(rf"\.s{i}{{(.*?)}}", css)[1] for i in range(svg.STYLES)]
+    assert svg.STYLES == 24 and len(set(looks)) == 24
+    lines = [svg.Line(f"run {i}", [0, 1], [i, i + 1]) for i in range(12)]
+    drawing = svg.line_chart(lines, x_label="step")
+    assert len(set(re.findall(r'class="line (s\d+)"', drawing.svg))) == 12
+    alone = drawing.standalone([line.label for line in lines])
+    places = re.findall(r'<g transform="translate\((\d+) (-?\d+)\)">', alone)
+    assert len(set(places)) == 12 and len({x for x, _ in places}) == svg.LEGEND_COLUMNS
 
 
 def test_histogram_heights_are_shares_of_each_group():

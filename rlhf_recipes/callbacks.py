@@ -117,10 +117,15 @@ class KLRunaway(TrainerCallback, ExportableState):
         place = Path(args.output_dir) / self.folder
         kl, reward = metrics["objective/kl"], metrics["objective/rlhf_reward"]
         self.above = 0 if kl <= self.max_kl else self.above + 1  # a KL that is NaN is no KL below the limit
-        if self.stopped:
-            kept = f"the best policy (rlhf_reward {self.kept['rlhf_reward']:.3f}) is in {place}" if self.kept else ""
+        if self.stopped and self.kept is None:
+            logger.warning("the KL is %.1f nats a response, above %.1f: stopped; none was below it", kl, self.max_kl)
+        elif self.stopped:
             logger.warning(
-                "the KL is %.1f nats a response, above %.1f: stopped; %s", kl, self.max_kl, kept or "none was kept"
+                "the KL is %.1f nats a response, above %.1f: stopped; the best policy (rlhf_reward %.3f) is in %s",
+                kl,
+                self.max_kl,
+                self.kept["rlhf_reward"],
+                place,
             )
         elif not self.above and reward > (self.kept["rlhf_reward"] if self.kept else -math.inf):
             self.kept = {"step": state.global_step, "kl": kl, "rlhf_reward": reward}

@@ -1,7 +1,8 @@
 """Claim: a run of 10,000 PPO steps becomes a report in under 10 s and under 5 MB. `python benchmarks/report.py`
 
 The run is made by code (tests/report/made_run.py): 10,000 logged steps of 16 metrics, three models on 2,000
-held-out prompts. Each try is a process of its own, start-up included; the median counts. Prints JSON.
+held-out prompts. What is timed is the command that a person types, `stage=report`: start-up, both pages, and the
+tables on the screen; and each page alone. Each try is a process of its own; the median counts. Prints JSON.
 """
 
 import json
@@ -25,31 +26,38 @@ WRITE = (
 )
 
 
-def seconds(module: str, run: Path, out: Path) -> float:
-    """Wall time of one process that writes the report."""
+def seconds(*words: str) -> float:
+    """Wall time of one Python process."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", WRITE.format(module), str(run), str(out)], check=True, cwd=REPOSITORY)
+    subprocess.run([sys.executable, *words], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
+def alone(module: str, run: Path, out: Path) -> list[str]:
+    """The words of a process that writes one of the two pages."""
+    return ["-c", WRITE.format(module), str(run), str(out)]
+
+
 def main() -> None:
-    """Makes the run, writes both reports alternately, prints what was measured."""
+    """Makes the run, writes its reports alternately, prints what was measured."""
     with tempfile.TemporaryDirectory() as folder:
         run = made_run.make(Path(folder) / "long", steps=10_000, prompts=2_000)
         page, text = Path(folder) / "report.html", Path(folder) / "report.md"
-        times = [(seconds("html", run, page), seconds("markdown", run, text)) for _ in range(TRIES)]
+        stage = ["-m", "rlhf_recipes", "stage=report", f"run.root={folder}", f"run.name={run.name}"]
+        of = {"stage": stage, "html": alone("html", run, page), "markdown": alone("markdown", run, text)}
+        times = [{name: seconds(*words) for name, words in of.items()} for _ in range(TRIES)]
+        medians = {f"{name}_seconds": round(statistics.median(t[name] for t in times), 2) for name in of}
         read = sum(file.stat().st_size for file in run.rglob("*.jsonl"))
         result = {
             "steps": 10_000,
             "artifacts_mb": round(read / 1e6, 1),
-            "html_seconds": round(statistics.median(t for t, _ in times), 2),
-            "html_mb": round(page.stat().st_size / 1e6, 2),
-            "markdown_seconds": round(statistics.median(t for _, t in times), 2),
+            **medians,
+            "html_mb": round((run / "report.html").stat().st_size / 1e6, 2),
             "python": platform.python_version(),
             "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         }
     print(json.dumps(result, indent=2))
-    if result["html_seconds"] >= 10 or result["html_mb"] >= 5:
+    if result["stage_seconds"] >= 10 or result["html_mb"] >= 5:
         sys.exit("the claim does not hold here")
 
 

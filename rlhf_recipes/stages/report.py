@@ -24,7 +24,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         tables.show(folders[0])
     else:
         tables.compare(folders)
-    defaults = {s: OmegaConf.to_container(compose("config", [f"stage={s}"])) for s in options(CONF / "stage")}
+    made = [s for s in options(CONF / "stage") if any((folder / s).is_dir() for folder in folders)]
+    defaults = {s: OmegaConf.to_container(compose("config", [f"stage={s}"])) for s in made}
     page = html.write(folders, out / "report.html", defaults=defaults)
     text = markdown.write(folders, out / "report.md", defaults=defaults)
     print(f"report: {page} and {text}")

@@ -195,3 +195,10 @@ def test_estimate_and_measured_peak_stand_side_by_side(run_dir, tmp_path):
     (row,) = [line for line in page.splitlines() if line.startswith("| ppo |") and "1,502" in line]
     found = [cell.strip() for cell in row.split("|")]
     assert found[cells.index("peak memory, MB")] == "1,432" and found[cells.index("estimated peak, MB")] == "1,502"
+
+
+def test_the_page_of_a_long_run_stays_small(tmp_path):
+    long = made_run.make(tmp_path / "long", steps=10_000, prompts=2_000)
+    raw = sum(file.stat().st_size for file in long.rglob("*.jsonl"))
+    page = html.write([long], tmp_path / "r.html").stat().st_size
+    assert raw > 5e6 and page < 1.5e6  # 5 MB are allowed; each curve keeps 300 points, and answers are thinned out

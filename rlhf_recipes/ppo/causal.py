@@ -4,7 +4,6 @@ import inspect
 from contextlib import contextmanager
 
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from rlhf_recipes.ppo import lean
@@ -86,21 +85,3 @@ def evaluating(*modules: nn.Module | None):
     finally:
         for m in training:
             m.train()
-
-
-@contextmanager
-def whole_weights(wrapped: nn.Module, accelerator):
-    """Gather weights that are sharded over processes (FSDP, ZeRO-3), for as long as they are read."""
-    kind = accelerator.distributed_type
-    if kind == DistributedType.FSDP:
-        from torch.distributed.fsdp import FullyShardedDataParallel
-
-        with FullyShardedDataParallel.summon_full_params(wrapped, writeback=False):
-            yield
-    elif kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters(list(wrapped.parameters())):
-            yield
-    else:
-        yield

@@ -31,8 +31,8 @@ def check_launch(args: PPOConfig) -> None:
     else:
         return
     raise UserError(
-        f"PPO does not run under {kind}: every process answers with whole weights. Launch it with "
-        "conf/accelerate/ddp.yaml or zero2.yaml; peft=lora makes large models fit"
+        f"PPO does not run under {kind}: every process answers with whole weights; launch it with "
+        "conf/accelerate/ddp.yaml, and peft=lora where the models do not fit"
     )
 
 

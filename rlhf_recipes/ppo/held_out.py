@@ -19,7 +19,7 @@ def answer_held_out(
     The random numbers depend on `seed` alone, so that two tables differ by the policy alone.
 
     Args:
-        context: entered around the forwards: whole weights, eval mode, precision.
+        context: entered around the forwards: eval mode, precision.
     """
     generator = torch.Generator().manual_seed(seed)
     uniforms = torch.rand(count, player.sampling.max_length, generator=generator)

@@ -24,7 +24,7 @@ from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import checkpoint, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
-from rlhf_recipes.ppo.causal import evaluating, whole_weights
+from rlhf_recipes.ppo.causal import evaluating
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.episodes import Player
 from rlhf_recipes.ppo.experience import Experience, make_experience
@@ -118,8 +118,9 @@ class PPOTrainer(TRLPPOTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience or 1)
         if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            self.add_callback(self.early_stopping)
         model.config.use_cache = use_cache  # Trainer switches it off, and it would be saved so
         self.actor_critic: ActorCritic = self.accelerator.unwrap_model(self.model)
         self.ref_model = ref_model
@@ -272,13 +273,8 @@ class PPOTrainer(TRLPPOTrainer):
 
     @contextmanager
     def _reading(self):
-        """Eval mode, the run's precision, and whole weights where they are sharded (FSDP, ZeRO-3)."""
-        with (
-            evaluating(self.actor_critic),
-            whole_weights(self.model_wrapped, self.accelerator),
-            self.accelerator.autocast(),
-            torch.no_grad(),
-        ):
+        """Eval mode and the run's precision."""
+        with evaluating(self.actor_critic), self.accelerator.autocast(), torch.no_grad():
             yield
 
     def _reduce(self, sums: Tensor) -> Tensor:
@@ -361,15 +357,10 @@ class PPOTrainer(TRLPPOTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone (whole, or its adapter) and the tokenizer, so that from_pretrained reads it."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state = self.accelerator.get_state_dict(self.model_wrapped)
-            state = {k.removeprefix("policy."): v for k, v in state.items() if k.startswith("policy.")}
-        else:
-            state = None
         output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
             os.makedirs(output_dir, exist_ok=True)
-            self.actor_critic.policy.save_pretrained(output_dir, state_dict=state)
+            self.actor_critic.policy.save_pretrained(output_dir)
             self.processing_class.save_pretrained(output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -403,12 +394,14 @@ class PPOTrainer(TRLPPOTrainer):
             "signal": signal.state_dict() if hasattr(signal, "state_dict") else None,
             "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
             "scale": self.scale.state_dict(),
+            "waited": self.early_stopping.early_stopping_patience_counter,  # Trainer saves it, and does not read it
         }
 
     def _load_ppo_state(self, folder: Path) -> None:
         state = torch.load(folder / checkpoint.STATE_FILE, map_location="cpu", weights_only=True)
         self.args.kl_coef = state["kl_coef"]
         self.scale.load_state_dict(state["scale"])
+        self.early_stopping.early_stopping_patience_counter = state.get("waited", 0)
         if state["signal"] is not None:
             self.signal.signal.load_state_dict(state["signal"])
         if state["reference"] is not None:
@@ -416,8 +409,6 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """Policy (or adapter) as Trainer loads it, then the critic."""
-        if self.is_fsdp_enabled:
-            return super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
         whole, self.model = self.model, self.actor_critic.policy
         try:
             super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, self.model)

@@ -162,11 +162,11 @@ def chart_grid(found: Sequence[Chart]) -> str:
     if not found:
         return ""
     shared = len(found) > 1 and len({chart.legend for chart in found}) == 1
-    cells: dict[str, str] = {}  # title of the upper chart -> its figure, with those that belong under it
+    cells: dict[str, list[str]] = {}  # title of the upper chart -> its figure, and that which belongs under it
     for chart in found:
         place = chart.below if chart.below in cells else chart.title
-        cells[place] = cells.get(place, "") + figure(chart, with_legend=not shared)
-    grid = "".join(f"<div>{cell}</div>" for cell in cells.values())
+        cells.setdefault(place, []).append(figure(chart, with_legend=not shared))
+    grid = "".join(f"<div{' class=tall' if len(cell) > 1 else ''}>{''.join(cell)}</div>" for cell in cells.values())
     return f'{legend(found[0].legend) if shared else ""}<div class="charts">{grid}</div>'
 
 

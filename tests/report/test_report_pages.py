@@ -182,7 +182,7 @@ def test_betas_chart_stands_under_the_kls_and_the_losses_are_drawn(run_dir, tmp_
     titles = [re.search(r"<figcaption>(.*?)<small>", cell)[1] for cell in page.split('<div class="charts">')[1:]]
     assert titles[0] == "Loss"
     ppo = page[page.index("<h3>PPO</h3>") :].partition("</section>")[0]
-    cells = re.findall(r"<div>(<figure.*?)</div>(?=<div><figure|</div>)", ppo)
+    cells = re.findall(r"<div(?: class=tall)?>(<figure.*?)</div>(?=<div(?: class=tall)?><figure|</div>)", ppo)
     shown = [re.findall(r"<figcaption>(.*?)<small>", cell) for cell in cells]
     assert shown[:3] == [["Score"], ["Gold score"], ["KL to the reference", "Beta"]]
     assert ["Policy loss"] in shown and ["Value loss"] in shown

@@ -101,6 +101,35 @@ def test_pushing_makes_a_private_repository_and_says_where_the_folder_is_when_it
     assert not any("upload" in path or "commit" in path for _, path in came)
 
 
+def test_a_pushed_export_is_one_commit_of_the_whole_folder_in_a_private_repository(
+    export, endpoint, monkeypatch, tmp_path, capsys
+):
+    """The hub's side is a stand-in: its client asks for leave, then gets a repository and one folder."""
+    answers, _ = endpoint
+    answers["/"] = (200, {})
+    asked = []
+
+    class Api:
+        def whoami(self):
+            asked.append(("whoami",))
+
+        def create_repo(self, repo, *, private, exist_ok):
+            asked.append(("create_repo", repo, private, exist_ok))
+            return f"https://hub.example/{repo}"
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            asked.append(("upload_folder", repo_id, sorted(file.name for file in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    export("export.model=sft", "export.push_to_hub=me/model", f"export.to={tmp_path}/out")
+    assert asked[:2] == [("whoami",), ("create_repo", "me/model", True, True)]
+    name, repo, files = asked[2]
+    assert (name, repo, len(asked)) == ("upload_folder", "me/model", 3)
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    assert "export: https://hub.example/me/model" in capsys.readouterr().out
+    assert "me/model" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_an_unreachable_hub_is_told_before_anything_is_built(export, made, monkeypatch, tmp_path):
     from huggingface_hub import constants
 

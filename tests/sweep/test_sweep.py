@@ -148,6 +148,18 @@ def test_a_sweep_that_never_began_leaves_nothing(launcher, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_jobs_run_in_processes_of_their_own(launcher, tmp_path):
+    """Real jobs, of a stage without a model. submitit_local starts them as submitit_slurm would, without a queue."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason="rlhf-recipes[sweep]")
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "a", "completion": " b c"}) + "\n")
+    words = ["stage=score", "reward=length", "score.file=answers.jsonl", "score.out=x.jsonl,y.jsonl"]
+    done = shell("-m", f"hydra/launcher={launcher}", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = [json.loads((tmp_path / f"{name}.jsonl").read_text())["score"] for name in "xy"]
+    assert scores[0] == scores[1] > 0
+
+
 def test_a_job_of_a_recipe_takes_what_the_parents_collect_left(tmp_path):
     folder = finished(tmp_path / "runs", "default", "collect")
     rows = [{"prompt": f"p{i}", "chosen": " a", "rejected": " b"} for i in range(20)]

@@ -23,6 +23,7 @@ def tasks(tmp_path_factory):
 dataset_path: json
 dataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}
 test_split: test
+fewshot_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{question}}}}"
 doc_to_choice: choices
@@ -55,6 +56,26 @@ def test_accuracy_is_that_of_the_likelier_choice(tasks, make_model, tokenizer, m
     assert found["acc_stderr"] == pytest.approx(math.sqrt(share * (1 - share) / (len(ROWS) - 1)))
     of_one = benchmarks.prepare(["next_word"], include_path=str(tasks), limit=1)
     assert of_one(model, tokenizer)["next_word"]["acc"] == float(right[0])
+
+
+def test_examples_stand_before_each_question_where_they_are_asked_for(
+    tasks, make_model, tokenizer, monkeypatch, tmp_path
+):
+    from lm_eval.models.huggingface import HFLM
+
+    from rlhf_recipes.evaluation import benchmarks
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    asked, whole = [], HFLM.loglikelihood
+    monkeypatch.setattr(
+        HFLM, "loglikelihood", lambda self, requests, **_: asked.append(requests) or whole(self, requests)
+    )
+    for shots in (None, 1):
+        benchmarks.prepare(["next_word"], include_path=str(tasks), num_fewshot=shots, limit=2)(make_model(), tokenizer)
+    plain, shown = ([request.args[0] for request in requests] for requests in asked)
+    questions, answered = [q for q, _, _ in ROWS], [q + (a, b)[i % 2] for i, (q, a, b) in enumerate(ROWS)]
+    assert set(plain) == set(questions[:2])
+    assert all(text.startswith(tuple(answered)) and text.endswith(tuple(questions[:2])) for text in shown)
 
 
 def test_an_unknown_task_is_told_before_a_model_is_loaded(tasks, monkeypatch):

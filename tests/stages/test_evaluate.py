@@ -90,6 +90,32 @@ def test_the_score_decides_where_it_is_asked_to_with_a_tie_band(made, house, tmp
     assert metrics["models"]["ppo"]["ppl"] is None and metrics["models"]["ppo"]["corpus_ppl"] is None
 
 
+def test_a_benchmark_of_ones_own_runs_through_the_stage_and_onto_the_page(made, house, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="no lm-eval here: pip install 'rlhf-recipes[eval]'")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    rows = [{"question": f"{n} and one is", "choices": [" more", " less"], "answer": n % 2} for n in range(4)]
+    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tasks / "sums.yaml").write_text(
+        "task: sums\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tasks}/rows.jsonl}}}}\n"
+        "test_split: test\nfewshot_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: '{{question}}'\ndoc_to_choice: choices\ndoc_to_target: answer\ntarget_delimiter: ''\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    (tmp_path / "x").symlink_to(made[0] / "default")
+    given = [f"run.root={tmp_path}", "run.name=y", "run.parent=x", "evaluate.prompts=1", "evaluate.ppl_rows=0"]
+    given += [f"inputs.{name}=[none]" for name in ("base", "ppo", "dpo", "grpo")] + ["evaluate.corpus_rows=0"]
+    harness = [f"evaluate.harness.include_path={tasks}", "evaluate.harness.num_fewshot=1", "evaluate.harness.limit=2"]
+    metrics, _ = house("evaluate", *given, "evaluate.benchmarks=[sums]", *harness)
+    found = metrics["models"]["sft"]["benchmarks"]["sums"]
+    assert found["acc"] in (0.0, 0.5, 1.0) and "acc_stderr" in found
+    house("report", f"run.root={tmp_path}", "run.name=y")
+    page = (tmp_path / "y" / "report.html").read_text()
+    assert '<td class="text">sums' in page and "Benchmarks" in page
+
+
 def test_two_runs_share_a_page_in_the_folder_that_holds_them(made, house, tmp_path, capsys):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

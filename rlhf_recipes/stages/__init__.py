@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> dict:
     _check_stage(cfg, stage_run)
     if cfg.preflight:
         return _preflight().run(cfg, stage_run)
-    if cfg.stage == "score" and not cfg.preview:
+    if cfg.stage == "score" and not cfg.preview and _stage("score").loads_a_model(cfg):
         _preflight().brief(cfg, stage_run)
     if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.report import run
+from rlhf_recipes.report import charts, run
 
 
 def stage(tmp_path, name, **files):
@@ -104,3 +104,10 @@ def test_a_sweeps_folder_names_its_runs_in_order(tmp_path):
     assert run.members(tmp_path / "x.sweep" / "2") == [tmp_path / "x.sweep" / "2"]
     with pytest.raises(UserError, match="no such run directory"):
         run.members(tmp_path / "y.sweep")
+
+
+def test_grpos_loss_is_drawn(tmp_path):
+    rows = [{"step": s, "loss": 0.01 * s, "reward": 1.0, "completions/mean_length": 5.0} for s in range(3)]
+    made = run.read(stage(tmp_path, "grpo", metrics=[json.dumps(row) for row in rows]))
+    titles = [chart.title for chart in charts.of_stage(made.stages["grpo"])]
+    assert "Loss" in titles and "Score" in titles and "Policy loss" not in titles

@@ -136,6 +136,144 @@ def test_explained_variance():
     assert core.explained_variance(-returns, returns, mask).item() == pytest.approx(-3.0)
 
 
+# ---- a second, naive implementation: loops over Python numbers ----
+
+
+@pytest.fixture(params=range(6))
+def ragged(request):
+    """A batch of random size whose rows have random lengths, with noise, not zeros, where there is no token."""
+    g = torch.Generator().manual_seed(request.param)
+    rows, width = (int(torch.randint(low, high, (), generator=g)) for low, high in ((1, 7), (2, 9)))
+    lengths = torch.randint(0, width + 1, (rows,), generator=g)
+    names = ("logprobs", "ref", "old", "values", "old_values", "returns", "advantages", "kl", "rewards")
+    noise = {name: torch.randn(rows, width, generator=g, dtype=torch.float64) for name in names}
+    return noise | {"lengths": lengths, "scores": torch.randn(rows, generator=g, dtype=torch.float64)}
+
+
+def each(function, *tensors):
+    """A tensor of what a function gives for each entry."""
+    numbers = [function(*entry) for entry in zip(*(t.flatten().tolist() for t in tensors), strict=True)]
+    return torch.tensor(numbers, dtype=torch.float64).view(tensors[0].shape)
+
+
+def real(lengths, x):
+    """The entries of x on tokens, row after row."""
+    return [x[b, t].item() for b, n in enumerate(lengths.tolist()) for t in range(n)]
+
+
+def test_masks_and_means_equal_loops(ragged):
+    lengths, x = ragged["lengths"], ragged["values"]
+    mask, value_mask = core.length_masks(lengths, x.shape[1])
+    for b, n in enumerate(lengths.tolist()):
+        for t in range(x.shape[1]):
+            assert mask[b, t].item() == (t < n) and value_mask[b, t].item() == (t <= n)
+    tokens = real(lengths, x)
+    assert core.masked_mean(x, mask).item() == pytest.approx(sum(tokens) / max(1, len(tokens)))
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_whitening_equals_loops(ragged, shift):
+    lengths, x = ragged["lengths"], ragged["advantages"]
+    mask, _ = core.length_masks(lengths, x.shape[1])
+    tokens = real(lengths, x)
+    mean = sum(tokens) / max(1, len(tokens))
+    scale = 1.0
+    if len(tokens) > 1:
+        scale = 1 / math.sqrt(sum((v - mean) ** 2 for v in tokens) / (len(tokens) - 1) + 1e-8)
+    want = [(v - mean) * scale + (0 if shift else mean) for v in tokens]
+    white = core.masked_whiten(x, mask, shift_mean=shift)
+    assert real(lengths, white) == pytest.approx(want) and white[~mask].abs().sum() == 0
+
+
+def test_token_rewards_equal_loops(ragged):
+    rewards = core.token_rewards(ragged["scores"], ragged["kl"], 0.3, ragged["lengths"])
+    for b, n in enumerate(ragged["lengths"].tolist()):
+        row = [-0.3 * kl for kl in ragged["kl"][b].tolist()]
+        row[n if n < len(row) else n - 1] += ragged["scores"][b].item()
+        assert rewards[b].tolist() == pytest.approx(row)
+
+
+def test_gae_equals_loops(ragged):
+    rewards, values = ragged["rewards"], ragged["values"]
+    adv, ret = core.gae(rewards, values, gamma=0.97, lam=0.8)
+    for b in range(len(rewards)):
+        r, v = rewards[b].tolist(), [*values[b].tolist(), 0.0]
+        for t in range(len(r)):
+            errors = [r[k] + 0.97 * v[k + 1] - v[k] for k in range(t, len(r))]
+            want = sum((0.97 * 0.8) ** i * e for i, e in enumerate(errors))
+            assert adv[b, t].item() == pytest.approx(want) and ret[b, t].item() == pytest.approx(want + v[t])
+
+
+def test_policy_loss_equals_loops(ragged):
+    def term(new, old, a):
+        ratio = math.exp(new - old)
+        return max(-a * ratio, -a * min(max(ratio, 0.8), 1.2))
+
+    def is_clipped(new, old, a):  # only where the ratio ran the way the advantage pushed it
+        return (a > 0 and math.exp(new - old) > 1.2) or (a < 0 and math.exp(new - old) < 0.8)
+
+    given = [ragged[name] for name in ("logprobs", "old", "advantages")]
+    terms, clipped = core.clipped_policy_terms(*given, 0.2)
+    torch.testing.assert_close(terms, each(term, *given))
+    assert clipped.tolist() == each(is_clipped, *given).bool().tolist()
+
+
+def test_value_loss_equals_loops(ragged):
+    def term(value, old, target):
+        near = min(max(value, old - 0.5), old + 0.5)
+        return max((value - target) ** 2, (near - target) ** 2) / 2
+
+    def is_clipped(value, old, target):
+        return term(value, old, target) > (value - target) ** 2 / 2
+
+    given = [ragged[name] for name in ("values", "old_values", "returns")]
+    terms, clipped = core.clipped_value_terms(*given, 0.5)
+    torch.testing.assert_close(terms, each(term, *given))
+    assert clipped.tolist() == each(is_clipped, *given).bool().tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "formula"),
+    [
+        ("k1", lambda p, q: math.log(math.exp(p) / math.exp(q))),
+        ("k2", lambda p, q: math.log(math.exp(p) / math.exp(q)) ** 2 / 2),
+        ("k3", lambda p, q: math.exp(q) / math.exp(p) - 1 - math.log(math.exp(q) / math.exp(p))),
+    ],
+)
+def test_kl_estimates_equal_loops(ragged, kind, formula):
+    p, q = ragged["logprobs"], ragged["ref"]
+    torch.testing.assert_close(core.kl_estimate(p, q, kind), each(formula, p, q))
+
+
+def test_entropy_logprobs_and_full_kl_equal_loops(ragged):
+    """The rows are read as logits of a vocabulary as wide; one entry of each is out of the question."""
+    z, w = ragged["logprobs"].float(), ragged["ref"].float()
+    z[:, 0] = -math.inf
+    for b in range(len(z)):
+        p, q = ([math.exp(x) / sum(map(math.exp, row)) for x in row] for row in (z[b].tolist(), w[b].tolist()))
+        entropy = -sum(x * math.log(x) for x in p if x > 0)
+        kl = sum(x * math.log(x / y) for x, y in zip(p, q, strict=True) if x > 0)
+        assert core.entropy_from_logits(z[b]).item() == pytest.approx(entropy, abs=1e-5)
+        assert core.full_kl(z[b], w[b]).item() == pytest.approx(kl, abs=1e-5)
+        for token in range(1, len(p)):
+            got = core.logprobs_from_logits(z[b], torch.tensor(token)).item()
+            assert got == pytest.approx(math.log(p[token]), abs=1e-5)
+
+
+def test_explained_variance_equals_loops(ragged):
+    lengths, values, returns = ragged["lengths"], ragged["values"], ragged["returns"]
+    mask, _ = core.length_masks(lengths, values.shape[1])
+    v, r = real(lengths, values), real(lengths, returns)
+    if len(r) < 2:
+        pytest.skip("no variance")
+
+    def variance(x):
+        return sum((y - sum(x) / len(x)) ** 2 for y in x) / len(x)
+
+    want = 1 - variance([a - b for a, b in zip(r, v, strict=True)]) / variance(r)
+    assert core.explained_variance(values, returns, mask).item() == pytest.approx(want)
+
+
 def test_padding_width_changes_nothing():
     mask, _, logp, ref, values, scores = fake_batch()
     short = LENGTHS < 4  # a row that fills the width is paid at its last token instead, so it may not be widened

@@ -3,6 +3,7 @@
 import copy
 import doctest
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 from rlhf_recipes.callbacks import SamplesFile
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import normalise, plan
+from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.ppo.scoring import ModelReward
 
@@ -82,6 +84,33 @@ def test_left_padding_in_the_data_changes_nothing(make, prompts, tokenizer):
         {"input_ids": [[0] * 7 + i for i in ids], "attention_mask": [[0] * 7 + [1] * len(i) for i in ids]}
     )
     assert torch.equal(*(weights(trained(make, data=d).actor_critic) for d in (plain, padded)))
+
+
+def test_row_order_changes_nothing(make):
+    """The same prompts with the same random numbers, in another order: each row says and earns what it did."""
+    order = [5, 2, 7, 0, 6, 1, 3, 4]
+    runs = []
+    for reordered in (False, True):
+        trainer = make(max_grad_norm=1.0, total_episodes=24, missing_eos_penalty=0.5)
+        played, play = [], trainer._experience_of
+
+        def other(rows, uniforms, play=play, played=played, reordered=reordered):
+            places = order if reordered else range(8)
+            exp, measured = play([rows[i] for i in places], uniforms[list(places)])
+            played.append(exp)
+            return exp, measured
+
+        trainer._experience_of = other
+        trainer.train()
+        runs.append((trainer, played))
+    (one, plain), (two, shuffled) = runs
+    for a, b in zip(plain, shuffled, strict=True):
+        assert torch.equal(a.sequences.completion_ids[order], b.sequences.completion_ids)
+        for name in ("scores", "logprobs", "kl", "values", "rewards", "advantages", "returns"):
+            torch.testing.assert_close(getattr(a, name)[order], getattr(b, name), atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights(one.actor_critic), weights(two.actor_critic), atol=1e-5, rtol=0)
+    for metric in ("loss/policy_avg", "loss/value_avg", "policy/entropy_avg", "objective/kl", "objective/scores"):
+        assert history(one, metric) == pytest.approx(history(two, metric), abs=1e-5), metric
 
 
 @pytest.mark.parametrize("adapter", [None, LORA])
@@ -253,6 +282,20 @@ def test_actor_and_critic_have_their_own_rates(make, models):
     assert not torch.equal(weights(other.policy), weights(models["policy"]))
 
 
+@pytest.mark.parametrize("critic", [None, 0.01])
+def test_adams_epsilon_and_the_decay_reach_the_optimizer(make, critic):
+    config = {"adam_epsilon": 1e-3, "adam_beta2": 0.95, "weight_decay": 0.25, "value_learning_rate": critic}
+    trainer = trained(make, **config)
+    groups = trainer.optimizer.param_groups
+    assert {(g["eps"], g["betas"]) for g in groups} == {(1e-3, (0.9, 0.95))}
+    rates = {id(p): (g["weight_decay"], g["lr"]) for g in groups for p in g["params"]}
+    for name, p in trainer.actor_critic.named_parameters():
+        own = 1e-3 if critic is None or name.startswith("policy.") else critic
+        assert rates[id(p)] == (0.0 if "norm" in name else 0.25, own), name
+    plain = trained(make, **config | {"adam_epsilon": 1e-8})
+    assert not torch.equal(weights(plain.actor_critic), weights(trainer.actor_critic))
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_critic_only_updates_first(make, models, shared):
     more = {"value_model": None} if shared else {}
@@ -400,9 +443,20 @@ def test_without_a_stop_token_answers_fill_the_length(make):
 
 
 def test_lora_trains_the_adapter_alone_and_is_saved_alone(make, models, tmp_path):
-    lora = LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"])
+    lora = LoraConfig(r=2, task_type="SEQ_CLS", target_modules=["q_proj"])  # and PEFT saves the head: `score`
     more = {"peft_config": LORA, "value_peft_config": lora}
     trainer = trained(make, trainer=more, total_episodes=16, learning_rate=0.01)
+    critic, before = trainer.actor_critic.value_model, models["value"].state_dict()
+    base = {n: p for n, p in critic.named_parameters() if "lora_" not in n and "modules_to_save" not in n}
+    assert len(base) == len(before) and not any(p.requires_grad for p in base.values())
+    for name, p in base.items():
+        name = name.removeprefix("base_model.model.").replace("base_layer.", "").replace("original_module.", "")
+        assert torch.equal(p, before[name]), name
+    learned = {n: p for n, p in critic.named_parameters() if "lora_B" in n or "modules_to_save" in n}
+    assert len(learned) == 3 and all(p.requires_grad for p in learned.values())
+    assert all(p.abs().sum() > 0 for p in learned.values()), "B begins at 0"
+    head = next(p for n, p in learned.items() if "modules_to_save" in n)
+    assert not torch.equal(head, before["score.weight"])
     assert trainer.ref_model is None and abs(history(trainer, "objective/kl")[1]) > 1e-6
     base = trainer.actor_critic.policy.get_base_model().model.embed_tokens.weight
     assert torch.equal(base, models["policy"].model.embed_tokens.weight)
@@ -431,6 +485,20 @@ def test_tied_embeddings_and_other_heads(make, models):
 def test_activation_checkpointing_changes_memory_not_results(make):
     one, other = trained(make), trained(make, activation_checkpointing=True)
     torch.testing.assert_close(weights(one.actor_critic), weights(other.actor_critic), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "full"])
+def test_a_policy_with_bfloat16_weights(make, models, estimator):
+    narrow = models["policy"].to(torch.bfloat16)
+    still = trained(make, model=copy.deepcopy(narrow), learning_rate=0.0, kl_estimator=estimator)
+    assert first(still, "val/ratio") == pytest.approx(1.0, abs=1e-5) and first(still, "policy/approxkl_avg") < 1e-10
+    assert abs(first(still, "objective/kl")) < 1e-5
+    config = {"learning_rate": 0.01, "kl_estimator": estimator, "max_grad_norm": 1.0}
+    moved = trained(make, model=copy.deepcopy(narrow), **config)
+    assert {p.dtype for p in moved.actor_critic.policy.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in moved.actor_critic.value_model.parameters()} == {torch.float32}
+    after = weights(moved.actor_critic.policy)
+    assert after.isfinite().all() and not torch.equal(after, weights(narrow))
 
 
 # ---- guards ----
@@ -507,6 +575,66 @@ def test_every_update_is_one_line_with_all_names(make):
     rows = [row for row in trainer.state.log_history if "episode" in row]
     assert len(rows) == 3 and all(name in row for row in rows for name in names)
     assert [row["epoch"] for row in rows] == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_averages_are_over_tokens(make, monkeypatch):
+    """Every statistic of the steps, against the policy's and the critic's own forwards on one row at a time."""
+    monkeypatch.setattr(plan, "JOINED_BYTES", 0)
+    ragged = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4, "num_mini_batches": 2}
+    trainer = make(**ragged, total_episodes=12, learning_rate=0.01, cliprange=0.1, cliprange_value=0.1)
+    steps = {}
+    plain = ppo_trainer.ppo_loss
+
+    def record(model, exp, batch, *rest):
+        for row in batch.rows.tolist():
+            tokens, values = steps.setdefault(batch.step, ([], []))
+            with torch.no_grad():
+                tokens.extend(token_statistics(trainer, exp, row))
+                values.extend(value_statistics(trainer, exp, row))
+        return plain(model, exp, batch, *rest)
+
+    monkeypatch.setattr(ppo_trainer, "ppo_loss", record)
+    trainer.train()
+    sizes = [len(tokens) for tokens, _ in steps.values()]
+    assert sorted(steps) == [0, 1, 2, 3] and len(set(sizes)) > 1, "steps of unlike size, or weights do not matter"
+    names = (("policy/approxkl_avg", "val/ratio", "policy/clipfrac_avg", "loss/policy_avg", "policy/entropy_avg"),)
+    names += (("loss/value_avg", "val/clipfrac_avg"),)
+    for i, group in enumerate(names):
+        for k, name in enumerate(group):
+            means = [sum(entry[k] for entry in step[i]) / len(step[i]) for step in steps.values()]
+            assert first(trainer, name) == pytest.approx(sum(means) / 4, abs=1e-5), name
+    assert first(trainer, "policy/clipfrac_avg") > 0 and first(trainer, "val/clipfrac_avg") > 0
+
+
+def _row(exp, row):
+    prompt = exp.sequences.prompt_ids[row][exp.sequences.prompt_mask[row]]
+    return prompt, exp.sequences.completion_ids[row][exp.sequences.mask[row]]
+
+
+def token_statistics(trainer, exp, row):
+    """approxkl, ratio, clipped, loss and entropy of each token of a row."""
+    prompt, answer = _row(exp, row)
+    logits = trainer.actor_critic.policy(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1] / 0.7
+    logp, eps = logits.log_softmax(-1), trainer.args.cliprange
+    for t, token in enumerate(answer.tolist()):
+        old, a = exp.logprobs[row, t].item(), exp.advantages[row, t].item()
+        new = logp[t, token].item()
+        ratio = math.exp(new - old)
+        near = min(max(ratio, 1 - eps), 1 + eps)
+        entropy = -(logp[t].exp() * logp[t]).sum().item()
+        yield 0.5 * (new - old) ** 2, ratio, float(-a * near > -a * ratio), max(-a * ratio, -a * near), entropy
+
+
+def value_statistics(trainer, exp, row):
+    """Loss and clipped of each step of a row that has a value: its tokens, and the one after where there is room."""
+    prompt, answer = _row(exp, row)
+    critic, eps = trainer.actor_critic.value_model, trainer.args.cliprange_value
+    values = critic.score(critic.model(torch.cat([prompt, answer])[None])[0])[0, len(prompt) - 1 :, 0].tolist()
+    for t in range(min(len(answer) + 1, trainer.args.response_length)):
+        old, target = exp.values[row, t].item(), exp.returns[row, t].item()
+        near = min(max(values[t], old - eps), old + eps)
+        plain, cut = (values[t] - target) ** 2, (near - target) ** 2
+        yield 0.5 * max(plain, cut), float(cut > plain)
 
 
 def test_samples_reach_the_file(make, prompts, tmp_path):

@@ -135,7 +135,7 @@ class KLRunaway(TrainerCallback, ExportableState):
         aside = place.with_name(f".{place.name}.writing")
         if first:
             remove(aside)
-        trainer.save_model(str(aside))
+        trainer.save_model(str(aside), _internal_call=True)  # the hub gets the last one only
         if first:
             (aside / self.FIGURES).write_text(json.dumps(self.kept), encoding="utf-8")
             replace(aside, place)

@@ -32,3 +32,16 @@ def test_the_policy_kept_is_the_one_its_figures_are_of(make, tmp_path):
     }
     for name, value in AutoModelForCausalLM.from_pretrained(place).named_parameters():
         assert torch.equal(value, measured[best][name]), name
+
+
+def test_a_resumed_run_stops_and_keeps_as_the_one_left_alone(make, tmp_path):
+    def run(resume=None):
+        saves = {"save_strategy": "steps", "save_steps": 1, "learning_rate": 0.006, "kl_coef": 0.0}
+        trainer = make(trainer={"callbacks": [KLRunaway(max_kl=5.0, patience=2)]}, total_episodes=128, **saves)
+        trainer.train(resume_from_checkpoint=resume)
+        return history(trainer, "objective/kl"), (tmp_path / "out" / "best" / "kept.json").read_text()
+
+    kls, kept = run()
+    assert 3 < len(kls) < 16 and min(kls[-2:]) > 5, f"two rollouts above, then it stops: {kls}"
+    before = f"{tmp_path}/out/checkpoint-{2 * len(kls) - 2}"  # one rollout above is behind it
+    assert run(before) == (kls, kept)

@@ -8,6 +8,7 @@ import pytest
 from rlhf_recipes.errors import UserError
 
 SHORT = ["trainer.total_episodes=16", "trainer.num_ppo_epochs=1", "trainer.num_mini_batches=1"]
+SHORT += ["trainer.num_sample_generations=0", "data.eval_fraction=0.02"]
 
 
 @pytest.fixture
@@ -72,7 +73,12 @@ def test_a_reward_model_of_another_tokenizer_is_found_before_training(made, ppo,
 def test_closing_cut_off_answers_is_a_setting(ppo, tmp_path):
     means = []
     for closed in ("true", "false"):
-        ppo("trainer.response_length=3", f"trainer.reward_append_eos={closed}", "run.overwrite=true")
+        ppo(
+            "trainer.total_episodes=8",
+            "trainer.response_length=3",
+            f"trainer.reward_append_eos={closed}",
+            "run.overwrite=true",
+        )
         means.append(next(row["reward/learned"] for row in logged(tmp_path) if "reward/learned" in row))
     assert means[0] != means[1]
 
@@ -93,14 +99,13 @@ def test_a_score_that_is_nan_stops_the_run_or_is_left_out(ppo, tmp_path):
 
 def test_early_stopping_on_the_gold_score(ppo, tmp_path):
     patience = ["trainer.early_stopping_patience=1", "trainer.eval_strategy=steps", "trainer.learning_rate=0"]
-    few = ["trainer.total_episodes=64", "data.eval_fraction=0.05"]
-    ppo(*few, *patience, "trainer.metric_for_best_model=eval_gold")
+    ppo("trainer.total_episodes=64", *patience, "trainer.metric_for_best_model=eval_gold")
     rows = logged(tmp_path)
     assert [row["episode"] for row in rows if "episode" in row] == [8, 16], "at rate 0 nothing gets better"
     evaluated = [row for row in rows if "eval_eos_rate" in row]
     assert len(evaluated) == 2 and all(row["eval_gold"] == row["eval_reward/gold"] for row in evaluated)
     with pytest.raises(UserError, match="eval_score"):
-        ppo(*few, *patience, "trainer.metric_for_best_model=eval_golden", "run.overwrite=true")
+        ppo(*patience, "trainer.metric_for_best_model=eval_golden", "run.overwrite=true")
 
 
 def test_a_kl_that_runs_away_leaves_the_policy_that_was_kept(ppo, made, tmp_path):

@@ -1,5 +1,6 @@
 """Every recipe run on stand-ins for its models and data, once a session."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,17 @@ from recipe_house import SHRINK, composed, stages_of
 from stand_ins import LESSONS, REAL, ROWS, make_classifier, make_model, real_files, rows_of, write
 
 from rlhf_recipes import stages
+
+
+@pytest.fixture(scope="session")
+def libraries():
+    """Imported, and out of the garbage collector's sight: each stage collects several times, half a second each."""
+    import trl.experimental.ppo  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +48,7 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def made(model_at, written, tmp_path_factory):
+def made(libraries, model_at, written, tmp_path_factory):
     """made("gsm8k") -> (root, {stage: its metrics}): every stage of the recipe run, in the Makefile's order.
 
     Stand-ins take the hub's place by `model.path` and `data.<kind>.path`, or by real files where real=True.

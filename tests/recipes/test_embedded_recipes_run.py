@@ -1,0 +1,79 @@
+"""The recipes of the embedded domain, each stage on one tiny start, as their READMEs have them follow one another."""
+
+import pytest
+from recipe_checks import CHECKS, moved
+from recipe_house import SHRINK, composed, stages_of, summary
+
+from rlhf_recipes import stages
+
+TINY = (
+    "model.init.hidden_size=32",
+    "model.init.intermediate_size=64",
+    "model.init.num_hidden_layers=2",
+    "model.init.num_attention_heads=4",
+    "model.init.num_key_value_heads=4",
+    "model.tokenizer_init.vocab_size=512",
+    "data.corpus.limit=120",
+    "data.demos.limit=160",
+    "data.preferences.limit=160",
+    "data.prompts.limit=200",
+    "data.max_eval=8",
+    "evaluate.ppl_rows=4",
+    "evaluate.corpus_rows=4",
+)
+
+
+@pytest.fixture(scope="module")
+def play(libraries, tmp_path_factory):
+    """play("kl_sweep", "ppo", …) -> its metrics; all in one root, whose run `default` has the common start."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def run(recipe: str, stage: str, *more: str) -> dict:
+        small = SHRINK["sft" if stage == "pretrain" else stage]
+        return stages.run(composed(recipe, stage, *TINY, *small, f"run.root={root}", *more))
+
+    run.root = root
+    for stage in ("pretrain", "sft", "reward"):
+        CHECKS.get(stage, CHECKS["sft"])(run("embedded", stage))
+    return run
+
+
+def test_ppo_and_dpo_start_from_one_sft_model_and_are_compared(play):
+    trained = {"embedded": "ppo", "embedded_dpo": "dpo"}
+    start = str(play.root / "default" / "sft" / "model")
+    for recipe, stage in trained.items():
+        CHECKS[stage](play(recipe, stage))
+        assert moved(play.root / "default" / stage / "model", start) > 0
+        assert summary(play.root, stage)["inputs"]["policy"]["path"] == start
+    compared = play("embedded", "evaluate")
+    CHECKS["evaluate"](compared)
+    assert set(compared["models"]) == {"base", "sft", "ppo", "dpo"}
+
+
+def test_grpo_runs_on_the_questions_that_can_be_checked(play):
+    figures = {stage: play("embedded_grpo", stage, "run.name=checkable") for stage in stages_of("embedded_grpo")}
+    assert list(figures) == ["pretrain", "sft", "grpo", "evaluate"]
+    assert figures["grpo"]["score_last"] == 0  # of random answers none is right, and every group is passed over
+    assert figures["grpo"]["eval_majority_at_8"] == 0
+    assert set(figures["evaluate"]["models"]) == {"base", "sft", "grpo"}
+    assert all(model["accuracy"] == 0 for model in figures["evaluate"]["models"].values())
+
+
+def test_a_job_of_the_kl_sweep_aims_at_its_own_target(play):
+    job = ("run.name=job", "run.parent=default")
+    CHECKS["ppo"](play("kl_sweep", "ppo", "kl.target=3", *job))
+    compared = play("kl_sweep", "evaluate", *job)
+    CHECKS["evaluate"](compared)
+    assert {"sft", "ppo"} <= set(compared["models"]) and "base" not in compared["models"]
+    assert composed("kl_sweep", "ppo", "kl.target=3").kl.target == 3
+
+
+def test_overoptimisation_runs_free_and_held(play):
+    free = play("overoptimisation", "ppo", "run.name=free", "run.parent=default")
+    held = play("overoptimisation/held", "ppo", "run.name=held", "run.parent=default")
+    for figures in (free, held):
+        CHECKS["ppo"](figures)
+    assert free["kl_coef_last"] == 0
+    assert held["kl_coef_last"] > 0
+    compared = play("overoptimisation", "evaluate", "run.name=free", "run.parent=default")
+    assert {"sft", "ppo"} <= set(compared["models"]) and "base" not in compared["models"]

@@ -3,7 +3,11 @@
 import json
 import multiprocessing
 import os
+import random
+import shutil
 import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,19 +69,32 @@ def assert_same(one, other):
     assert one[1] == other[1]
 
 
-@pytest.fixture
-def alone(make, tmp_path):
-    trainer = build(make, output_dir=str(tmp_path / "alone"))
-    trainer.train()
-    return trainer
+@contextmanager
+def counted(call):
+    """`call` at each call of a function and each return, Python's or C's, within this block."""
+    sys.setprofile(lambda frame, event, argument: call())
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
 
 
-def test_resumed_from_any_checkpoint_it_ends_the_same(alone, make, tmp_path):
-    want = outcome(alone)
-    assert len(want[1]) == 6 and len(set(history(alone, "objective/kl_coef"))) == 6, "beta must move to be tested"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that is left alone: its folder, its outcome, and how many calls and returns it took."""
+    folder, calls = tmp_path_factory.mktemp("whole"), []
+    trainer = build(make_trainer, output_dir=folder)
+    with counted(lambda: calls.append(1)):
+        trainer.train()
+    return folder, outcome(trainer), len(calls)
+
+
+def test_resumed_from_any_checkpoint_it_ends_the_same(whole, make, tmp_path):
+    folder, want, _ = whole
+    assert len(want[1]) == 6 and len({row["objective/kl_coef"] for row in want[1]}) == 6, "beta must move to be tested"
     for update in (1, 4, 5):
         trainer = build(make, output_dir=str(tmp_path / "resumed"))
-        trainer.train(resume_from_checkpoint=str(tmp_path / f"alone/checkpoint-{update * 4}"))
+        trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{update * 4}"))
         assert_same(outcome(trainer), want)
 
 
@@ -97,8 +114,8 @@ def test_lora_with_dropout_and_a_shared_backbone_resume_too(make, tmp_path):
     assert_same(outcome(resumed), outcome(whole))
 
 
-def test_a_torn_checkpoint_is_passed_over(alone, make, tmp_path, caplog):
-    folder = tmp_path / "alone"
+def test_a_torn_checkpoint_is_passed_over(whole, make, tmp_path, caplog):
+    folder = shutil.copytree(whole[0], tmp_path / "torn")
     for torn, name in ((24, "optimizer.pt"), (20, "critic.safetensors")):
         file = folder / f"checkpoint-{torn}" / name
         file.write_bytes(file.read_bytes()[:100])
@@ -107,7 +124,7 @@ def test_a_torn_checkpoint_is_passed_over(alone, make, tmp_path, caplog):
     assert caplog.text.count("is torn") == 3
     resumed = build(make, output_dir=str(folder))
     resumed.train(resume_from_checkpoint="auto")
-    assert_same(outcome(resumed), outcome(alone))
+    assert_same(outcome(resumed), whole[1])
 
 
 def test_auto_begins_anew_where_there_is_nothing(make, tmp_path):
@@ -126,11 +143,12 @@ def test_the_oldest_checkpoints_go_and_half_written_ones_never_count(make, tmp_p
     assert all(checkpoint.is_whole(p) for p in (tmp_path / "few").glob("checkpoint-*"))
 
 
-def test_a_signal_saves_stops_and_the_run_goes_on(alone, make, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_stops_and_the_run_goes_on(whole, make, tmp_path, number):
     class Kill(GracefulStop):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step == 6:  # in the middle of the second update
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             super().on_step_end(args, state, control, **kwargs)
 
     folder = str(tmp_path / "stopped")
@@ -140,35 +158,69 @@ def test_a_signal_saves_stops_and_the_run_goes_on(alone, make, tmp_path):
     assert stopped.state.global_step == 8
     resumed = build(make, output_dir=folder)
     resumed.train(resume_from_checkpoint="auto")
-    assert_same(outcome(resumed), outcome(alone))
+    assert_same(outcome(resumed), whole[1])
 
 
-def worker(folder):
-    """A run in a process of its own, which may be killed at any moment."""
+def worker(folder, fuse, writing):
+    """A run in a process of its own. It kills itself after `fuse` calls and returns, None: it does not.
+
+    Args:
+        writing: count those inside the writing of checkpoints alone.
+    """
     torch.set_num_threads(1)
     trainer = build(make_trainer, output_dir=folder)
-    trainer.train(resume_from_checkpoint="auto")
+    left = iter(range(fuse if fuse is not None else 0))
+
+    def burn():
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if writing:
+        save = trainer._save_checkpoint
+
+        def saving(*args):
+            with counted(burn):
+                save(*args)
+
+        trainer._save_checkpoint = saving
+        trainer.train(resume_from_checkpoint="auto")
+    elif fuse is not None:
+        with counted(burn):
+            trainer.train(resume_from_checkpoint="auto")
+    else:
+        trainer.train(resume_from_checkpoint="auto")
     weights, log = outcome(trainer)
     torch.save(weights, Path(folder) / "weights.pt")
     (Path(folder) / "log.json").write_text(json.dumps(log))
 
 
-def test_killed_at_random_moments(alone, tmp_path):
-    """SIGKILL while it plays, learns or writes, until a run gets to its end. Where in an update it falls is chance."""
-    folder = tmp_path / "killed"
-    folder.mkdir()
+def live(folder, fuse=None, writing=False, until=None) -> int:
+    """One life of the run; its exit code. With `until` it is killed from outside once a file of that pattern stands."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rlhf_recipes.ppo"])  # torch is imported once
-    for goal in (1, 2, 4, None):  # die once the checkpoint of this many updates is there or being written
-        process = context.Process(target=worker, args=(str(folder),))
-        process.start()
-        places = [where / f"checkpoint-{(goal or 99) * 4}" for where in (folder, folder / checkpoint.STAGING)]
-        while process.exitcode is None and not any(place.exists() for place in places):
-            process.join(0.005)
-        if goal:
-            process.kill()
-        process.join()
-        assert process.exitcode == (-signal.SIGKILL if goal else 0)
+    process = context.Process(target=worker, args=(str(folder), fuse, writing))
+    process.start()
+    while until and process.exitcode is None and not any(folder.glob(until)):
+        process.join(0.001)
+    if until:
+        process.kill()
+    process.join()
+    return process.exitcode
+
+
+def test_killed_at_random_moments(whole, tmp_path):
+    """SIGKILL while it plays, learns or writes, again and again, until a run gets to its end.
+
+    The moments are drawn among the calls that a run makes, so that they are as many on a slow machine as on a fast one;
+    one comes from outside, at whatever the run is at in the middle of a file.
+    """
+    _, want, calls = whole
+    folder, chance = tmp_path / "killed", random.Random(11)
+    folder.mkdir()
+    assert live(folder, fuse=chance.randrange(calls // 2)) == -signal.SIGKILL
+    assert live(folder, fuse=chance.randrange(calls // 3), writing=True) == -signal.SIGKILL
+    assert live(folder, until=f"{checkpoint.STAGING}/checkpoint-[12]?/*") == -signal.SIGKILL
+    live(folder, fuse=chance.randrange(calls // 2))  # which may be more than is left
+    assert live(folder) == 0
     weights, log = torch.load(folder / "weights.pt"), json.loads((folder / "log.json").read_text())
-    want = outcome(alone)
     assert_same((weights, log), (want[0], json.loads(json.dumps(want[1]))))

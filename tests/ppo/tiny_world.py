@@ -1,6 +1,7 @@
 """A tiny world: forty words, a two-layer model, prompts of unlike length, and a reward that counts one word."""
 
 import copy
+import json
 from functools import partial
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -112,6 +113,39 @@ def make_trl_trainer(
 
 def _tokenise(row, tokenizer):
     return {"input_ids": tokenizer(row["prompt"])["input_ids"]}
+
+
+def save_world(folder, world, tokenizer):
+    """The tiny world as files, for a stage: policy/ and prompts.jsonl."""
+    world["policy"].save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_prompts()))
+
+
+def stage_words(folder, root):
+    """What the shell is given to run stage=ppo on those files; the reward is for answers of five words."""
+    words = [f"{name}={'null' if value is None else value}" for name, value in SETTINGS.items() if name not in OWN]
+    words = [f"trainer.{word.replace('False', 'false').replace('True', 'true')}" for word in words]
+    aim = "reward.functions.length_target.kwargs"
+    return [
+        "stage=ppo",
+        "model=local",
+        "data=local",
+        "reward=length",
+        "kl=fixed",
+        f"run.root={root}",
+        f"model.path={folder}/policy",
+        f"inputs.policy={folder}/policy",
+        f"data.prompts.path={folder}/prompts.jsonl",
+        f"{aim}.target=5",
+        f"{aim}.width=5",
+        "data.eval_fraction=0",
+        "ppo.sample_rows=0",
+        *words,
+    ]
+
+
+OWN = ("use_cpu", "report_to", "disable_tqdm", "seed", "max_grad_norm")  # fields that the stage fills, and lists
 
 
 def history(trainer, metric):

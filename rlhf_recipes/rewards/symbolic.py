@@ -37,7 +37,7 @@ def equivalent(
     Raises:
         UserError: math-verify is not installed.
 
-    >>> equivalent(["?"] * 2, [r"So \boxed{1 + x}.", r"\boxed{x}"], answer=["x + 1"] * 2)  # doctest: +SKIP
+    >>> equivalent(["?"] * 2, [r"So \boxed{1 + x}.", r"\boxed{x}"], answer=["x + 1"] * 2)
     [1.0, 0.0]
     """
     parse, verify = _math_verify()

@@ -1,12 +1,9 @@
 """Each row mapper against rows worked out by hand."""
 
-import doctest
-
 import pytest
 
-from rlhf_recipes.data import formats, lengths, loading, mapping, splitting, templates
+from rlhf_recipes.data import formats, mapping
 from rlhf_recipes.data.domain import Source
-from rlhf_recipes.data.formats import rows, turns
 from rlhf_recipes.data.formats.rows import Drop, as_kind
 
 
@@ -16,15 +13,6 @@ def user(text: str, **more) -> dict:
 
 def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
-
-
-@pytest.mark.parametrize(
-    "module",
-    [rows, turns, mapping, splitting, templates, lengths, loading, formats.maths, formats.sql],
-    ids=lambda m: m.__name__,
-)
-def test_doctests(module):
-    assert doctest.testmod(module).failed == 0
 
 
 def test_alpaca_keeps_the_input_apart():

@@ -1,0 +1,20 @@
+"""Every example in a docstring of the package runs as it is written."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rlhf_recipes"
+SHOWN = sorted(file for file in PACKAGE.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", SHOWN, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_the_examples_of_a_module(file):
+    if file.name == "symbolic.py":
+        pytest.importorskip("math_verify", reason="an extra: pip install 'rlhf-recipes[rewards]'")
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    result = doctest.testmod(importlib.import_module(".".join(p for p in parts if p != "__init__")))
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -208,11 +208,22 @@ def _answering(setting: Setting) -> Iterator[Phase]:
     if policy is not None:
         yield _generation(setting, own.batch_size, prompt, own.max_new_tokens)
     if policy is not None and setting.cfg.stage == "evaluate":
-        rows = max(1, min(own.prompts, JUDGED_TOKENS // whole))
-        logits = memory.whole_logits(policy.shape, rows * own.max_new_tokens, 1)
-        passing = memory.passing(policy.shape, Batch(rows, whole, masked=True), policy.numbers, setting.eager)
-        yield _at(setting, "log-probabilities", activations=passing, logits=min(logits, JUDGED_LOGITS))
+        yield _reading(setting, policy, own.prompts, whole)
     yield from _judging(setting, SCORED_AT_ONCE, whole)
+
+
+def _reading(setting: Setting, policy: Network, prompts: int, whole: int) -> Phase:
+    """Log-probabilities of answers, demonstrations and plain texts, as many tokens in a forward as there are."""
+    own = setting.cfg.evaluate
+    room = int(min(JUDGED_TOKENS, JUDGED_LOGITS / (policy.shape.vocab * memory.FLOAT)))
+    rows = max(1, min(max(prompts, own.ppl_rows, own.corpus_rows), room // whole))
+    batch = Batch(rows, whole, masked=True)
+    return _at(
+        setting,
+        "log-probabilities",
+        activations=memory.passing(policy.shape, batch, policy.numbers, setting.eager),
+        logits=memory.whole_logits(policy.shape, batch.tokens, 1),
+    )
 
 
 def _judging(setting: Setting, rows: int, whole: int) -> Iterator[Phase]:

@@ -79,6 +79,18 @@ def test_gradients_wait_for_the_last_forward_only_when_they_accumulate(house, fo
     assert forward("trainer.gradient_accumulation_steps=2")["gradients"] > 0
 
 
+def test_evaluate_reads_as_many_tokens_at_once_as_their_logits_allow(house, folders):
+    def reading(*overrides):
+        words = ["stage=evaluate", f"inputs.mine={folders['policy']}", "reward=length", "evaluate.max_new_tokens=60"]
+        setting = settle(*house(*words, *overrides), ROWS, Machine("cpu", "RAM", 1e12, 1e12, 1e6))
+        vocab = setting.find("policy").shape.vocab
+        return next(p for p in phases(setting) if p.name == "log-probabilities").parts["logits"] / (4 * vocab)
+
+    assert reading() == 16384 // 100 * 100  # 40 tokens of a prompt and 60 of an answer, tokens of at most 163 rows
+    few = ("evaluate.prompts=3", "evaluate.ppl_rows=2", "evaluate.corpus_rows=0")
+    assert reading(*few) == 3 * 100
+
+
 def test_a_gpu_has_no_libraries_and_gives_activations_back(house, folders):
     cfg, run = house("stage=sft", *given(folders)[:1], "trainer.max_length=100")
     found = phases(settle(cfg, run, ROWS, Machine("cuda", "GPU", 1e12, 1e12, 0.0)))

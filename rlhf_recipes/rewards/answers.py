@@ -12,24 +12,32 @@ from functools import lru_cache
 Number = int | Fraction
 
 _CURRENCY = "$€£¥₹"
+_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"}
+_VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+_MIXED = re.compile(rf"(?<=\d)(?=[{''.join(_VULGAR)}])")  # 2½
 _TYPOGRAPHY = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u00a0": "\u202f", "\u2009": "\u202f", "*": "", "`": "", "_": ""}
+    {"\u2212": "-", "\u2013": "-", "\u00a0": "\u202f", "\u2009": "\u202f", "*": "", "`": "", "_": "", "\u2044": "/"}
+    | _VULGAR
 )
 _SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MAX_DIGITS = 60  # a longer "number" is noise, and arithmetic on it would be slow
 
 _NUMBER = re.compile(
     rf"""
-    (?<![\w.)\]])(?:\+|(?P<minus>-))?(?:[{_CURRENCY}]\s?)?(?P<inner_minus>-)?  # "48-24" has no minus sign, "-$5" has
+    (?<![\w.)\]])(?<!\d:)                                  # "48-24" has no minus sign, "-$5" has
+    (?:\+|(?P<minus>-))?(?:[{_CURRENCY}]\s?)?(?P<inner_minus>-)?
     (?:
         (?P<whole>\d{{1,9}})[\s-](?P<top>\d{{1,9}})/(?P<bottom>\d{{1,9}})           # 1 1/2
-      | (?P<value>\d{{1,3}}(?:[,\u202f']\d{{3}})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?|\.\d+)  # 1,234.50
+      | (?:(?P<comma>(?<![({{\[])  # 12,50 and 1.234,5; not the pairs (12,50) and 1,2, nor the first of 12,50,80
+          (?:\d{{1,3}}(?:[.\u202f']\d{{3}})+,\d{{1,2}}|\d{{1,9}},\d\d)(?!\d|,\d))
+        |(?P<dotted>\d{{1,3}}(?:\.\d{{3}}){{2,}}(?!\d|[.,]\d))    # 1.234.567
+        |(?P<value>\d{{1,3}}(?:[,\u202f']\d{{3}})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?|\.\d+))  # 1,234.50
         (?:[eE](?P<exponent>[+-]?\d{{1,2}})(?!\w)
           |\s?(?:\\times|\\cdot|[\u00d7x*])\s?10\s?\^\s?\{{?(?P<power>-?\d{{1,2}})\}}?
           |\s?/\s?(?P<divisor>\d+(?:\.\d+)?))?
         (?:\s(?P<scale>thousand|million|billion|trillion)\b)?
     )
-    (?!\.?\d|(?:st|nd|rd|th)\b|\s?(?:\^|√|π|\\sqrt|\\pi)|[abcinpqrtuvwxyz]\b)  # not 5th, 2^8, 2√3 or 2x
+    (?!\.?\d|:\d|(?:st|nd|rd|th)\b|\s?(?:\^|√|π|\\sqrt|\\pi)|[abcinpqrtuvwxyz]\b)  # not 5th, 10:30, 2^8, 2√3 or 2x
     """,
     re.VERBOSE,
 )
@@ -42,10 +50,15 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _OPENING = re.compile(r"(?:[\s:*_]|\\\[|\\\(|\$\$)*")
-_NUMBER_FIRST = re.compile(rf"[\s*_`({{\[{_CURRENCY}\\]*[-\u2212\u2013]?\s?\\?[{_CURRENCY}]?\s?(?:\.?\d|\\[dtc]?frac)")
+_NUMBER_FIRST = re.compile(
+    rf"[\s*_`({{\[{_CURRENCY}\\]*[-\u2212\u2013]?\s?\\?[{_CURRENCY}]?\s?"
+    rf"(?:\.?\d|\\[dtc]?frac|[{''.join(_VULGAR)}])"
+)
 _LIST_ITEM = re.compile(r"[\s*_]*\d+[.)]\s+[A-Za-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _ALTERNATIVES = re.compile(r"[\s$%\\]*(?:,|;|\bor\b|\band\b|\|)[\s$\\]*(?:or\b|and\b)?\s*")
+_RESTATED = re.compile(r"\b(?:i\.\s?e\.?|that is)[,:]?\s*")
+_SENTENCE = re.compile(r"(?<!i\.e)[.!?](?:\s|$)")
 _FORMULA = re.compile(r"\\sqrt|√|π|\\pi\b|[\d)}]\s?\^")  # in front of a number, it is only part of the answer
 _TAIL = 160  # characters searched for the last number before all of the text is
 _LAST_OF_A_KIND = 8  # how many markers of one kind are tried, from the end
@@ -105,7 +118,19 @@ def number_in(span: str) -> Number | None:
     first = _value(numbers[0])
     if len(numbers) > 1 and _ALTERNATIVES.fullmatch(span, numbers[0].end(), numbers[1].start()):
         return first if first == _value(numbers[1]) else None
+    if "i." in span or "that is" in span:
+        first = _restated(span, numbers, first)
     return None if _FORMULA.search(span, 0, numbers[0].start()) else first
+
+
+def _restated(span: str, numbers: list[re.Match[str]], first: Number | None) -> Number | None:
+    """The number once more, with its sign: "7 below zero, i.e. -7". Another one, "7 hours, i.e. 420", is a remark."""
+    starts = {number.start(): number for number in numbers}
+    for restating in _RESTATED.finditer(span, numbers[0].end()):
+        value = _value(starts[restating.end()]) if restating.end() in starts else None
+        if None not in (first, value) and abs(first) == abs(value):
+            return value
+    return first
 
 
 def whole_number(span: str) -> int | None:
@@ -226,8 +251,8 @@ def _last_statement(text: str) -> str | None:
             continue
         start = _OPENING.match(text, match.end()).end()
         line = text[start : start + 200].partition("\n")[0]
-        span = re.split(r"[.!?](?:\s|$)", line, maxsplit=1)[0].strip()
-        if any(char.isdigit() for char in span):
+        span = _SENTENCE.split(line, maxsplit=1)[0].strip()
+        if any(char.isdigit() or char in _VULGAR for char in span):
             return span
         wordless = wordless or span or None
     return wordless
@@ -264,7 +289,9 @@ def _plain(span: str) -> str:
         span = _FRACTION.sub(_slash, span)
         span = re.sub(r"(?<=\d)\\[,!; ](?=\d{3})", ",", span)
         span = _LATEX_SPACE.sub("", span)
-    return span if span.isascii() and not ("*" in span or "`" in span or "_" in span) else span.translate(_TYPOGRAPHY)
+    if span.isascii():
+        return span.translate(_TYPOGRAPHY) if "*" in span or "`" in span or "_" in span else span
+    return _MIXED.sub(" ", span).translate(_TYPOGRAPHY)
 
 
 def _slash(match: re.Match[str]) -> str:
@@ -282,7 +309,12 @@ def _value(match: re.Match[str]) -> Number | None:
             return None
         value = int(match["whole"]) + Fraction(int(match["top"]), int(match["bottom"]))
     else:
-        digits = match["value"].replace(",", "").replace("\u202f", "").replace("'", "")
+        if match["comma"]:
+            digits = re.sub(r"[.\u202f']", "", match["comma"]).replace(",", ".")
+        elif match["dotted"]:
+            digits = match["dotted"].replace(".", "")
+        else:
+            digits = match["value"].replace(",", "").replace("\u202f", "").replace("'", "")
         value = Fraction(digits) if "." in digits else int(digits)
         exponent = match["exponent"] or match["power"]
         if exponent:

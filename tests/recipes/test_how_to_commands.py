@@ -1,0 +1,43 @@
+"""Every command on the pages about DPO, GRPO and rewards composes, and holds only keys that something reads."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from rlhf_recipes import losses, settings
+from rlhf_recipes.__main__ import register_recipes, rewrite
+from rlhf_recipes.paths import CONF
+
+PAGES = Path(__file__).parents[2] / "docs" / "how-to"
+
+
+def commands(page: str) -> list[str]:
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"python -m rlhf_recipes (.*?)[`\n]", text)
+    return [line for line in found if "reward=mine" not in line]  # a file that the reader writes
+
+
+COMMANDS = [(page, line) for page in ("dpo", "grpo", "custom-reward") for line in commands(page)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_house():
+    register_recipes()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_a_command_composes(page, line):
+    cfg = settings.check(compose("config", rewrite(shlex.split(line))))
+    if cfg.stage in ("dpo", "grpo"):
+        losses.check(cfg)
+
+
+@pytest.mark.parametrize(("page", "names"), [("dpo", losses.DPO), ("grpo", losses.GRPO)])
+def test_every_loss_is_on_its_page(page, names):
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"`{name}`" not in text] == []

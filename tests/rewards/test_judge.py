@@ -222,3 +222,19 @@ def test_many_at_once_but_not_too_many(server):
     server.barrier = threading.Barrier(3)  # each request waits until three are under way
     ask(server, [f"q{i}" for i in range(9)], concurrency=3)
     assert server.most == 3
+
+
+def test_the_preference_config_asks_both_ways_round(server):
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from rlhf_recipes.rewards import RewardSignal
+
+    file = Path(__file__).parents[2] / "conf/reward/judge_preference.yaml"
+    functions = OmegaConf.to_container(OmegaConf.load(file))["functions"]
+    functions["preference"]["kwargs"]["url"] = server.url
+    server.reply = lambda question: "Verdict: A"  # whoever comes first
+    scores, _ = RewardSignal(functions)(["p"] * 2, ["good", "best"], {"reference": ["bad", None]})
+    assert scores == [0.5, 0.0]
+    assert len(server.requests) == 2

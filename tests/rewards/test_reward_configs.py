@@ -78,3 +78,11 @@ def test_a_mix_changes_what_it_says():
     functions = functions_of("model_and_length")
     assert (functions["length_target"]["weight"], functions["length_target"]["kwargs"]["target"]) == (0.5, 60)
     assert merged("model_and_length").models.learned.path == "auto"
+
+
+def test_a_script_is_chosen_by_its_setting():
+    node = functions_of("script")
+    texts = ["Straße 5", "да da", "42"]
+    assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [1.0, 0.5, None]
+    node["script"]["kwargs"]["script"] = "cyrillic"
+    assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [0.0, 0.5, None]

@@ -82,8 +82,11 @@ def _claim(stage_run: StageRun) -> str:
     """StageRun.open, by the first process alone; the others learn whether there is anything to do."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return stage_run.open()
+    import torch
     from accelerate import PartialState
 
+    if not torch.accelerator.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # without it each process takes itself for the only one
     state = PartialState()
     found = stage_run.open() if state.is_main_process else None
     state.wait_for_everyone()

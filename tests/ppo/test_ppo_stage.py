@@ -42,7 +42,7 @@ def test_under_accelerate_launch_two_processes_leave_what_one_leaves(world, tmp_
     words += ["trainer.value_learning_rate=0.01"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{CONF}/accelerate/cpu2.yaml"]
     launch += ["--main_process_port", "0", "-m", "rlhf_recipes", *stage_words(world, tmp_path / "two"), *words]
-    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOUSE), env.get("PYTHONPATH")]))
     done = subprocess.run(
         [*launch, "trainer.gradient_accumulation_steps=2"], env=env, capture_output=True, text=True, timeout=180

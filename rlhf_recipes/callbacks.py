@@ -154,6 +154,7 @@ class GracefulStop(TrainerCallback):
     """SIGTERM and Ctrl-C: finish the update, save a checkpoint, stop. A second one stops at once, without saving.
 
     Of several processes one signalled is enough: all ask each other at the end of an update, and stop at the same one.
+    Their launcher hands them the signal that the terminal has sent them already: a second one is no news there.
     `received` is the signal's number afterwards, in every process, None if there was none.
     """
 
@@ -170,6 +171,8 @@ class GracefulStop(TrainerCallback):
                 return  # not the main thread: signals are someone else's
 
     def _note(self, number, frame):
+        if self._own and _several():
+            return
         if self._own:
             raise KeyboardInterrupt
         self._own, self.received = True, number
@@ -179,7 +182,7 @@ class GracefulStop(TrainerCallback):
         if state.global_step % steps_an_update(args):
             return
         told = self.received or 0
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if _several():
             highest = torch.tensor(told, device=args.device)
             distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
             told = int(highest)
@@ -191,6 +194,11 @@ class GracefulStop(TrainerCallback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _several() -> bool:
+    """Whether this is one of several processes."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 class SamplesFile(TrainerCallback):

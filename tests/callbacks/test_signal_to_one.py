@@ -25,6 +25,7 @@ def stopped(rank: int, folder: str):
         state.global_step += 1
         if (rank, state.global_step) == (1, 3):  # in the middle of the second update
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # the launcher's own, on top of the terminal's
         stop.on_step_end(args, state, control)
     Path(folder, f"end-{rank}").write_text(f"{state.global_step} {control.should_save} {stop.received}")
     torch.distributed.destroy_process_group()

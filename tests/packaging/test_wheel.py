@@ -47,3 +47,30 @@ def test_it_composes_from_an_empty_folder(wheel, tmp_path):
     wrong = run("stage=ppo", "trainer.vf_coeff=0.2")
     assert (wrong.returncode, "did you mean vf_coef?" in wrong.stderr) == (2, True)
     assert not list(empty.iterdir())
+
+
+def test_the_console_script_is_the_same_program(wheel, tmp_path):
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    subprocess.run(pip, check=True, capture_output=True)
+
+    def run(*args):
+        env = os.environ | {"PYTHONPATH": str(site)}
+        return subprocess.run(
+            [site / "bin" / "rlhf-recipes", *args], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    assert run("--version").stdout.startswith("rlhf-recipes ")
+    wrong = run("stage=sft", "trainer.lerning_rate=1")
+    assert (wrong.returncode, "did you mean learning_rate?" in wrong.stderr) == (2, True), wrong.stderr

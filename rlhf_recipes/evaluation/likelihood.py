@@ -134,15 +134,6 @@ def kl_estimates(logprobs: Sequence[np.ndarray], ref_logprobs: Sequence[np.ndarr
     return [float(-r.sum()) for r in ratios], [float((np.expm1(r) - r).sum()) for r in ratios]
 
 
-def response_kl(
-    policy: "PreTrainedModel", ref: "PreTrainedModel", answers: Sequence[Answer], *, temperature: float = 1.0
-) -> tuple[float, float]:
-    """Mean k1 and mean k3 over answers the policy sampled, nats a response. Both models in memory at once."""
-    ours, theirs = (logprobs(model, answers, temperature=temperature) for model in (policy, ref))
-    k1, k3 = kl_estimates(ours, theirs)
-    return float(np.mean(k1)), float(np.mean(k3))
-
-
 def perplexity(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", demos: Sequence[dict], *, description="perplexity"
 ) -> Perplexity:

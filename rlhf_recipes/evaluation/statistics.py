@@ -58,25 +58,6 @@ def mean(values: Scores) -> Mean:
     return Mean(float(kept.mean()), std, std / math.sqrt(len(kept)), len(kept))
 
 
-def bootstrap_mean(values: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile interval of the mean, by resampling prompts with replacement (Efron 1979).
-
-    Args:
-        values: `(n,)`, one a prompt; None and NaN are not counted.
-        resamples: bootstrap samples.
-        seed: of the resampling.
-
-    Returns:
-        (low, high), or None where nothing is finite.
-    """
-    kept = finite(values)
-    if not len(kept):
-        return None
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(kept, len(kept)).mean() for _ in range(resamples)]
-    return _interval(np.asarray(means))
-
-
 def compare(ours: Scores, theirs: Scores, *, epsilon: float = 0.0, resamples: int = 2000, seed: int = 0) -> Comparison:
     """Who wins, prompt by prompt: `ours[i]` and `theirs[i]` are the scores of two answers to the same prompt.
 

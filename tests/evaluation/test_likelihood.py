@@ -45,11 +45,16 @@ def test_kl_estimates_by_hand():
     assert k3 == [pytest.approx((math.e - 2) + (math.exp(-1)))]
 
 
+def response_kl(policy, ref, answers):
+    """Mean k1 and k3 over answers."""
+    return tuple(map(np.mean, likelihood.kl_estimates(*(likelihood.logprobs(m, answers) for m in (policy, ref)))))
+
+
 def test_kl_of_a_model_to_itself_is_zero_and_to_another_is_positive(make_model, tokenizer):
     policy, other = make_model(0), make_model(1)
     answers = measure.generate(policy, tokenizer, PROMPTS * 30, max_new_tokens=4)
-    assert likelihood.response_kl(policy, policy, answers) == (0.0, 0.0)
-    k1, k3 = likelihood.response_kl(policy, other, answers)
+    assert response_kl(policy, policy, answers) == (0.0, 0.0)
+    k1, k3 = response_kl(policy, other, answers)
     assert k1 > 0
     assert k3 > 0
 
@@ -59,7 +64,7 @@ def test_kl_agrees_with_the_exact_sum_over_one_token(make_model, tokenizer):
     answers = measure.generate(policy, tokenizer, ["the cat"] * 4000, max_new_tokens=1, batch_size=1000)
     p, q = (m(torch.tensor([[4, 6]])).logits[0, -1].log_softmax(-1) for m in (policy, other))
     exact = (p.exp() * (p - q)).sum().item()
-    k1, k3 = likelihood.response_kl(policy, other, answers)
+    k1, k3 = response_kl(policy, other, answers)
     assert k1 == pytest.approx(exact, rel=0.1)
     assert k3 == pytest.approx(exact, rel=0.1)
 

@@ -1,14 +1,16 @@
-"""Answers of small models by PPO's rollout engine: what transformers' generate draws, in fewer operations."""
+"""Small models through PPO's engine: answers drawn, and their log-probabilities read, in fewer operations."""
 
 import torch
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
+from trl.trainer.utils import entropy_from_logits
 
 from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.causal import evaluating
+from rlhf_recipes.ppo.causal import evaluating, hidden_states
 from rlhf_recipes.ppo.language import PolicyLanguage
 from rlhf_recipes.ppo.prompts import pad_left
 from rlhf_recipes.ppo.rollout import Sampling, generate
+from rlhf_recipes.ppo.sequences import Sequences
 
 PLAIN = {"min_p": (None, 0.0), "repetition_penalty": (None, 1.0), "cache_implementation": (None,)}
 ALONE = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process holds all weights
@@ -22,10 +24,14 @@ def serves(trainer, causal: nn.Module) -> bool:
         and config.do_sample
         and all(getattr(config, name, None) in values for name, values in PLAIN.items())
         and trainer.accelerator.distributed_type in ALONE
-        and hasattr(causal, "base_model")
-        and lean.fits(causal.base_model)
-        and type(causal.get_output_embeddings()) is nn.Linear
+        and small(causal)
     )
+
+
+def small(causal: nn.Module) -> bool:
+    """Whether the engine reads this model: a Llama or Qwen2 in float32 on a CPU, without adapter or wrapper."""
+    fits = hasattr(causal, "base_model") and lean.fits(causal.base_model)
+    return fits and type(causal.get_output_embeddings()) is nn.Linear
 
 
 def answer(trainer, causal: nn.Module, prompt_ids: list[list[int]]) -> list[list[int]]:
@@ -43,3 +49,25 @@ def answer(trainer, causal: nn.Module, prompt_ids: list[list[int]]) -> list[list
             causal, ids, mask, torch.rand(len(ids), width), Sampling(language, width), tokenizer.pad_token_id
         )
     return [row[: int(n)].tolist() for row, n in zip(answers.completion_ids, answers.mask.sum(1), strict=True)]
+
+
+def logprobs(causal: nn.Module, ids: Tensor, mask: Tensor, steps: int, temperature: float, entropy: bool):
+    """Log-probabilities of the answers, and their distribution's entropies, both (B, T) and 0 on padding.
+
+    Args:
+        causal: a model that is `small`. The log-probabilities are differentiable, the entropies are not.
+        ids: (B, P + T), prompts padded on the left and answers on the right.
+        mask: (B, P + T).
+        steps: T.
+        entropy: whether it is wanted; else None in its place.
+    """
+    mask = mask.bool()
+    answers, real = ids[:, -steps:], mask[:, -steps:]
+    hidden = hidden_states(causal, Sequences(ids[:, :-steps], mask[:, :-steps], answers, real), steps)
+    logits = causal.get_output_embeddings()(hidden[real]) / temperature  # (N, V): padding is not read
+    chosen = logits.gather(1, answers[real][:, None]).squeeze(1) - logits.logsumexp(1)
+    read = torch.zeros(answers.shape).masked_scatter(real, chosen)
+    if not entropy:
+        return read, None
+    with torch.no_grad():
+        return read, torch.zeros(answers.shape).masked_scatter(real, entropy_from_logits(logits))

@@ -49,6 +49,23 @@ class GRPOTrainer(TRLGRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
         return generation.answer(self, causal, prompt_ids), None
 
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **others
+    ):
+        """TRL's; a small model of one process is read by PPO's engine, without padding."""
+        asked = self._entropy_bonus_enabled or any(value not in (None, False) for value in others.values())
+        if asked or self.accelerator.num_processes > 1 or not generation.small(model):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
+            )
+        size = batch_size or len(input_ids)
+        parts = [
+            generation.logprobs(model, ids, mask, logits_to_keep, self.temperature, compute_entropy)
+            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
+        ]
+        entropies = torch.cat([part[1] for part in parts]) if compute_entropy else None
+        return torch.cat([part[0] for part in parts]), entropies, None
+
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         """TRL's generation batch; silent groups are counted, and under skip or resample marked or replaced."""
         batch = super()._generate_and_score_completions(inputs)

@@ -5,6 +5,7 @@ import torch
 from trl import GRPOTrainer as TRLGRPOTrainer
 
 from rlhf_recipes.grpo import generation
+from rlhf_recipes.ppo.prompts import pad_left
 
 
 def length(prompts, completions, **columns):
@@ -67,3 +68,31 @@ def test_a_greedy_answer_and_an_adapted_model_are_left_to_transformers(trainer):
     made.generation_config.do_sample = True
     assert generation.serves(made, made.model)
     assert not generation.serves(made, get_peft_model(made.model, LoraConfig(r=2, task_type="CAUSAL_LM")))
+
+
+def test_log_probabilities_entropies_and_gradients_are_trls_own(trainer):
+    made = trainer(length, temperature=0.8)
+    prompts = asked(made)
+    ids, mask = pad_left(prompts, made._tokenizer.pad_token_id)
+    answers = torch.randint(5, 300, (3, 7))
+    real = torch.arange(7) < torch.tensor([[7], [1], [4]])
+    args = (torch.cat([ids, answers * real], 1), torch.cat([mask, real], 1).long(), 7)
+    results = []
+    for cls in (TRLGRPOTrainer, type(made)):
+        made.model.zero_grad()
+        logps, entropies, _ = cls._get_per_token_logps_and_entropies(made, made.model, *args, compute_entropy=True)
+        (logps * real).sum().backward()
+        grads = [p.grad.clone() for p in made.model.parameters()]
+        results.append((logps.detach() * real, entropies * real, grads))
+    torch.testing.assert_close(*results, atol=2e-5, rtol=1e-4)
+    assert results[1][0][~real].eq(0).all()
+
+
+def test_the_engine_is_what_reads_a_small_model(trainer, monkeypatch):
+    made = trainer(length)
+    monkeypatch.setattr(TRLGRPOTrainer, "_get_per_token_logps_and_entropies", None)
+    ids = torch.tensor([asked(made)[0] * 2])
+    logps, entropies, _ = made._get_per_token_logps_and_entropies(
+        made.model, ids, torch.ones_like(ids), 3, batch_size=1
+    )
+    assert logps.shape == (1, 3) and entropies is None

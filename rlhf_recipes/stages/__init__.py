@@ -58,7 +58,7 @@ def run(cfg: DictConfig) -> dict:
             stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
         metrics = stage.run(cfg, stage_run)
     except UserError:
-        if claimed == "fresh":
+        if claimed == "fresh" and int(os.environ.get("RANK", "0")) == 0:
             stage_run.abandon()
         raise
     if int(os.environ.get("RANK", "0")) == 0:
@@ -85,9 +85,10 @@ def _claim(stage_run: StageRun) -> str:
     import torch
     from accelerate import PartialState
 
-    if not torch.accelerator.is_available():
+    cpu = not torch.accelerator.is_available()
+    if cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"  # without it each process takes itself for the only one
-    state = PartialState()
+    state = PartialState(cpu=cpu)
     found = stage_run.open() if state.is_main_process else None
     state.wait_for_everyone()
     return found or ("done" if stage_run.summary.is_file() else "fresh")

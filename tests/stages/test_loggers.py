@@ -1,4 +1,7 @@
-"""logger=wandb and tensorboard: metrics and sample tables arrive, without an account and without a network."""
+"""logger=wandb, tensorboard and trackio: metrics and sample tables arrive, without account and network."""
+
+import sqlite3
+import sys
 
 import pytest
 
@@ -21,3 +24,16 @@ def test_tensorboard_writes_event_files(made, house, tmp_path):
     given = f"inputs.policy={made[0]}/default/pretrain/model"
     house("sft", f"run.root={tmp_path}", given, "logger=tensorboard")
     assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+def test_trackio_keeps_the_metrics_on_this_machine(made, house, tmp_path, monkeypatch):
+    pytest.importorskip("trackio", reason="an extra: pip install 'rlhf-recipes[trackio]'")
+    for name, module in list(sys.modules.items()):  # its folder is settled when it is imported
+        if name.partition(".")[0] == "trackio" and hasattr(module, "TRACKIO_DIR"):
+            monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
+    house("sft", f"run.root={tmp_path}", f"inputs.policy={made[0]}/default/pretrain/model", "logger=trackio")
+    (file,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(file) as base:
+        rows = base.execute("SELECT run_name, metrics FROM metrics").fetchall()
+    assert {name for name, _ in rows} == {"default/sft"}
+    assert any(b"train/loss" in metrics for _, metrics in rows)

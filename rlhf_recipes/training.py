@@ -33,6 +33,8 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     fields |= {"output_dir": str(run.checkpoints), "run_name": f"{cfg.run.name}/{cfg.stage}"}
     fields.setdefault("seed", cfg.seed)
     fields.setdefault("report_to", [] if cfg.preview else _reporters(cfg))
+    if cfg.logger.report_to == "trackio":
+        fields.setdefault("project", cfg.logger.project)
     fields.setdefault("disable_tqdm", not terminal())
     fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())
     if fields.get("bf16") is None and not fields.get("fp16"):

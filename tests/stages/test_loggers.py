@@ -31,8 +31,10 @@ def test_trackio_keeps_the_metrics_on_this_machine(made, house, tmp_path, monkey
     for name, module in list(sys.modules.items()):  # its folder is settled when it is imported
         if name.partition(".")[0] == "trackio" and hasattr(module, "TRACKIO_DIR"):
             monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
-    house("sft", f"run.root={tmp_path}", f"inputs.policy={made[0]}/default/pretrain/model", "logger=trackio")
+    given = [f"inputs.policy={made[0]}/default/pretrain/model", "logger.project=mine"]
+    house("sft", f"run.root={tmp_path}", *given, "logger=trackio")
     (file,) = (tmp_path / "trackio").glob("*.db")
+    assert file.stem == "mine"
     with sqlite3.connect(file) as base:
         rows = base.execute("SELECT run_name, metrics FROM metrics").fetchall()
     assert {name for name, _ in rows} == {"default/sft"}

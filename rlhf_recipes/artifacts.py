@@ -17,8 +17,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.checkpoints import is_whole as whole
-from rlhf_recipes.checkpoints import numbered
+from rlhf_recipes.checkpoints import is_whole, last_whole
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.paths import RECIPES
 
@@ -230,17 +229,16 @@ class StageRun:
                 raise UserError(
                     f"trainer.resume_from_checkpoint={wanted}: no such folder; expected a checkpoint or auto"
                 )
-            if not whole(Path(wanted)):
+            if not is_whole(Path(wanted)):
                 raise UserError(
                     f"trainer.resume_from_checkpoint={wanted}: torn, or no checkpoint; name another, or give auto"
                 )
             return str(wanted)
-        for folder in numbered(self.checkpoints):
-            if whole(folder):
-                print(f"resuming from {folder}", file=sys.stderr)
-                return str(folder)
-            print(f"{folder} is torn (the run died while writing it); passed over", file=sys.stderr)
-        return None
+        found = last_whole(self.checkpoints, lambda line: print(line, file=sys.stderr))
+        if found is None:
+            return None
+        print(f"resuming from {found}", file=sys.stderr)
+        return str(found)
 
     def finish(self, metrics: dict) -> dict:
         """Write summary.json, the sign that the stage is finished."""
@@ -308,6 +306,7 @@ def from_parents(cfg: DictConfig) -> None:
 
 
 STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")
+SCORING = ("ppo", "grpo", "collect", "evaluate", "score")  # the stages that read the `reward` node
 
 
 def differences(old: DictConfig, new: DictConfig) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -57,6 +58,15 @@ def numbered(folder: str | Path) -> list[Path]:
     """The checkpoints in a folder, newest first, whole or not."""
     found = [p for p in Path(folder).glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+
+
+def last_whole(folder: str | Path, say: Callable[[str], object]) -> Path | None:
+    """The newest checkpoint in a folder that is whole, or None. `say` is told of torn ones, which are passed over."""
+    for found in numbered(folder):
+        if is_whole(found):
+            return found
+        say(f"{found} is torn (the run died while writing it): passed over for the one before")
+    return None
 
 
 def replace(new: Path, place: Path) -> None:

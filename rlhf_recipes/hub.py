@@ -1,6 +1,7 @@
 """The hub, asked before a library waits for it."""
 
 import os
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -8,17 +9,19 @@ from rlhf_recipes.errors import UserError
 
 
 def reach_hub(place: str, setting: str = "model.path") -> None:
-    """Raise unless `place` is in the local cache or the hub answers within three seconds.
+    """Raise unless `place` is a file or folder, or in the local cache, or the hub answers within three seconds.
 
     The hub client retries for minutes; a person at the shell wants to know now.
 
     Args:
-        place: a hub id.
+        place: a path or a hub id.
         setting: what names it, for the fix that is told.
 
     Raises:
-        UserError: neither; or it is no hub id at all.
+        UserError: none of these; or it is no hub id at all.
     """
+    if Path(place).expanduser().exists():
+        return
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -235,8 +235,7 @@ def _has_head(path: str) -> bool:
 
 def _load(cls, place: str, **keywords):
     """from_pretrained, with a hub that cannot be reached told at once and in one line."""
-    if not Path(place).exists():
-        reach_hub(place)
+    reach_hub(place)
     try:
         return cls.from_pretrained(place, **keywords)
     except (OSError, ValueError) as error:

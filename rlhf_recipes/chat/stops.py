@@ -2,6 +2,8 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlhf_recipes.tokenizer import turn_end
+
 
 def stop_ids(
     tokenizer: PreTrainedTokenizerBase,
@@ -22,14 +24,3 @@ def stop_ids(
     closing = turn_end(tokenizer) if own_template else None
     every = [trained, closing, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
     return list(dict.fromkeys(token for token in every if token is not None))
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token with which the tokenizer's chat template closes an answer, None where it has none."""
-    if not tokenizer.chat_template:
-        return None
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "mark"}]
-    after = tokenizer.apply_chat_template(talk, tokenize=False).rpartition("mark")[2]
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return ids[0] if ids and ids[0] in special else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.artifacts import whole
+from rlhf_recipes.checkpoints import is_whole
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards.judge import preference
 from rlhf_recipes.rewards.judge_client import Endpoint
@@ -156,7 +156,7 @@ def _checkpoints(inputs: Mapping[str, dict]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, entry in inputs.items():
         if entry.get("stage") in STEPWISE:
-            folders = [f for f in (Path(entry["path"]).parent / "checkpoints").glob("checkpoint-*") if whole(f)]
+            folders = [f for f in (Path(entry["path"]).parent / "checkpoints").glob("checkpoint-*") if is_whole(f)]
             steps = sorted((int(f.name.rpartition("-")[2]), f) for f in folders)
             found |= {f"{name}@{step}": str(folder) for step, folder in steps}
     if not found:

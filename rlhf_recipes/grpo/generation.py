@@ -24,20 +24,14 @@ def serves(trainer, causal: nn.Module) -> bool:
         and config.do_sample
         and all(getattr(config, name, None) in values for name, values in PLAIN.items())
         and trainer.accelerator.distributed_type in ALONE
-        and small(causal)
+        and lean.serves(causal)
     )
-
-
-def small(causal: nn.Module) -> bool:
-    """Whether the engine reads this model: a Llama or Qwen2 in float32 on a CPU, without adapter or wrapper."""
-    fits = hasattr(causal, "base_model") and lean.fits(causal.base_model)
-    return fits and type(causal.get_output_embeddings()) is nn.Linear
 
 
 def answer(trainer, causal: nn.Module, prompt_ids: list[list[int]]) -> list[list[int]]:
     """One answer a prompt, its end token included. Random numbers are the default generator's."""
     tokenizer, width = trainer._tokenizer, trainer.max_completion_length
-    ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, max(map(len, prompt_ids)))
+    ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id)
     language = PolicyLanguage(
         temperature=trainer.temperature,
         stop_ids=[tokenizer.eos_token_id],
@@ -55,7 +49,7 @@ def logprobs(causal: nn.Module, ids: Tensor, mask: Tensor, steps: int, temperatu
     """Log-probabilities of the answers, and their distribution's entropies, both (B, T) and 0 on padding.
 
     Args:
-        causal: a model that is `small`. The log-probabilities are differentiable, the entropies are not.
+        causal: a model that `lean.serves`. The log-probabilities are differentiable, the entropies are not.
         ids: (B, P + T), prompts padded on the left and answers on the right.
         mask: (B, P + T).
         steps: T.

@@ -9,6 +9,7 @@ from trl import GRPOTrainer as TRLGRPOTrainer
 
 from rlhf_recipes.grpo import generation, groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
+from rlhf_recipes.ppo import lean
 
 TOKEN_MEAN = ("dapo", "cispo", "vespo")  # losses that are divided by num_items_in_batch; the others by their rows
 
@@ -54,7 +55,7 @@ class GRPOTrainer(TRLGRPOTrainer):
     ):
         """TRL's; a small model of one process is read by PPO's engine, without padding."""
         asked = self._entropy_bonus_enabled or any(value not in (None, False) for value in others.values())
-        if asked or self.accelerator.num_processes > 1 or not generation.small(model):
+        if asked or self.accelerator.num_processes > 1 or not lean.serves(model):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )

@@ -1,6 +1,5 @@
 """Checkpoints that are whole or not there: written aside, listed, and renamed into place in one step."""
 
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -9,12 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import rotate_checkpoints
 
-from rlhf_recipes.checkpoints import MANIFEST as MANIFEST
-from rlhf_recipes.checkpoints import STATE_FILE as STATE_FILE
-from rlhf_recipes.checkpoints import is_whole, numbered, seal
+from rlhf_recipes.checkpoints import seal
 from rlhf_recipes.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 STAGING = ".writing"
 CRITIC_FILE = "critic.safetensors"
@@ -33,15 +28,6 @@ def publish(staged: Path, output_dir: Path, keep: int | None, best: str | None) 
         shutil.rmtree(place)
     os.replace(staged, place)
     rotate_checkpoints(output_dir=str(output_dir), save_total_limit=keep, best_model_checkpoint=best)
-
-
-def last_whole(output_dir: str | Path) -> str | None:
-    """The newest checkpoint in a folder that is whole, or None. Torn ones are named in a warning and passed over."""
-    for folder in numbered(output_dir):
-        if is_whole(folder):
-            return str(folder)
-        logger.warning("%s is torn (the run died while writing it): passed over for the one before", folder)
-    return None
 
 
 def _critic(module: nn.Module) -> dict[str, Tensor]:

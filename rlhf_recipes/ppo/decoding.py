@@ -18,7 +18,7 @@ def decoder(causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, room: in
         prompt_ids: (B, P) padded on the left; prompt_mask: (B, P).
         room: tokens to come.
     """
-    if lean.fits(causal.base_model) and type(causal.get_output_embeddings()) is nn.Linear:
+    if lean.serves(causal):
         lengths = prompt_mask.sum(1)
         none = prompt_ids.new_zeros(len(prompt_ids), 0)
         ids, _ = Sequences(prompt_ids, prompt_mask, none, none.bool()).packed(1)

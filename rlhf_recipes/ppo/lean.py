@@ -21,6 +21,12 @@ LAYERS = {
 SMALL_ATTENTION = 2**22  # scores of one layer that may be stored for the gradient; above it, torch's tiled attention
 
 
+def serves(causal: nn.Module) -> bool:
+    """Whether a causal model's decoder may be read here and its logits are one plain matrix product after it."""
+    fitting = hasattr(causal, "base_model") and fits(causal.base_model)
+    return fitting and type(causal.get_output_embeddings()) is nn.Linear
+
+
 def fits(base: nn.Module) -> bool:
     """Whether `base` (a LlamaModel or Qwen2Model) may be read here, as things stand now."""
     if type(base) not in LAYERS or torch.is_autocast_enabled("cpu"):

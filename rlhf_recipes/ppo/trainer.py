@@ -7,6 +7,7 @@ none of its methods run.
 """
 
 import copy
+import logging
 import os
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
+from rlhf_recipes import checkpoints
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import checkpoint, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
@@ -46,6 +48,8 @@ from rlhf_recipes.ppo.setup import (
     with_adapter,
 )
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
+
+logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(TRLPPOTrainer):
@@ -165,13 +169,13 @@ class PPOTrainer(TRLPPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Trainer's train. `resume_from_checkpoint` "auto" or True: the last whole checkpoint, if there is one."""
         if resume_from_checkpoint in ("auto", True):
-            resume_from_checkpoint = checkpoint.last_whole(self.args.output_dir)
-        elif resume_from_checkpoint and not checkpoint.is_whole(Path(resume_from_checkpoint)):
+            resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, logger.warning)
+        elif resume_from_checkpoint and not checkpoints.is_whole(Path(resume_from_checkpoint)):
             raise UserError(f"{resume_from_checkpoint} is torn, or no checkpoint of PPO; name another, or give auto")
         self._update = None
         if resume_from_checkpoint:
             self._load_ppo_state(Path(resume_from_checkpoint))
-        return Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        return Trainer.train(self, resume_from_checkpoint=str(resume_from_checkpoint or "") or None, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """One empty item a forward: prompts are fetched a rollout at a time, by `training_step`."""
@@ -376,7 +380,7 @@ class PPOTrainer(TRLPPOTrainer):
             del self._get_output_dir
         if self.args.should_save:
             checkpoint.save_critic(staged, self.actor_critic)
-            torch.save(self._ppo_state(), staged / checkpoint.STATE_FILE)
+            torch.save(self._ppo_state(), staged / checkpoints.STATE_FILE)
             if self.state.best_model_checkpoint == str(staged):
                 self.state.best_model_checkpoint = str(output / staged.name)
                 self.state.save_to_json(str(staged / "trainer_state.json"))
@@ -398,7 +402,7 @@ class PPOTrainer(TRLPPOTrainer):
         }
 
     def _load_ppo_state(self, folder: Path) -> None:
-        state = torch.load(folder / checkpoint.STATE_FILE, map_location="cpu", weights_only=True)
+        state = torch.load(folder / checkpoints.STATE_FILE, map_location="cpu", weights_only=True)
         self.args.kl_coef = state["kl_coef"]
         self.scale.load_state_dict(state["scale"])
         self.early_stopping.early_stopping_patience_counter = state.get("waited", 0)

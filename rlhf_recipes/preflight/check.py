@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, finished, models
-from rlhf_recipes.artifacts import StageRun, peak_memory
+from rlhf_recipes.artifacts import SCORING, StageRun, peak_memory
 from rlhf_recipes.chat import template
 from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.errors import UserError
@@ -27,8 +27,6 @@ from rlhf_recipes.preflight.setting import (
     settle,
 )
 from rlhf_recipes.preflight.shapes import base_of
-
-SCORED = ("ppo", "grpo", "collect", "evaluate", "score")  # stages that read the reward signal
 
 
 def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) -> dict:
@@ -68,7 +66,7 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
         print(screen.disk(wanted, free))
     disk_fits = wanted.total <= free
     fits = peak(found).total <= machine.free
-    if cfg.stage in SCORED and fits:
+    if cfg.stage in SCORING and fits:
         print(scores.told_apart(cfg, stage_run))
     if setting.args is not None:
         print("time: told after the first steps of the run")
@@ -133,8 +131,7 @@ def _scorers_own(scorer: Scorer):
     """A reward model's tokenizer, as it is."""
     from transformers import AutoTokenizer
 
-    if not Path(scorer.path).exists():
-        reach_hub(scorer.path)
+    reach_hub(scorer.path)
     try:
         return AutoTokenizer.from_pretrained(scorer.path)
     except (OSError, ValueError) as error:
@@ -207,7 +204,7 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
         found = tokens.of_one("policy", tokenizer, stops, vocab=vocab, chat=chat)
     whole = rows.whole if cfg.stage == "score" else rows.prompt + (_answer(cfg, run) or 0)
     readers = [n for n in setting.networks if n.part == "reward"]
-    known = scorers(cfg, run) if cfg.stage in SCORED else []
+    known = scorers(cfg, run) if cfg.stage in SCORING else []
     for scorer, network in zip(known, readers, strict=True):
         name, own = f"reward model {scorer.name}", _scorers_own(scorer)
         if written is None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import models
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.hub import reach_hub
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def _config(model: DictConfig, place: str | None):
     if place is None:
         fields = OmegaConf.to_container(model.init) | {"vocab_size": model.tokenizer_init.vocab_size}
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    if not Path(place).exists():
-        models.reach_hub(place)
+    reach_hub(place)
     try:
         return AutoConfig.from_pretrained(place, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:

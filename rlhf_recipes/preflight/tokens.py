@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rlhf_recipes.tokenizer import turn_end
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -22,13 +24,7 @@ def of_one(name: str, tokenizer, stops: list[int], *, vocab: int, chat: bool) ->
         chat: the data is given as turns, through the chat template.
     """
     words = ", ".join(repr(tokenizer.convert_ids_to_tokens(i)) for i in stops) or "nothing"
-    template = "a chat template" if tokenizer.chat_template else "no chat template"
-    found = [
-        Finding(
-            f"{name}: EOS {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), pad {tokenizer.pad_token!r} "
-            f"({tokenizer.pad_token_id}), {template}, stops on {words}"
-        )
-    ]
+    found = [Finding(f"{_described(name, tokenizer)}, stops on {words}")]
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         found.append(
             Finding(f"{name}: pad is EOS, so that nothing learns to stop; give model.pad_token='<|pad|>'", True)
@@ -48,25 +44,17 @@ def of_one(name: str, tokenizer, stops: list[int], *, vocab: int, chat: bool) ->
     return found
 
 
-def turn_end(tokenizer) -> int | None:
-    """The special token that closes an assistant's turn in the chat template; None where there is none."""
-    if not tokenizer.chat_template:
-        return None
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
-    special = [i for i in ids if i in tokenizer.all_special_ids or i in tokenizer.added_tokens_decoder]
-    return special[-1] if special else None
-
-
 def of_scorer(name: str, tokenizer) -> list[Finding]:
     """A reward model's tokenizer by itself, where no policy stands beside it."""
+    return [Finding(_described(name, tokenizer))]
+
+
+def _described(name: str, tokenizer) -> str:
     template = "a chat template" if tokenizer.chat_template else "no chat template"
-    return [
-        Finding(
-            f"{name}: EOS {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), pad {tokenizer.pad_token!r} "
-            f"({tokenizer.pad_token_id}), {template}"
-        )
-    ]
+    return (
+        f"{name}: EOS {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), pad {tokenizer.pad_token!r} "
+        f"({tokenizer.pad_token_id}), {template}"
+    )
 
 
 def too_long(name: str, context: int | None, whole: int) -> list[Finding]:

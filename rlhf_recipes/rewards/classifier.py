@@ -2,7 +2,6 @@
 
 import math
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.errors import UserError
@@ -67,8 +66,7 @@ def _load(name: str, label: str | int, device: str) -> tuple[Any, Any, int]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    if not Path(name).exists():
-        reach_hub(name, "kwargs.model")
+    reach_hub(name, "kwargs.model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left")
         network = AutoModelForSequenceClassification.from_pretrained(name)

@@ -8,14 +8,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes import data, losses, settings, sweep
-from rlhf_recipes.artifacts import StageRun, from_parents
+from rlhf_recipes.artifacts import SCORING, StageRun, from_parents
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
 from rlhf_recipes.hub import reach_hub
 from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.rewards.combine import RewardSignal
 
-SCORING = ("ppo", "grpo", "collect", "evaluate", "score")  # the stages that read the `reward` node
 LEAVE_NO_STAGE = ("score", "report", "chat", "export")  # nothing that a later stage starts from
 
 
@@ -37,31 +36,29 @@ def run(cfg: DictConfig) -> dict:
     stage_run = StageRun(cfg)
     stage_run.resolve()
     for name, found in stage_run.inputs.items():
-        if not Path(found["path"]).expanduser().exists():
-            reach_hub(found["path"], "model.path" if found["path"] == cfg.model.path else f"inputs.{name}")
+        reach_hub(found["path"], "model.path" if found["path"] == cfg.model.path else f"inputs.{name}")
     if cfg.stage in SCORING:
         _check_reward(cfg, stage_run)
     _check_stage(cfg, stage_run)
     if cfg.preflight:
         return _preflight().run(cfg, stage_run)
-    if cfg.stage == "score" and not cfg.preview and _stage("score").loads_a_model(cfg):
-        _preflight().brief(cfg, stage_run)
     if cfg.stage in LEAVE_NO_STAGE or cfg.preview:
         return _stage(cfg.stage).run(cfg, stage_run)
     claimed = _claim(stage_run)
     if claimed == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
         return {}
+    first = int(os.environ.get("RANK", "0")) == 0
     stage = _stage(cfg.stage)  # its libraries are in memory from here on
     try:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if first:
             stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
         metrics = stage.run(cfg, stage_run)
     except UserError:
-        if claimed == "fresh" and int(os.environ.get("RANK", "0")) == 0:
+        if claimed == "fresh" and first:
             stage_run.abandon()
         raise
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first:
         stage_run.finish(metrics)
     return metrics
 

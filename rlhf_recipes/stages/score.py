@@ -10,6 +10,10 @@ from rlhf_recipes.rewards import RewardSignal, score
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Writes each function's score a row to scores.jsonl beside the file, and prints means, spread and failures."""
+    if not cfg.preview and loads_a_model(cfg):
+        from rlhf_recipes.preflight import check  # torch
+
+        check.brief(cfg, run)
     file = Path(cfg.score.file)
     out = Path(cfg.score.out) if cfg.score.out else file.with_name("scores.jsonl")
     summary = score.score_file(_signal(cfg, run), file, out)

@@ -5,7 +5,8 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_recipes.artifacts import StageRun, differences, fingerprint, whole, write_json
+from rlhf_recipes.artifacts import StageRun, differences, fingerprint, write_json
+from rlhf_recipes.checkpoints import is_whole
 from rlhf_recipes.errors import UserError
 
 
@@ -136,8 +137,8 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
     run = StageRun(config(tmp_path))
     good = checkpoint(run.checkpoints, 9)
     torn = checkpoint(run.checkpoints, 10, torn=True)
-    assert whole(good)
-    assert not whole(torn)
+    assert is_whole(good)
+    assert not is_whole(torn)
     assert run.last_checkpoint() == str(good)
     assert "checkpoint-10 is torn" in capsys.readouterr().err
 
@@ -145,7 +146,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
 def test_a_checkpoint_without_its_last_file_is_torn(tmp_path):
     target = checkpoint(tmp_path, 1)
     (target / "trainer_state.json").unlink()
-    assert not whole(target)
+    assert not is_whole(target)
 
 
 def test_fingerprints_follow_content_and_names(tmp_path):

@@ -320,15 +320,12 @@ def test_11_trl_shuffles_with_numpys_global_state(trl_make):
 # ---- 12: padding side and columns ----
 
 
-def test_12_the_tokenizers_padding_side_does_not_matter(make, tokenizer):
+def test_12_the_tokenizers_padding_side_does_not_matter(make, tokenizer, monkeypatch):
     one = make()
     one.train()
-    tokenizer.padding_side = "right"
-    try:
-        other = make()
-        other.train()
-    finally:
-        tokenizer.padding_side = "left"
+    monkeypatch.setattr(tokenizer, "padding_side", "right")
+    other = make()
+    other.train()
     assert history(one, "loss/policy_avg") == history(other, "loss/policy_avg")
 
 
@@ -338,12 +335,9 @@ def test_12_trl_answers_behind_the_padding(trl_make, tokenizer, monkeypatch):
     monkeypatch.setattr(trl_ppo, "batch_generation", lambda m, q, *args: (asked.append(q), plain(m, q, *args))[1])
     left = trl_make()
     left.train()
-    tokenizer.padding_side = "right"
-    try:
-        right = trl_make()
-        right.train()
-    finally:
-        tokenizer.padding_side = "left"
+    monkeypatch.setattr(tokenizer, "padding_side", "right")
+    right = trl_make()
+    right.train()
     assert (asked[0][:, -1] != 0).all() and (asked[1][:, -1] == 0).any()
     assert history(left, "loss/policy_avg") != pytest.approx(history(right, "loss/policy_avg"), rel=1e-3)
 

@@ -27,7 +27,12 @@ def adapter(lora: bool) -> dict:
 
 
 def meet(rank: int, processes: int, folder: str) -> None:
-    """What `accelerate launch` sets, and a group of the processes."""
+    """
+    What `accelerate launch` sets, and a group of the processes.
+
+    The group is left to the end of its process, not destroyed: DDP's reducer would then hold the last reference to it,
+    and one freed with the GIL held waits for gloo's threads, which may be waiting for the GIL.
+    """
     faulthandler.dump_traceback_later(PATIENCE - 20)  # one that hangs says where
     torch.set_num_threads(1)
     if processes > 1:
@@ -49,8 +54,6 @@ def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | Non
         for row in trainer.state.log_history
     ]
     torch.save((state, [row for row in log if row]), Path(folder) / f"end-{rank}.pt")
-    if processes > 1:
-        torch.distributed.destroy_process_group()
 
 
 def start(target, folder: Path, processes: int, *more) -> list:

@@ -5,14 +5,13 @@ import copy
 import pytest
 
 from rlhf_recipes.preflight import tokens
+from rlhf_recipes.tokenizer import train_bpe, turn_end
 
 CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def plain():
-    from rlhf_recipes.tokenizer import train_bpe
-
     return train_bpe(["some words to learn from"] * 3, 300)
 
 
@@ -48,7 +47,7 @@ def test_a_chat_template_that_ends_turns_with_another_token(plain):
     chat.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|end|>"]})
     chat.chat_template = CHAT
     end = chat.convert_tokens_to_ids("<|end|>")
-    assert tokens.turn_end(chat) == end
+    assert turn_end(chat) == end
     assert any("model.eos_token='<|end|>'" in text for text in wrong(of_one(chat, chat=True)))
     assert wrong(of_one(chat, stops=(2, end), chat=True)) == []
     assert wrong(of_one(chat)) == []  # data that is no chat never sees the template

@@ -3,24 +3,11 @@
 import pytest
 from recipe_checks import CHECKS, moved
 from recipe_house import SHRINK, composed, stages_of, summary
+from tiny_run import SMALL
 
 from rlhf_recipes import stages
 
-TINY = (
-    "model.init.hidden_size=32",
-    "model.init.intermediate_size=64",
-    "model.init.num_hidden_layers=2",
-    "model.init.num_attention_heads=4",
-    "model.init.num_key_value_heads=4",
-    "model.tokenizer_init.vocab_size=512",
-    "data.corpus.limit=120",
-    "data.demos.limit=160",
-    "data.preferences.limit=160",
-    "data.prompts.limit=200",
-    "data.max_eval=8",
-    "evaluate.ppl_rows=4",
-    "evaluate.corpus_rows=4",
-)
+FEW = ("data.max_eval=8", "evaluate.ppl_rows=4", "evaluate.corpus_rows=4")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +17,7 @@ def play(libraries, tmp_path_factory):
 
     def run(recipe: str, stage: str, *more: str) -> dict:
         small = SHRINK["sft" if stage == "pretrain" else stage]
-        return stages.run(composed(recipe, stage, *TINY, *small, f"run.root={root}", *more))
+        return stages.run(composed(recipe, stage, *SMALL, *FEW, *small, f"run.root={root}", *more))
 
     run.root = root
     for stage in ("pretrain", "sft", "reward"):

@@ -2,23 +2,12 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tiny_run import SMALL
 
 from rlhf_recipes import settings, stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.paths import CONF
 
-SMALL = [
-    "model.init.hidden_size=32",
-    "model.init.intermediate_size=64",
-    "model.init.num_hidden_layers=2",
-    "model.init.num_attention_heads=4",
-    "model.init.num_key_value_heads=4",
-    "model.tokenizer_init.vocab_size=512",
-    "data.corpus.limit=120",
-    "data.demos.limit=160",
-    "data.preferences.limit=160",
-    "data.prompts.limit=200",
-]
 STEPS = [
     "trainer.max_steps=4",
     "trainer.per_device_train_batch_size=8",

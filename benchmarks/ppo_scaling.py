@@ -7,10 +7,11 @@ Each point is a process of its own: seconds of the second update, its phases, an
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+import ppo_vs_trl as benchmark
 
 BASE = {"episodes": 16, "tokens": 32, "vocab": 8_192, "layers": 2}
 GRID = {"episodes": (8, 16, 32), "tokens": (16, 32, 64), "vocab": (2_048, 8_192, 32_768), "layers": (1, 2, 4)}
@@ -18,9 +19,6 @@ GRID = {"episodes": (8, 16, 32), "tokens": (16, 32, 64), "vocab": (2_048, 8_192,
 
 def point(setting: dict) -> dict:
     """One update after a warm-up, in this process."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    import ppo_vs_trl as benchmark
-
     benchmark.EPISODES, benchmark.TOKENS = setting["episodes"], setting["tokens"]
     benchmark.CASES["point"] = (setting["vocab"], setting["layers"])
     result = benchmark.run("ours", "point", "float32", updates=1)
@@ -45,7 +43,7 @@ def main() -> None:
                 sys.exit(out.stderr[-3000:])
             rows.append({"grows": name} | json.loads(out.stdout.splitlines()[-1]))
             print(f"{name}={value}: {rows[-1]['seconds']:.2f} s, {rows[-1]['peak_mb']:.0f} MB", flush=True)
-    result = {"base": BASE, "load": os.getloadavg(), "points": rows}
+    result = {"base": BASE, **benchmark.where(), "points": rows}
     if args.out:
         args.out.write_text(json.dumps(result, indent=2), encoding="utf-8")
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,6 +222,19 @@ def child(side: str, args) -> dict:
     return json.loads(out.stdout.splitlines()[-1])
 
 
+def where() -> dict:
+    """What a figure was measured on, and with."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "machine": f"{device}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "versions": {name: version(name) for name in ("torch", "trl", "transformers")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, required=True)
@@ -233,10 +247,6 @@ def main() -> None:
     if args.side:
         print(json.dumps(run(args.side, args.case, args.dtype, args.updates)))
         return
-    import torch
-    import transformers
-    import trl
-
     runs = {"trl": [], "ours": []}
     for i in range(args.repeats):
         for side in ("trl", "ours"):
@@ -268,12 +278,7 @@ def main() -> None:
         "phases_seconds": phases,
         "matmul_peak_gflops": speed,
         "share_of_peak": products(args.case) / speed / median["ours"],
-        "threads": torch.get_num_threads(),
-        "machine": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine(),
-        "load": os.getloadavg(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "trl": trl.__version__},
+        **where(),
         "runs": runs,
     }
     if args.out:

@@ -12,13 +12,14 @@ reached 0.85 at a mean KL of 8 nats or less.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import ppo_vs_trl as benchmark
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, TOKENS, EPISODES = 16, 48, 64
@@ -182,16 +183,13 @@ def main() -> None:
             runs[side].append(child(side, args))
     median = {side: statistics.median(r["seconds"] for r in found) for side, found in runs.items()}
     reached = {side: [r["there"] for r in found] for side, found in runs.items()}
-    from importlib.metadata import version
-
     report = {
         "median_seconds": median,
         "speedup": median["trl"] / median["ours"],
         "seconds_to_goal": reached,
         "share_of_trl": [t and t / median["trl"] for t in reached["held"]],
         "updates": args.updates,
-        "versions": {name: version(name) for name in ("torch", "trl", "transformers")},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **benchmark.where(),
         "runs": runs,
     }
     if args.out:

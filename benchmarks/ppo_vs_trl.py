@@ -4,12 +4,12 @@
 
 Cases: qwen_vocab (Qwen's vocabulary of 151,936; 6 layers of 256), small_vocab (2,048; 4 layers of 256), stories260k (a
 real model, found under RLHF_RECIPES_REAL_DATA). 32 episodes an update, 48 new tokens, 4 epochs of one minibatch.
-Every run is a process of its own, so that its peak memory is its own; the first update is warm-up and is not counted.
-The matrix product peak is measured in the same run. Written: speedup, memory_ratio, medians, phases, versions.
+Each trainer is a process of its own, so that its peak memory is its own, and they take turns, an update each: what else
+the machine does meets both. speedup is the median over these pairs; the first is warm-up and is not counted. The matrix
+product peak is measured in the same run. Written: speedup, memory_ratio, medians, phases, versions.
 """
 
 import argparse
-import itertools
 import json
 import os
 import platform
@@ -55,8 +55,12 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=raw, padding_side="left", **special)
 
 
-def run(side: str, case: str, dtype: str, updates: int) -> dict:
-    """Train in this process. Seconds and phases of each counted update, peak memory in MB."""
+def run(side: str, case: str, dtype: str, updates: int, turns: bool = False) -> dict:
+    """Train in this process. Seconds and phases of each counted update, peak memory in MB.
+
+    Args:
+        turns: say "@turn" before each update, and wait for a line on standard input.
+    """
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -86,13 +90,22 @@ def run(side: str, case: str, dtype: str, updates: int) -> dict:
     }
 
     class Clock(TrainerCallback):
+        """(begin, end) of every update: by the clock, and in processor time."""
+
         def __init__(self):
             self.at, self.cpu = [], []
 
+        def on_train_begin(self, args, state, control, **kwargs):
+            if turns:
+                print("@turn", flush=True)
+                sys.stdin.readline()
+            self.begin = time.perf_counter(), time.process_time()
+
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "episode" in logs:
-                self.at.append(time.perf_counter())
-                self.cpu.append(time.process_time())
+                self.at.append((self.begin[0], time.perf_counter()))
+                self.cpu.append((self.begin[1], time.process_time()))
+                self.on_train_begin(args, state, control)
 
     clock, marks = Clock(), []
     if side == "trl":
@@ -124,9 +137,9 @@ def run(side: str, case: str, dtype: str, updates: int) -> dict:
     trainer.train()
     rows = [row for row in trainer.state.log_history if "episode" in row][1:]
     phases = {name: [row[name] for row in rows] for name in rows[0] if name.startswith("time/")} | trl_phases(
-        marks, clock.at
+        marks, clock.at[1:]
     )
-    seconds, cpu_seconds = ([b - a for a, b in itertools.pairwise(t)] for t in (clock.at, clock.cpu))
+    seconds, cpu_seconds = ([end - begin for begin, end in spans[1:]] for spans in (clock.at, clock.cpu))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
@@ -153,10 +166,10 @@ def mark_trl(marks: list[tuple[str, float]]) -> None:
     ppo_trainer.batch_generation, ppo_trainer.masked_whiten = noted_generation, noted_whiten
 
 
-def trl_phases(marks: list[tuple[str, float]], logged: list[float]) -> dict[str, list[float]]:
+def trl_phases(marks: list[tuple[str, float]], spans: list[tuple[float, float]]) -> dict[str, list[float]]:
     """TRL's seconds an update for what ours logs: rollout, value (reference, critic and reward), optimise."""
     phases = {"time/rollout": [], "time/value": [], "time/optimise": []}
-    for before, after in itertools.pairwise(logged) if marks else ():
+    for before, after in spans if marks else ():
         at = {name: seconds for name, seconds in marks if before < seconds < after}
         for phase, start, end in zip(phases, at, [*list(at)[1:], None], strict=True):
             phases[phase].append((at[end] if end else after) - at[start])
@@ -213,13 +226,53 @@ def products(case: str) -> float:
     return (2 * forward + critic + EPOCHS * 3 * (forward + critic)) / 1e9
 
 
-def child(side: str, args) -> dict:
-    command = [sys.executable, __file__, "--side", side, "--case", args.case, "--dtype", args.dtype]
-    command += ["--updates", str(args.updates)]
-    out = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"})
-    if out.returncode:
-        sys.exit(f"{side} failed:\n{out.stderr[-3000:]}")
-    return json.loads(out.stdout.splitlines()[-1])
+class Child:
+    """One trainer in a process of its own, which trains an update when it is told to."""
+
+    def __init__(self, side: str, args):
+        command = [sys.executable, __file__, "--side", side, "--case", args.case, "--dtype", args.dtype]
+        command += ["--updates", str(args.updates)]
+        self.side = side
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"},
+        )
+        self.wait()
+
+    def wait(self) -> dict:
+        """Until it waits for its turn, or is done and tells its result."""
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if line.startswith("@turn"):
+                return {}
+            if line.startswith("@result"):
+                return json.loads(line.removeprefix("@result"))
+        sys.exit(f"{self.side} failed:\n{''.join(said)[-3000:]}")
+
+    def turn(self) -> dict:
+        """Its next update. After the last, its result."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.wait()
+
+
+def race(args) -> dict[str, dict]:
+    """The result of each side: as many updates as asked for, in turns."""
+    children = [Child(side, args) for side in ("trl", "ours")]
+    for _ in range(args.updates + 1):
+        for child in children:
+            child.turn()
+    return {child.side: child.turn() for child in children}
+
+
+def ratios(trl: dict, ours: dict, name: str) -> list[float]:
+    """TRL's figure over ours, for every pair of updates."""
+    return [a / b for a, b in zip(trl[name], ours[name], strict=True)]
 
 
 def where() -> dict:
@@ -239,22 +292,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", choices=CASES, required=True)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--updates", type=int, default=2, help="counted updates of each run")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each trainer, in turn")
+    parser.add_argument("--updates", type=int, default=8, help="counted updates of each run")
+    parser.add_argument("--repeats", type=int, default=2, help="runs of each trainer")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=("trl", "ours"), help="run one trainer in this process (used by the script)")
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(run(args.side, args.case, args.dtype, args.updates)))
+        print("@result" + json.dumps(run(args.side, args.case, args.dtype, args.updates, turns=True)), flush=True)
         return
     runs = {"trl": [], "ours": []}
     for i in range(args.repeats):
-        for side in ("trl", "ours"):
-            runs[side].append(child(side, args))
-            print(
-                f"{i + 1}/{args.repeats} {side}: {statistics.median(runs[side][-1]['seconds']):.2f} s an update",
-                flush=True,
-            )
+        for side, found in race(args).items():
+            runs[side].append(found)
+            print(f"{i + 1}/{args.repeats} {side}: {statistics.median(found['seconds']):.2f} s an update", flush=True)
+    pairs = [ratio for a, b in zip(*runs.values(), strict=True) for ratio in ratios(a, b, "seconds")]
+    cpu_pairs = [ratio for a, b in zip(*runs.values(), strict=True) for ratio in ratios(a, b, "cpu_seconds")]
     median = {side: statistics.median(s for r in rs for s in r["seconds"]) for side, rs in runs.items()}
     cpu = {side: statistics.median(s for r in rs for s in r["cpu_seconds"]) for side, rs in runs.items()}
     peak = {side: max(r["peak_mb"] for r in rs) for side, rs in runs.items()}
@@ -268,8 +320,9 @@ def main() -> None:
     result = {
         "case": args.case,
         "dtype": args.dtype,
-        "speedup": median["trl"] / median["ours"],
-        "speedup_cpu_time": cpu["trl"] / cpu["ours"],  # what a shared machine disturbs least
+        "speedup": statistics.median(pairs),
+        "speedup_range": (min(pairs), max(pairs)),
+        "speedup_cpu_time": statistics.median(cpu_pairs),  # what a shared machine disturbs least
         "memory_ratio": peak["ours"] / peak["trl"],
         "seconds_an_update": median,
         "cpu_seconds_an_update": cpu,

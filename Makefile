@@ -121,7 +121,7 @@ $(RUNS)/$(RUN)/%/summary.json: $(SETTINGS) $(FILES) $$(wildcard recipes/$(RECIPE
 test: $(VENV)/.ready-dev  ## lint and all tests (real data where RLHF_RECIPES_REAL_DATA points to it)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 	$(BIN)/ruff check --fix .

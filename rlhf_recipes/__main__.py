@@ -140,7 +140,7 @@ def _is_users(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    from rlhf_recipes.settings import one_line, suggest
+    from rlhf_recipes.errors import one_line, suggest
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).partition("/")

@@ -1,4 +1,6 @@
-"""The exceptions a person at the shell meets."""
+"""The exceptions a person at the shell meets, and their words."""
+
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -11,3 +13,21 @@ class Stopped(Exception):
     def __init__(self, number: int):
         super().__init__(f"stopped by signal {number}, checkpoint saved; the same command goes on from there")
         self.number = number
+
+
+def suggest(word: str, known, prefix: str = "") -> str:
+    """«; did you mean x?», or the end of the sentence where nothing is close.
+
+    >>> suggest("vf_coeff", ["vf_coef", "lam"])
+    '; did you mean vf_coef?'
+    """
+    close = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; known here: {', '.join(sorted(known)[:12])} …"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message without its line breaks and OmegaConf's bookkeeping lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    text = " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference")))
+    return f"{key}: {text}" if key else text

@@ -5,8 +5,7 @@ Imports neither torch nor TRL, so that a misspelt name is told in a second.
 
 from omegaconf import DictConfig
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 DPO = (
     *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 from omegaconf import DictConfig
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rlhf_recipes.chat.sampling import ALL, Sampling, changed
 from rlhf_recipes.chat.speaker import Reply, Speaker
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 HELP = """\
 /set                  the settings

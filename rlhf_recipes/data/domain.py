@@ -5,8 +5,7 @@ from typing import Any
 
 from rlhf_recipes.data import mapping
 from rlhf_recipes.data.formats.rows import KINDS
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 # A kind that a domain does not list is made from another that holds it too, the first of these that serves.
 MADE_FROM = {

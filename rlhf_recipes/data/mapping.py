@@ -11,8 +11,7 @@ from typing import get_args, get_origin
 
 from rlhf_recipes.data import formats
 from rlhf_recipes.data.formats.rows import GIVES, KINDS, Drop, as_kind
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 EMBEDDED = {
     "corpus": "text",

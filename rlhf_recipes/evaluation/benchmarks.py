@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.settings import suggest
+from rlhf_recipes.errors import UserError, suggest
 
 Benchmarks = Callable[..., dict[str, dict[str, float]]]  # (model, tokenizer) -> {task: {metric: value}}
 

@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ class Plan:
         steps: optimizer steps an update.
         updates: updates in the run.
         world: processes; rank: this one.
-        token_bytes: what a token leaves for the backward pass, about; 0: forwards are never joined.
+        row_bytes: what a row of so many tokens leaves for the backward pass, about; None: forwards are never joined.
     """
 
     batch_size: int
@@ -43,7 +43,7 @@ class Plan:
     epochs: int
     world: int = 1
     rank: int = 0
-    token_bytes: int = 0
+    row_bytes: Callable[[int], int] | None = None
 
     @property
     def local(self) -> slice:
@@ -72,29 +72,31 @@ class Plan:
                 longest = lengths[dealt[:: self.world]].tolist()  # of the processes' rows in this place
                 mine, parts = dealt[self.rank :: self.world], []
                 while len(mine):
-                    room = JOINED_BYTES // (self.token_bytes * longest[-len(mine)]) if self.token_bytes else 0
-                    size = max(self.micro_batch_size, room)
+                    row = self.row_bytes(longest[-len(mine)]) if self.row_bytes else 0
+                    room = max(1, JOINED_BYTES // row) if row else 1
+                    alike = math.ceil(len(mine) / math.ceil(len(mine) / room))  # no forward for one last row
+                    size = max(self.micro_batch_size, alike)
                     parts.append(mine[:size])
                     mine = mine[size:]
                 yield minibatch, parts
 
 
-def activation_bytes(config) -> int:
-    """What a token leaves for the backward pass in a decoder of this config, about, in float32; 0 where it is not told.
+def activation_bytes(config, length: int) -> int:
+    """Bytes that a row of `length` tokens leaves for the backward pass, about, in float32; 0 where nothing tells.
 
-    A layer keeps some dozen vectors of the hidden size, three of the MLP's, and a row of attention a head (256 long).
+    A layer keeps a token's dozen vectors of the hidden size, three of the MLP's, and a row of attention a head.
     """
     config = config.get_text_config()
     layers, width = getattr(config, "num_hidden_layers", 0), getattr(config, "hidden_size", 0)
     inner, heads = getattr(config, "intermediate_size", 4 * width), getattr(config, "num_attention_heads", 0)
-    return 4 * layers * (12 * width + 3 * inner + 256 * heads)
+    return 4 * layers * (12 * width + 3 * inner + length * heads) * length
 
 
-def make_plan(args: PPOConfig, dataset_size: int, token_bytes: int = 0) -> Plan:
+def make_plan(args: PPOConfig, dataset_size: int, row_bytes: Callable[[int], int] | None = None) -> Plan:
     """The plan of a run.
 
     Args:
-        token_bytes: what a token leaves for the backward pass, in policy and critic together.
+        row_bytes: what a row of so many tokens leaves for the backward pass, in policy and critic together.
 
     Raises:
         UserError: a rollout does not divide into num_mini_batches equal minibatches in each process.
@@ -131,7 +133,7 @@ def make_plan(args: PPOConfig, dataset_size: int, token_bytes: int = 0) -> Plan:
         epochs=args.num_ppo_epochs,
         world=world,
         rank=PartialState().process_index,
-        token_bytes=0 if PartialState().distributed_type == DistributedType.DEEPSPEED else token_bytes,
+        row_bytes=None if PartialState().distributed_type == DistributedType.DEEPSPEED else row_bytes,
     )
 
 

@@ -106,8 +106,8 @@ class PPOTrainer(TRLPPOTrainer):
         for module in filter(None, (model, ref_model, value_model)):
             switch_dropout_off(module)
 
-        token_bytes = sum(activation_bytes(m.config) for m in (model, value_model) if m is not None)
-        self.plan = make_plan(args, len(train_dataset), token_bytes)
+        configs = [m.config for m in (model, value_model) if m is not None]
+        self.plan = make_plan(args, len(train_dataset), lambda n: sum(activation_bytes(c, n) for c in configs))
         args = trainer_arguments(args, self.plan)
         use_cache = model.config.use_cache
         language = PolicyLanguage(args.temperature, self.stop_ids, args.min_length, args.top_k, args.top_p)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rlhf_recipes import fields as sources
-from rlhf_recipes import settings
+from rlhf_recipes import schema
 from rlhf_recipes.__main__ import groups, register_recipes
 from rlhf_recipes.paths import CONF, PACKAGE, options
 
@@ -53,7 +53,7 @@ def known():
     found |= {f"peft.{name}" for name in sources.fields("peft.LoraConfig")}
     found |= {f"data.{name}" for name in ("template", "system", "max_prompt_length", "eval_fraction")}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        found |= set(_flat(OmegaConf.to_container(OmegaConf.structured(settings.Settings))))
+        found |= set(_flat(OmegaConf.to_container(OmegaConf.structured(schema.Settings))))
         for stage in options(CONF / "stage"):
             cfg = OmegaConf.to_container(compose("config", [f"stage={stage}"]), resolve=False)
             found |= set(_flat(cfg)) | set(cfg) | {f"inputs.{name}" for name in cfg.get("inputs") or {}}

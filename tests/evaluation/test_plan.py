@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
-from rlhf_recipes.settings import Settings
+from rlhf_recipes.schema import Settings
 
 INPUTS = {"sft": {"path": "runs/r/sft/model", "stage": "sft"}, "ppo": {"path": "runs/r/ppo/model", "stage": "ppo"}}
 INPUTS["reward_model"] = {"path": "runs/r/reward/model", "stage": "reward"}

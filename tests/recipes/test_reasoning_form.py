@@ -8,7 +8,7 @@ from stand_ins import tokenizer_of
 from rlhf_recipes import data, models
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards import RewardSignal
-from rlhf_recipes.settings import Model
+from rlhf_recipes.schema import Model
 
 
 @pytest.fixture(scope="module")

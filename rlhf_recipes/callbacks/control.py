@@ -1,0 +1,135 @@
+"""Beta steered after every update, and a run stopped when the KL runs away."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from rlhf_recipes.callbacks.stop import steps_an_update
+from rlhf_recipes.checkpoints import remove, replace, standing
+from rlhf_recipes.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class KLControl(TrainerCallback, ExportableState):
+    """Let a controller set beta after every logged update; beta lives in the checkpoint.
+
+    PPO: `args.kl_coef` from objective/kl. GRPO: `args.beta` and the trainer's, from its kl (a token's mean) times its
+    mean length. GRPOTrainer needs a beta above 0 to begin with, for without one it loads no reference.
+
+    Args:
+        controller: has `kl_coef`, `update(kl, episodes)`, `state_dict()` and `load_state_dict()`: see rlhf_recipes.kl.
+        trainer: GRPO's, which keeps beta in an attribute; may be set later.
+    """
+
+    def __init__(self, controller, trainer=None):
+        self.controller = controller
+        self.trainer = trainer
+        self.episodes = 0
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"saved": self.controller.state_dict(), "episodes": self.episodes}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if saved and saved["attributes"]:
+            self.controller.load_state_dict(saved["attributes"]["saved"])
+            self.episodes = saved["attributes"]["episodes"]
+        self._set(args, self.controller.kl_coef)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "objective/kl" in logs:
+            kl, episodes = logs["objective/kl"], logs["episode"]
+        elif logs.get("kl") is not None and "completions/mean_length" in logs:
+            kl = logs["kl"] * logs["completions/mean_length"]
+            batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+            episodes = state.global_step * batch // args.num_iterations  # an answer is learned from so often
+        else:
+            return
+        self._set(args, self.controller.update(kl, episodes - self.episodes))
+        self.episodes = episodes
+
+    def _set(self, args, beta: float) -> None:
+        if hasattr(args, "kl_coef"):
+            args.kl_coef = beta
+            return
+        args.beta = beta
+        if self.trainer is not None:
+            self.trainer.beta = beta
+            if hasattr(self.trainer, "liger_loss"):  # which has a third copy
+                self.trainer.liger_loss.beta = beta
+
+
+class KLRunaway(TrainerCallback, ExportableState):
+    """Stop a run whose policy has left the reference, and keep the best policy that had not.
+
+    A rollout measures the weights that wrote it. What is kept is saved there and then, before the update learns from
+    it: the policy kept is the one that the figures are of. They lie beside it, and a resumed run goes on from them.
+
+    Args:
+        max_kl: nats a response; above it for `patience` rollouts in a row the run stops at the end of the update.
+        patience: rollouts.
+        folder: where the policy with the highest objective/rlhf_reward is kept, inside output_dir.
+    """
+
+    FIGURES = "kept.json"
+
+    def __init__(self, max_kl: float, patience: int = 1, folder: str = "best"):
+        if not max_kl > 0:
+            raise UserError(f"KLRunaway: max_kl is {max_kl}; expected nats a response, above 0")
+        self.max_kl, self.patience, self.folder = max_kl, patience, folder
+        self.above = 0
+        self.kept: dict | None = None  # step, kl and rlhf_reward of the policy kept
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the KL has been above its limit for long enough."""
+        return self.above >= self.patience
+
+    def state(self) -> dict:
+        return {"args": {"max_kl": self.max_kl, "patience": self.patience}, "attributes": {"above": self.above}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        place = Path(args.output_dir) / self.folder
+        if state.global_step:
+            saved = state.stateful_callbacks.get(type(self).__name__)
+            self.above = saved["attributes"]["above"] if saved else 0
+            found = standing(place)
+            self.kept = json.loads((found / self.FIGURES).read_text(encoding="utf-8")) if found else None
+        elif state.is_world_process_zero:
+            remove(place)
+
+    def on_rollout(self, args, state, control, metrics, trainer):
+        place = Path(args.output_dir) / self.folder
+        kl, reward = metrics["objective/kl"], metrics["objective/rlhf_reward"]
+        self.above = 0 if kl <= self.max_kl else self.above + 1  # a KL that is NaN is no KL below the limit
+        if self.stopped and self.kept is None:
+            logger.warning("the KL is %.1f nats a response, above %.1f: stopped; none was below it", kl, self.max_kl)
+        elif self.stopped:
+            logger.warning(
+                "the KL is %.1f nats a response, above %.1f: stopped; the best policy (rlhf_reward %.3f) is in %s",
+                kl,
+                self.max_kl,
+                self.kept["rlhf_reward"],
+                place,
+            )
+        elif not self.above and reward > (self.kept["rlhf_reward"] if self.kept else -math.inf):
+            self.kept = {"step": state.global_step, "kl": kl, "rlhf_reward": reward}
+            self._keep(place, trainer, state.is_world_process_zero)
+
+    def _keep(self, place: Path, trainer, first: bool) -> None:
+        aside = place.with_name(f".{place.name}.writing")
+        if first:
+            remove(aside)
+        trainer.save_model(str(aside), _internal_call=True)  # the hub gets the last one only
+        if first:
+            (aside / self.FIGURES).write_text(json.dumps(self.kept), encoding="utf-8")
+            replace(aside, place)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.stopped and state.global_step % steps_an_update(args) == 0:
+            control.should_training_stop = True

@@ -1,0 +1,166 @@
+"""The settings that are ours, with their defaults. TRL's and PEFT's own (`trainer`, `peft`) are not declared here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Run:
+    name: str = "default"
+    root: str = "runs"
+    parent: Any = None
+    overwrite: bool = False
+
+
+@dataclass
+class Model:
+    name: str = "custom"
+    path: str | None = None
+    revision: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    pad_token: str | None = None
+    eos_token: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+    init: dict[str, Any] | None = None
+    tokenizer_init: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Logger:
+    report_to: str = "none"
+    project: str = "rlhf_recipes"
+    offline: bool = False
+
+
+@dataclass
+class Collect:
+    prompts: int = 1000
+    answers: int = 4
+    keep: str = "best_worst"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 48
+    batch_size: int = 64
+
+
+@dataclass
+class Harness:
+    include_path: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    batch_size: int = 8
+
+
+@dataclass
+class Evaluate:
+    prompts: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 128
+    batch_size: int = 64
+    ppl_rows: int = 256
+    corpus_rows: int = 256
+    ref: str | None = None
+    judge: Any = "auto"
+    tie: float = 0.0
+    pairs: list[str] | None = None
+    majority: int = 1
+    checkpoints: bool = False
+    endpoints: dict[str, Any] = field(default_factory=dict)
+    benchmarks: list[str] = field(default_factory=list)
+    harness: Harness = field(default_factory=Harness)
+
+
+@dataclass
+class Ppo:
+    sample_rows: int = 3
+    token_view: bool = False
+    max_kl: float | None = None
+
+
+@dataclass
+class Grpo:
+    accuracy: Any = None
+    vote: Any = None
+    eval_prompts: int = 64
+    sample_rows: int = 3
+
+
+@dataclass
+class Report:
+    runs: Any = None
+
+
+@dataclass
+class Score:
+    file: str | None = None
+    out: str | None = None
+
+
+@dataclass
+class Chat:
+    models: Any = field(default_factory=list)
+    template: str = "auto"
+    system: str | None = None
+    temperature: float = 0.7
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    history: int | None = None
+
+
+@dataclass
+class Export:
+    model: str | None = None
+    to: str | None = None
+    dtype: str = "float32"
+    push_to_hub: str | None = None
+    private: bool = True
+
+
+@dataclass
+class Settings:
+    """Every node of a composed config. `Any` marks what another package's class or another module checks."""
+
+    stage: str = "???"
+    needs: list[str] = field(default_factory=list)
+    run: Run = field(default_factory=Run)
+    seed: int = 0
+    objective: Any = None
+    preview: bool = False
+    preview_rows: int = 3
+    preflight: bool = False
+    preflight_gb: float | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    model: Model = field(default_factory=Model)
+    data: Any = None
+    reward: Any = None
+    kl: Any = None
+    peft: Any = None
+    trainer: Any = None
+    logger: Logger = field(default_factory=Logger)
+    collect: Collect = field(default_factory=Collect)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    ppo: Ppo = field(default_factory=Ppo)
+    grpo: Grpo = field(default_factory=Grpo)
+    report: Report = field(default_factory=Report)
+    score: Score = field(default_factory=Score)
+    prompt: str | None = None
+    chat: Chat = field(default_factory=Chat)
+    export: Export = field(default_factory=Export)
+
+
+CHOICES = {
+    "model.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
+    "collect.keep": ("best_worst", "all"),
+    "logger.report_to": ("none", "tensorboard", "wandb", "trackio"),
+    "export.dtype": ("float32", "bfloat16", "float16"),
+}
+AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
+AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1}

@@ -15,8 +15,13 @@ REAL = os.environ.get("RLHF_RECIPES_REAL_DATA")
 SHORT = {
     "sft": ["trainer.max_steps=10", "trainer.eval_strategy=no", "data.demos.limit=600"],
     "collect": ["collect.prompts=300", "data.demos.limit=1000"],
-    "reward": ["trainer.per_device_train_batch_size=16"],
-    "ppo": ["trainer.total_episodes=384", "trainer.learning_rate=3e-4", "ppo.sample_rows=0", "data.demos.limit=600"],
+    "reward": ["trainer.per_device_train_batch_size=32"],
+    "ppo": [
+        "trainer.total_episodes=384",
+        "trainer.learning_rate=3e-4",
+        "trainer.num_sample_generations=1",
+        "data.demos.limit=600",
+    ],
     "evaluate": ["evaluate.prompts=48", "evaluate.ppl_rows=16", "data.demos.limit=600"],
 }
 

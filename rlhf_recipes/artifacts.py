@@ -376,10 +376,19 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> dict[str, float | None]:
     """Peak resident memory of this process, and of its GPU where torch is loaded and has one, in MB (10^6 bytes)."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     torch = sys.modules.get("torch")
     gpu = torch.cuda.max_memory_allocated() / 1e6 if torch and torch.cuda.is_available() else None
-    return {"peak_rss_mb": round(rss, 1), "peak_gpu_mb": round(gpu, 1) if gpu else None}
+    return {"peak_rss_mb": round(_peak_rss() / 1e6, 1), "peak_gpu_mb": round(gpu, 1) if gpu else None}
+
+
+def _peak_rss() -> float:
+    """Bytes. On Linux by the kernel's VmHWM: ru_maxrss is handed down, so that a small child of a large process would
+    have its parent's peak (getrusage(2))."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""Two workers share the tests by file; the stage tests stay together, for they share one tiny run."""
+"""Two workers share the tests by file; those that share one tiny run stay together."""
 
 import os
 
@@ -7,14 +7,16 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 
 # Begun first: whoever began one of these last would leave the other worker idle.
-LONG = ("stages", "test_recipes_real", "test_recipes_run", "test_tinystories", "test_survives", "test_trl_defects")
+LONG = ("stages", "test_tinystories", "test_recipes_real", "test_recipes_run", "test_whole", "test_preflight_fit")
 
 
 def group(item) -> str:
-    shares = item.path.parent.name == "stages" and item.path.stem != "test_tinystories"  # which makes a run of its own
-    return "stages" if shares else item.path.stem
+    folder = item.path.parent.name
+    shares = folder in ("stages", "chat") and item.path.stem != "test_tinystories"  # which makes a run of its own
+    return folder if shares else item.path.stem
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(group(item)) if group(item) in LONG else len(LONG))
     for item in items:

@@ -1,11 +1,15 @@
 """The run directory: claimed once, never half-written, never mixed with another config's."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_recipes.artifacts import StageRun, differences, fingerprint, write_json
+from rlhf_recipes.artifacts import StageRun, differences, fingerprint, peak_memory, write_json
 from rlhf_recipes.checkpoints import is_whole
 from rlhf_recipes.errors import UserError
 
@@ -157,3 +161,13 @@ def test_fingerprints_follow_content_and_names(tmp_path):
     assert fingerprint(a) == fingerprint(b)
     (b / "x").rename(b / "y")
     assert fingerprint(a) != fingerprint(b)
+
+
+def test_a_small_child_of_a_large_process_has_its_own_peak():
+    large = bytearray(500_000_000)
+    large[::4096] = b"x" * len(large[::4096])
+    ask = "from rlhf_recipes.artifacts import peak_memory; print(peak_memory()['peak_rss_mb'])"
+    place = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    told = subprocess.run([sys.executable, "-c", ask], env=place, capture_output=True, text=True, check=True).stdout
+    assert 10 < float(told) < 400 < peak_memory()["peak_rss_mb"]
+    del large

@@ -1,4 +1,4 @@
-"""The recipes once more on real data, with the real tokenizers of Qwen2 and GPT-2 where a recipe's model has those."""
+"""The recipes once more on real data, two of them with the real tokenizers of Qwen2 and GPT-2."""
 
 import pytest
 from recipe_checks import check

@@ -15,7 +15,7 @@ REAL = os.environ.get("RLHF_RECIPES_REAL_DATA")
 SHORT = {
     "sft": ["trainer.max_steps=10", "trainer.eval_strategy=no", "data.demos.limit=600"],
     "collect": ["collect.prompts=300", "data.demos.limit=1000"],
-    "reward": ["trainer.per_device_train_batch_size=32"],
+    "reward": ["trainer.per_device_train_batch_size=32", "trainer.max_steps=40"],
     "ppo": [
         "trainer.total_episodes=384",
         "trainer.learning_rate=3e-4",

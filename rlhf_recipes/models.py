@@ -17,7 +17,7 @@ from transformers import (
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.hub import reach_hub
 
-# A softmax over a vocabulary has subnormal floats, and a CPU is slow with those: one in two thousand tripled exp's time.
+# A softmax over a vocabulary has subnormal floats, slow ones on a CPU: one in two thousand tripled the time of exp.
 # Before any kernel runs: the threads of its pool inherit the setting when they are made.
 torch.set_flush_denormal(True)
 

@@ -270,9 +270,10 @@ def race(args) -> dict[str, dict]:
     return {child.side: child.turn() for child in children}
 
 
-def ratios(trl: dict, ours: dict, name: str) -> list[float]:
-    """TRL's figure over ours, for every pair of updates."""
-    return [a / b for a, b in zip(trl[name], ours[name], strict=True)]
+def ratios(runs: dict[str, list[dict]], name: str) -> list[float]:
+    """TRL's figure over ours, for every pair of updates of every pair of runs."""
+    figures = ([value for run in runs[side] for value in run[name]] for side in ("trl", "ours"))
+    return [trl / ours for trl, ours in zip(*figures, strict=True)]
 
 
 def where() -> dict:
@@ -305,8 +306,7 @@ def main() -> None:
         for side, found in race(args).items():
             runs[side].append(found)
             print(f"{i + 1}/{args.repeats} {side}: {statistics.median(found['seconds']):.2f} s an update", flush=True)
-    pairs = [ratio for a, b in zip(*runs.values(), strict=True) for ratio in ratios(a, b, "seconds")]
-    cpu_pairs = [ratio for a, b in zip(*runs.values(), strict=True) for ratio in ratios(a, b, "cpu_seconds")]
+    pairs = ratios(runs, "seconds")
     median = {side: statistics.median(s for r in rs for s in r["seconds"]) for side, rs in runs.items()}
     cpu = {side: statistics.median(s for r in rs for s in r["cpu_seconds"]) for side, rs in runs.items()}
     peak = {side: max(r["peak_mb"] for r in rs) for side, rs in runs.items()}
@@ -322,7 +322,7 @@ def main() -> None:
         "dtype": args.dtype,
         "speedup": statistics.median(pairs),
         "speedup_range": (min(pairs), max(pairs)),
-        "speedup_cpu_time": statistics.median(cpu_pairs),  # what a shared machine disturbs least
+        "speedup_cpu_time": statistics.median(ratios(runs, "cpu_seconds")),  # what a shared machine disturbs least
         "memory_ratio": peak["ours"] / peak["trl"],
         "seconds_an_update": median,
         "cpu_seconds_an_update": cpu,

@@ -169,13 +169,14 @@ class PPOTrainer(TRLPPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Trainer's train. `resume_from_checkpoint` "auto" or True: the last whole checkpoint, if there is one."""
         if resume_from_checkpoint in ("auto", True):
-            resume_from_checkpoint = checkpoints.last_whole(self.args.output_dir, logger.warning)
+            found = checkpoints.last_whole(self.args.output_dir, logger.warning)
+            resume_from_checkpoint = None if found is None else str(found)
         elif resume_from_checkpoint and not checkpoints.is_whole(Path(resume_from_checkpoint)):
             raise UserError(f"{resume_from_checkpoint} is torn, or no checkpoint of PPO; name another, or give auto")
         self._update = None
         if resume_from_checkpoint:
             self._load_ppo_state(Path(resume_from_checkpoint))
-        return Trainer.train(self, resume_from_checkpoint=str(resume_from_checkpoint or "") or None, **kwargs)
+        return Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """One empty item a forward: prompts are fetched a rollout at a time, by `training_step`."""

@@ -137,9 +137,8 @@ def lean_layer(shape: Shape, batch: Batch) -> list[float]:
 
     Its attention is written out while all scores of a layer are few, and is torch's tiled one above that.
     """
-    mlp = (
-        [shape.hidden] * 2 + [1] * 2 + [shape.query] + [shape.inner] * 2
-    )  # norms' inputs, 1 / rms, joined, gate, value
+    # what the norms read and their 1 / rms; the heads joined; gate and value
+    mlp = [shape.hidden] * 2 + [1] * 2 + [shape.query] + [shape.inner] * 2
     if batch.tokens * batch.length * shape.heads <= LEAN_ATTENTION:
         kept = [*mlp, shape.query, shape.key, shape.key, shape.heads * batch.length]
     else:

@@ -27,8 +27,7 @@ def adapter(lora: bool) -> dict:
 
 
 def meet(rank: int, processes: int, folder: str) -> None:
-    """
-    What `accelerate launch` sets, and a group of the processes.
+    """What `accelerate launch` sets, and a group of the processes.
 
     The group is left to the end of its process, not destroyed: DDP's reducer would then hold the last reference to it,
     and one freed with the GIL held waits for gloo's threads, which may be waiting for the GIL.

@@ -37,14 +37,25 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
         fields.setdefault("project", cfg.logger.project)
     fields.setdefault("disable_tqdm", not terminal())
     fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    fields.setdefault("use_cpu", not torch.accelerator.is_available())  # without it transformers refuses bf16 there
     if fields.get("bf16") is None and not fields.get("fp16"):
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    elif fields.get("bf16") and fields["use_cpu"] and not _multiplies_bfloat16():
+        print("trainer.bf16=true: this CPU emulates bfloat16, several times slower than float32; =null leaves it off")
     context = context_length(cfg.model, run.inputs.get("policy", {}).get("path"))
     if context and (fields.get("max_length") or 0) > context:
         print(f"max_length {fields['max_length']} is more than the {context} tokens the model reads: {context} it is")
         fields["max_length"] = context
     return get_class(target)(**fields)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last: ARM
 
 
 def held_out(rows, args: TrainingArguments):

@@ -168,7 +168,7 @@ class ActorCritic(nn.Module):
             ref_logits = self._chunked_logits(sequences, causal)
         parts = []
         for rows in chunks(int(mask.sum()), self.config.get_text_config().vocab_size):
-            pair = [each(rows) for each in (logits, ref_logits)]
+            pair = [each(rows).float() for each in (logits, ref_logits)]
             if constraint is not None:
                 for z in pair:
                     constraint.apply_(z, rows)

@@ -23,36 +23,36 @@ def chunks(n: int, vocab: int) -> Iterator[slice]:
 
 
 def exponentials_(z: Tensor) -> tuple[Tensor, Tensor]:
-    """z (n, V) <- exp(z - max z), a few rows at a time, that the four passes find them in the cache.
+    """z (n, V) <- exp(z - max z), in float32, a few rows at a time, that the passes over them find them in the cache.
 
     Returns:
-        max z and the sum of the exponentials, (n, 1) each.
+        max z and the sum of the exponentials, (n, 1) each, float32.
     """
-    top, total = z.new_empty(len(z), 1), z.new_empty(len(z), 1)
-    size = max(1, CACHED_ELEMENTS // z.shape[1]) if z.device.type == "cpu" else max(1, len(z))
+    top, total = (torch.empty(len(z), 1, device=z.device) for _ in range(2))
+    size = max(1, (CACHED_ELEMENTS if z.device.type == "cpu" else CHUNK_ELEMENTS) // z.shape[1])
     for part, high, sums in zip(z.split(size), top.split(size), total.split(size), strict=True):
-        torch.amax(part, -1, keepdim=True, out=high)
-        torch.sum(part.sub_(high).exp_(), -1, keepdim=True, out=sums)
+        e = part.float()
+        torch.amax(e, -1, keepdim=True, out=high)
+        torch.sum(e.sub_(high).exp_(), -1, keepdim=True, out=sums)
+        if e is not part:
+            part.copy_(e)
     return top, total
 
 
 class Logits:
-    """logits = (hidden / temperature) @ weight.T + bias / temperature, in float32, one chunk at a time."""
+    """logits = (hidden / temperature) @ weight.T + bias / temperature, in `dtype`, one chunk at a time."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, dtype: torch.dtype):
         # dividing N x d hidden states is cheaper than dividing N x V logits
         self.hidden = (hidden / temperature).to(dtype)
         self.weight = weight.to(dtype)
-        self.bias = None if bias is None else bias.float() / temperature
+        self.bias = None if bias is None else (bias / temperature).to(dtype)
         n, vocab = max((s.stop - s.start for s in chunks(len(hidden), len(weight))), default=0), len(weight)
-        self.buffer = torch.empty(n, vocab, device=hidden.device)
+        self.buffer = torch.empty(n, vocab, dtype=dtype, device=hidden.device)
 
     def __call__(self, rows: slice) -> Tensor:
         out = self.buffer[: rows.stop - rows.start]
-        if self.weight.dtype == torch.float32:
-            torch.mm(self.hidden[rows], self.weight.T, out=out)
-        else:
-            out.copy_(self.hidden[rows] @ self.weight.T)
+        torch.mm(self.hidden[rows], self.weight.T, out=out)
         if self.bias is not None:
             out += self.bias
         return out
@@ -75,7 +75,7 @@ def token_logprobs(
         weight: (V, d) the lm_head; bias: (V,) or None.
         tokens: (N,) ids.
         constraint: what could not be drawn.
-        dtype: of the matrix product; the softmax is float32.
+        dtype: of the matrix product and what it leaves; the softmax is taken in float32.
 
     Returns:
         (N,) float32, nats.
@@ -86,7 +86,7 @@ def token_logprobs(
         z = logits(rows)
         if constraint is not None:
             constraint.apply_(z, rows)
-        chosen = z.gather(-1, tokens[rows, None])
+        chosen = z.gather(-1, tokens[rows, None]).float()
         top, total = exponentials_(z)
         out[rows] = (chosen - top - total.log()).squeeze(-1)
     return out
@@ -118,13 +118,13 @@ class _FusedPolicyLoss(torch.autograd.Function):
             z, h, word = logits(rows), logits.hidden[rows], tokens[rows]
             if constraint is not None:
                 constraint.apply_(z, rows)
-            chosen, e = z.gather(-1, word[:, None]), z
+            chosen, e = z.gather(-1, word[:, None]).float(), z
             top, total = exponentials_(z)
             chosen, total = (chosen - top).squeeze(-1), total.squeeze(-1)
-            mean_weight = (e.to(dtype) @ logits.weight).float()  # (n, d), S times the mean row of W under p
+            mean_weight = (e @ logits.weight).float()  # (n, d), S times the mean row of W under p
             mean_z = (mean_weight * h.float()).sum(-1) / total
             if bias is not None:
-                mean_z += e @ logits.bias / total
+                mean_z += (e @ logits.bias).float() / total
             logp, entropy = chosen - total.log(), total.log() + top.squeeze(-1) - mean_z
             with torch.enable_grad():
                 leaf = logp.detach().requires_grad_(True)
@@ -134,15 +134,15 @@ class _FusedPolicyLoss(torch.autograd.Function):
             loss += chunk_loss.detach() - entropy_weight * entropy.sum()
             scale = (-g / total)[:, None]
             if entropy_weight:
-                log_p = e.log().clamp_(min=-1e4).sub_(total.log()[:, None])
+                log_p = e.float().log().clamp_(min=-1e4).sub_(total.log()[:, None])
                 e.mul_((log_p + entropy[:, None]) * entropy_weight - g[:, None])
-                mean_weight, scale = (e.to(dtype) @ logits.weight).float(), (1 / total)[:, None]
+                mean_weight, scale = (e @ logits.weight).float(), (1 / total)[:, None]
             if need_hidden:
                 grad_hidden[rows] = mean_weight * scale
             if need_weight:
                 _add_product(grad_weight, e, (h.float() * scale).to(dtype), first=rows.start == 0)
             if need_bias:
-                grad_bias += (e.T @ scale).squeeze(-1)
+                grad_bias += (e.T @ scale.to(dtype)).squeeze(-1)
         # the onehot's part of dL/dz, for all chunks at once
         if need_hidden:
             grad_hidden += slopes[:, None] * logits.weight[tokens].float()
@@ -167,7 +167,7 @@ class _FusedPolicyLoss(torch.autograd.Function):
 def _add_product(total: Tensor, e: Tensor, part: Tensor, first: bool) -> None:
     """total (V, d) += e (n, V)^T part (n, d); total := that, where it is the first."""
     if part.dtype != torch.float32:
-        product = e.to(part.dtype).T @ part
+        product = e.T @ part
         total.copy_(product) if first else total.add_(product)
     elif first:
         torch.mm(e.T, part, out=total)
@@ -192,7 +192,7 @@ def policy_loss(
         hidden: (N, d); weight: (V, d); bias: (V,) or None; tokens: (N,).
         terms: maps log-probabilities (n,) of a chunk, and its slice into the N, to loss terms (n,). Differentiable.
         entropy_weight: coefficient of sum_i H_i, subtracted from the loss.
-        dtype: of the matrix products; everything else is float32.
+        dtype: of the matrix products and what they leave; softmax, loss and gradients are float32.
 
     Returns:
         loss (scalar), log-probabilities (N,) and entropies (N,), the last two without gradient.

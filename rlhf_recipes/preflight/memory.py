@@ -211,6 +211,6 @@ def whole_logits(shape: Shape, tokens: int, copies: int) -> float:
     return copies * tokens * shape.vocab * FLOAT
 
 
-def ppo_logits(shape: Shape, tokens: int) -> float:
+def ppo_logits(shape: Shape, tokens: int, numbers: Numbers) -> float:
     """The one buffer of rlhf_recipes.ppo.head: PPO_CHUNK elements, at least 16 tokens, and no more than there are."""
-    return min(tokens, max(16, PPO_CHUNK // shape.vocab)) * shape.vocab * FLOAT
+    return min(tokens, max(16, PPO_CHUNK // shape.vocab)) * shape.vocab * numbers.product

@@ -198,12 +198,12 @@ def _ppo(setting: Setting) -> Iterator[Phase]:
             [memory.passing(n.shape, judged, n.numbers, setting.eager) for n in readers]
             + [memory.passing(n.shape, scored, n.numbers, setting.eager) for n in setting.networks if n not in readers]
         ),
-        logits=memory.ppo_logits(policy.shape, at_once * args.response_length),
+        logits=memory.ppo_logits(policy.shape, at_once * args.response_length, policy.numbers),
     )
     micro = Batch(min(args.per_device_train_batch_size, max(1, local // args.num_mini_batches)), whole)
     learners = [n for n in (policy, critic) if n is not None]
-    logits = memory.ppo_logits(policy.shape, micro.rows * args.response_length) + memory.head_gradient(policy.shape)
-    yield from _steps(setting, micro, logits, learners)
+    logits = memory.ppo_logits(policy.shape, micro.rows * args.response_length, policy.numbers)
+    yield from _steps(setting, micro, logits + memory.head_gradient(policy.shape), learners)
 
 
 def _grpo(setting: Setting) -> Iterator[Phase]:

@@ -87,3 +87,28 @@ def test_bfloat16_products_stay_near_float32():
     a = head.token_logprobs(hidden, weight, None, tokens)
     b = head.token_logprobs(hidden, weight, None, tokens, dtype=torch.bfloat16)
     assert 0 < (a - b).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_bfloat16_loss_and_gradients_stay_near_float32(entropy_weight, bias):
+    hidden, weight, b, tokens, old, adv = problem(bias=bias)
+    leaves = [x for x in (hidden, weight, b) if x is not None]
+
+    def found(dtype):
+        terms = lambda logp, rows: core.clipped_policy_terms(logp, old[rows], adv[rows], 0.2)[0]  # noqa: E731
+        out = head.policy_loss(hidden, weight, b, tokens, terms, 0.7, None, entropy_weight, dtype)
+        return [*out, *torch.autograd.grad(out[0], leaves)]
+
+    for wide, narrow in zip(found(torch.float32), found(torch.bfloat16), strict=True):
+        assert narrow.dtype == torch.float32
+        assert 0 < (wide - narrow).norm() < 0.05 * wide.norm()
+
+
+def test_a_chunk_of_logits_is_as_narrow_as_its_products():
+    hidden, weight, b, *_ = problem()
+    logits = head.Logits(hidden.detach(), weight.detach(), b.detach(), 1.0, torch.bfloat16)
+    assert logits.buffer.dtype == logits(slice(0, 4)).dtype == torch.bfloat16
+    top, total = head.exponentials_(logits(slice(0, 4)))
+    assert top.dtype == total.dtype == torch.float32
+    torch.testing.assert_close(logits.buffer[:4].float().sum(-1, keepdim=True), total, rtol=0.01, atol=0)

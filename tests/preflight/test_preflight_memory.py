@@ -114,6 +114,7 @@ def test_logits_by_the_chunk_or_whole():
     assert memory.sft_logits(SHAPE, True, BATCH) == 4 * 256 * 50 * 4
     assert memory.sft_logits(SHAPE, False, BATCH) == 3 * 30 * 50 * 4
     assert memory.PPO_CHUNK == head.CHUNK_ELEMENTS
-    assert memory.ppo_logits(with_(vocab=2**22), 1000) == 16 * 2**22 * 4  # 16 tokens at least
-    assert memory.ppo_logits(with_(vocab=2**10), 2**16) == 2**25 * 4
-    assert memory.ppo_logits(with_(vocab=2**10), 1000) == 1000 * 2**10 * 4
+    assert memory.ppo_logits(with_(vocab=2**22), 1000, WIDE) == 16 * 2**22 * 4  # 16 tokens at least
+    assert memory.ppo_logits(with_(vocab=2**10), 2**16, WIDE) == 2**25 * 4
+    assert memory.ppo_logits(with_(vocab=2**10), 2**16, MIXED) == 2**25 * 2
+    assert memory.ppo_logits(with_(vocab=2**10), 1000, WIDE) == 1000 * 2**10 * 4

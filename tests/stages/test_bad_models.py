@@ -58,6 +58,14 @@ def test_max_length_is_capped_at_the_context(made, house, tmp_path, capsys):
     assert "4096 is more than the 512 tokens the model reads" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("instructions", [True, False])
+def test_bfloat16_without_instructions_for_it_is_told(made, house, tmp_path, capsys, monkeypatch, instructions):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_f": True, "avx512_bf16": instructions})
+    given = f"inputs.policy={made[0]}/default/sft/model"
+    house("sft", f"run.root={tmp_path}", given, "trainer.bf16=true", "preview=true")
+    assert ("this CPU emulates bfloat16" in capsys.readouterr().out) is not instructions
+
+
 def test_an_answer_that_fills_the_context_is_told(made, house, tmp_path):
     inputs = [f"inputs.policy={made[0]}/default/sft/model"]
     inputs += [f"inputs.{name}={made[0]}/default/reward/model" for name in ("reward_model", "value_model")]

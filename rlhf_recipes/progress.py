@@ -1,6 +1,7 @@
 """Callbacks every stage has: metrics.jsonl, and plain progress lines where no terminal shows a bar."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -149,7 +150,8 @@ class HeldOut(SamplesFile):
 
     The same prompts and the same random numbers every time, so that two rows differ by the policy alone. Judged by
     reward/gold where it is watched, else by the score. Logs eval_score, eval_gold, eval_kl, eval_length and
-    eval_win_rate (share of decided comparisons with the answers before training).
+    eval_win_rate (share of decided comparisons with the answers before training). An answer without a number, as
+    on_nonfinite=skip leaves it, counts in none of them.
     """
 
     def __init__(self, trainer, path: Path):
@@ -176,7 +178,7 @@ class HeldOut(SamplesFile):
         wins = sum(a > b for a, b in zip(judged, self.before, strict=True))
         losses = sum(a < b for a, b in zip(judged, self.before, strict=True))
         figures = {"eval_score": "score", "eval_kl": "kl", "eval_length": "length", "eval_gold": "reward/gold"}
-        logs = {k: sum(r[v] for r in samples) / len(samples) for k, v in figures.items() if v in samples[0]}
+        logs = {k: _mean([row[v] for row in samples]) for k, v in figures.items() if v in samples[0]}
         due = control.should_log
         self.trainer.log(logs | {"eval_win_rate": wins / (wins + losses) if wins + losses else 0.5})
         self.trainer.control.should_log = due  # Trainer takes any line for the one that was due
@@ -202,6 +204,11 @@ class TokensFile(TrainerCallback):
 
 def _judged(row: dict) -> float:
     return row.get("reward/gold", row["score"])
+
+
+def _mean(values: list[float]) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _figures(logs: dict) -> str:

@@ -1,5 +1,6 @@
 """How often held-out prompts are answered for the table, and where the table goes."""
 
+import math
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesTable
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.progress import HeldOut
 
 
 class Count(TrainerCallback):
@@ -44,3 +46,19 @@ def test_without_rows_on_the_screen_wandb_still_has_all(monkeypatch, capsys):
     SamplesTable(rows=0).on_samples(args, state, None, samples=[{"step": 4, "prompt": "a", "score": 0.5}] * 3)
     assert capsys.readouterr().out == ""
     assert logged == [{"completions": (["prompt", "score"], [["a", 0.5]] * 3)}]
+
+
+def test_held_out_means_leave_out_answers_without_a_number(tmp_path):
+    logged, nan = [], float("nan")
+    trainer = SimpleNamespace(log=logged.append, control=SimpleNamespace(should_log=False))
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0)
+    held_out = HeldOut(trainer, tmp_path / "samples.jsonl")
+
+    def table(*scores):
+        return [{"step": 0, "score": s, "kl": nan if math.isnan(s) else 1.0, "length": 3.0} for s in scores]
+
+    held_out.on_samples(None, state, trainer.control, table(1.0, nan, 3.0, 2.0))
+    held_out.on_samples(None, state, trainer.control, table(2.0, 5.0, 2.0, nan))
+    assert logged[0] == {"eval_score": 2.0, "eval_kl": 1.0, "eval_length": 3.0, "eval_win_rate": 0.5}
+    assert logged[1] == {"eval_score": 3.0, "eval_kl": 1.0, "eval_length": 3.0, "eval_win_rate": 0.5}  # one of two
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 8

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile
+from rlhf_recipes.jsonl import read_jsonl, rewrite_jsonl
 
 SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
 
@@ -40,24 +41,6 @@ class MetricsFile(TrainerCallback):
             row = {"step": state.global_step, "time": round(time.time(), 3)} | dict(logs)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, default=float) + "\n")
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Rows of a file that may end in a torn line (the run was killed while writing it)."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def rewrite_jsonl(path: Path, rows: list[dict]) -> None:
-    """Replace a file's rows in one step."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(part, path)
 
 
 class Bar(ProgressCallback):

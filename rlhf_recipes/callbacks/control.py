@@ -100,6 +100,8 @@ class KLRunaway(TrainerCallback, ExportableState):
             self.above = saved["attributes"]["above"] if saved else 0
             found = standing(place)
             self.kept = json.loads((found / self.FIGURES).read_text(encoding="utf-8")) if found else None
+            if self.stopped:  # it was killed after that
+                control.should_training_stop = True
         elif state.is_world_process_zero:
             remove(place)
 

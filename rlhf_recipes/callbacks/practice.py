@@ -4,34 +4,50 @@ import logging
 from collections import deque
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 logger = logging.getLogger(__name__)
 
 
-class PracticeWarnings(TrainerCallback):
-    """Say once what a practitioner would say on seeing the curves.
+class PracticeWarnings(TrainerCallback, ExportableState):
+    """Say once what a practitioner would say on seeing the curves. What was seen and said lives in the checkpoint.
 
     Args:
-        window: log lines that a sign must hold for, and over which a rise or fall is measured.
+        window: log lines that a sign must hold for; a rise or fall is one from the mean of the run's first `window`
+            lines to that of its last.
         gold: metric that is believed more than the score, e.g. "reward/gold"; None if there is none.
     """
 
     def __init__(self, window: int = 5, gold: str | None = None):
         self.window, self.gold = window, gold
+        self.read = ["objective/kl", "objective/scores", "val/explained_variance", "policy/clipfrac_avg"]
+        self.read += ["policy/entropy_avg", "completions/mean_length", *([gold] if gold else [])]
+        self.first: list[dict] = []
         self.history: deque = deque(maxlen=window)
-        self.first: dict | None = None
-        self.said: set[str] = set()
+        self.said: list[str] = []
+
+    def state(self) -> dict:
+        seen = {"first": self.first, "history": list(self.history), "said": self.said}
+        return {"args": {"window": self.window, "gold": self.gold}, "attributes": seen}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
+        if saved and saved["attributes"]:
+            self.first, self.said = list(saved["attributes"]["first"]), list(saved["attributes"]["said"])
+            self.history = deque(saved["attributes"]["history"], maxlen=self.window)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "objective/kl" not in logs:
             return
-        self.first = self.first or dict(logs)
-        self.history.append(dict(logs))
+        row = {name: logs[name] for name in self.read if logs.get(name) is not None}
+        self.history.append(row)
+        if len(self.first) < self.window:
+            self.first.append(row)
         if len(self.history) < self.window or not state.is_world_process_zero:
             return
         for name, text in self._signs():
             if name not in self.said:
-                self.said.add(name)
+                self.said.append(name)
                 logger.warning("step %d: %s", state.global_step, text)
 
     def _signs(self):
@@ -39,11 +55,17 @@ class PracticeWarnings(TrainerCallback):
             values = [row.get(metric) for row in self.history]
             return all(v is not None and test(v) for v in values)
 
-        def change(metric):
-            old, new = self.first.get(metric), self.history[-1].get(metric)
-            return (new - old) if old is not None and new is not None else 0.0
+        def mean(rows, metric):
+            values = [row[metric] for row in rows if metric in row]
+            return sum(values) / len(values) if values else 0.0
 
-        last = self.history[-1]
+        def change(metric):
+            return mean(self.history, metric) - mean(self.first, metric)
+
+        def times(metric):
+            before = mean(self.first, metric)
+            return mean(self.history, metric) / before if before else 1.0
+
         if always("objective/kl", lambda v: v < -0.1):
             yield (
                 "kl",
@@ -56,12 +78,10 @@ class PracticeWarnings(TrainerCallback):
             yield "critic", "explained variance stays below 0: the critic is worse than a constant; raise its rate"
         if always("policy/clipfrac_avg", lambda v: v > 0.5):
             yield "clip", "more than half of all tokens are clipped: lower learning_rate or num_ppo_epochs"
-        entropy = self.first.get("policy/entropy_avg")
-        if entropy and last.get("policy/entropy_avg", entropy) < 0.1 * entropy:
+        if times("policy/entropy_avg") < 0.1:
             yield "entropy", "the entropy fell below a tenth of its start: the policy is collapsing; raise kl_coef"
         rising = change("objective/scores") > 0
         if rising and self.gold and change(self.gold) < 0:
             yield "gold", f"the score rises while {self.gold} falls: the reward is being over-optimised"
-        length = self.first.get("completions/mean_length")
-        if rising and length and last["completions/mean_length"] > 1.5 * length:
+        if rising and times("completions/mean_length") > 1.5:
             yield "length", "the score rises with length (half as long again): the reward may be paying for length"

@@ -1,11 +1,12 @@
 """Answers to held-out prompts: in a file, on the screen, in wandb."""
 
 import json
-import math
 import time
 from pathlib import Path
 
 from transformers import TrainerCallback
+
+from rlhf_recipes.jsonl import read_jsonl, rewrite_jsonl
 
 
 class SamplesFile(TrainerCallback):
@@ -20,9 +21,7 @@ class SamplesFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= state.global_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
 
     def on_samples(self, args, state, control, samples=()):
         if not state.is_world_process_zero:
@@ -31,13 +30,6 @@ class SamplesFile(TrainerCallback):
         now = time.time()
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps({**row, "time": now}, ensure_ascii=False) + "\n" for row in samples)
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # a line torn by a kill goes too
 
 
 class SamplesTable(TrainerCallback):

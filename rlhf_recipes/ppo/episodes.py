@@ -108,7 +108,7 @@ class Player:
         tokens = [prompt_tokens(row, self.tokenizer) for row in rows]
         sequences, logprobs, finished = self.generate(tokens, uniforms, width or max(map(len, tokens)))
         clock.append(time.perf_counter())
-        answers = self.answers(rows, tokens, sequences)
+        answers = self.answers(rows, tokens, sequences, finished)
         scores, by_name = self.signal(answers)
         clock.append(time.perf_counter())
         logprobs, kl, values = self.judge(sequences, logprobs)
@@ -146,7 +146,7 @@ class Player:
         assert completion.shape[1] == steps
         return Sequences(ids, mask, completion, real, kept), logprobs, finished
 
-    def answers(self, rows: list[dict], tokens: list[list[int]], sequences: Sequences) -> Answers:
+    def answers(self, rows: list[dict], tokens: list[list[int]], sequences: Sequences, finished: Tensor) -> Answers:
         """The answers as the reward side sees them: texts (or messages), tokens, and every other column."""
         completion_ids = [ids[m].tolist() for ids, m in zip(sequences.completion_ids, sequences.mask, strict=True)]
 
@@ -158,7 +158,7 @@ class Player:
         ]
         completions = [as_completion(decode(ids), prompt) for ids, prompt in zip(completion_ids, prompts, strict=True)]
         columns = {k: [row[k] for row in rows] for k in rows[0] if k not in ("prompt", "input_ids", "attention_mask")}
-        return Answers(prompts, completions, tokens, completion_ids, columns)
+        return Answers(prompts, completions, tokens, completion_ids, columns, finished.tolist())
 
     def judge(self, sequences: Sequences, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities (B, T) of the policy, KL and values, (B, T) each."""

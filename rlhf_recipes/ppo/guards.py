@@ -1,17 +1,13 @@
 """Refusals and warnings of PPO: settings that do not fit together, numbers that are not finite."""
 
 import logging
-import math
 import os
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from torch import nn
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.ppo.loss import MicroBatch
-from rlhf_recipes.ppo.plan import Plan
 from rlhf_recipes.ppo.sequences import Sequences
 
 logger = logging.getLogger(__name__)
@@ -68,31 +64,21 @@ def check_reference(args: PPOConfig, ref_model: nn.Module | None) -> None:
         raise UserError("sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model")
 
 
-def check_loss(
-    loss: Tensor, batch: MicroBatch, update: int, sequences: Sequences, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse a loss that is not finite, naming its rows."""
-    if torch.isfinite(loss):
-        return
-    seq = sequences[batch.rows[:2]]
+def not_finite(
+    what: str, value: float, place: tuple[int, int], rows: list[int], sequences: Sequences, tokenizer
+) -> UserError:
+    """The error for a loss or a gradient norm that is not finite: it names the rows, and shows two of them.
+
+    Args:
+        place: update and optimizer step, from 0.
+        rows: episodes of the rollout that the step learned from, in this process.
+    """
+    seq = sequences[torch.tensor(rows[:2], device=sequences.mask.device)]
     ids = [
         torch.cat([seq.prompt_ids[i][seq.prompt_mask[i]], seq.completion_ids[i][seq.mask[i]]]) for i in range(len(seq))
     ]
-    raise UserError(
-        f"update {update}, optimizer step {batch.step}: the loss is {loss.item()} on rows {batch.rows.tolist()} "
-        f"(first: {tokenizer.batch_decode(ids)}); the weights are those before this step. Lower learning_rate, or go "
-        "on without such steps with trainer.on_nonfinite=skip"
+    return UserError(
+        f"update {place[0]}, optimizer step {place[1]}: the {what} is {value} on rows {rows} (first: "
+        f"{tokenizer.batch_decode(ids)}); the weights are those before this step. Lower learning_rate, or go on "
+        "without such steps with trainer.on_nonfinite=skip"
     )
-
-
-def finite_norm(norm: float, on_nonfinite: str, update: int, global_step: int, plan: Plan) -> bool:
-    """Whether a gradient's norm is finite; where it is not, the run stops or a warning tells of the skip."""
-    if math.isfinite(norm):
-        return True
-    if on_nonfinite == "stop":
-        raise UserError(
-            f"update {update}, optimizer step {global_step % plan.steps}: the gradient norm is {norm}; the weights are "
-            "those before this step. Lower learning_rate, or go on without such steps with trainer.on_nonfinite=skip"
-        )
-    logger.warning("global step %d skipped: its gradient norm is %s", global_step, norm)
-    return False

@@ -78,10 +78,15 @@ def ppo_loss(
     Returns:
         the loss (scalar), what the model returned, and terms for the statistics.
     """
-    seq = exp.sequences[batch.rows].trim()
+    usable = exp.mask[batch.rows].any(1)
+    # a forward without one keeps a row that counts nothing: every process takes part in a step's last forward
+    rows = batch.rows[usable] if usable.any() else batch.rows[:1]
+    seq = exp.sequences[rows].trim()
     width = seq.mask.shape[1]
     per_token, per_step = world / max(1, batch.tokens), world / max(1, batch.values)
-    old, advantages = (x[batch.rows][:, :width][seq.mask] for x in (exp.logprobs, exp.advantages))
+    if not usable.any():
+        per_token = 0.0
+    old, advantages = (x[rows][:, :width][seq.mask] for x in (exp.logprobs, exp.advantages))
 
     def terms(logp: Tensor, part: slice) -> Tensor:
         return core.clipped_policy_terms(logp, old[part], advantages[part], args.cliprange)[0] * per_token
@@ -94,13 +99,14 @@ def ppo_loss(
         args.entropy_coef * per_token,
         None if corpus is None else corpus[0].to(seq.mask.device),
     )
-    old_values, returns, mask = (x[batch.rows][:, :span] for x in (exp.values, exp.returns, exp.value_mask))
+    old_values, returns, mask = (x[rows][:, :span] for x in (exp.values, exp.returns, exp.value_mask))
     values = torch.where(mask, out["values"], 0.0)
     value_terms, value_clipped = core.clipped_value_terms(values, old_values, returns, args.cliprange_value)
     loss = args.vf_coef * (value_terms * mask).sum() * per_step
     token_terms = []
     if learning:
         loss = loss + out["policy_loss"]
+    if learning and usable.any():
         policy_terms, clipped = core.clipped_policy_terms(out["logprobs"], old, advantages, args.cliprange)
         log_ratio = out["logprobs"] - old
         token_terms = [0.5 * log_ratio**2, clipped, policy_terms, out["entropies"], log_ratio.exp()]

@@ -22,6 +22,7 @@ class Answers:
         prompts, completions: text, or lists of messages.
         prompt_ids, completion_ids: the policy's tokens, without padding; completions with their stop token.
         columns: every other column of the dataset, by name.
+        finished: whether a stop token or string ended each completion, not the length.
     """
 
     prompts: list
@@ -29,6 +30,7 @@ class Answers:
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
     columns: dict[str, list]
+    finished: list[bool]
 
 
 class ModelReward:
@@ -42,8 +44,8 @@ class ModelReward:
         model: one label, or several and `label` says which one's logit is the reward.
         tokenizer: the model's; None if it is the policy's.
         eos_id: the policy's EOS, for a model that shares its tokenizer.
-        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are. A chat template
-            closes every turn by itself.
+        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are, and not only
+            those known to be finished. A chat template closes every turn by itself.
         label: index or name of the rewarding label.
         batch_size: answers a forward.
     """
@@ -110,13 +112,17 @@ class ModelReward:
             )
 
     @torch.no_grad()
-    def __call__(self, prompts, completions, prompt_ids=None, completion_ids=None, **columns) -> list[float]:
+    def __call__(
+        self, prompts, completions, prompt_ids=None, completion_ids=None, finished=None, **columns
+    ) -> list[float]:
         """One score an answer. TRL's reward-function form; the ids are used where the tokenizer is shared."""
+        closed = [self.append_eos or bool(ended) for ended in finished or [False] * len(completions)]
         if self.tokenizer is None:
             rows = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-            rows = [self._close(row, self.eos_id)[-self.limit :] for row in rows]
+            ends = [self.eos_id if end else None for end in closed]
+            rows = [_close(row, end, self.limit) for row, end in zip(rows, ends, strict=True)]
         else:
-            rows = [self._tokens(p, c) for p, c in zip(prompts, completions, strict=True)]
+            rows = [self._tokens(*row) for row in zip(prompts, completions, closed, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.batch_size):
@@ -125,18 +131,15 @@ class ModelReward:
                 scores[i] = score
         return scores
 
-    def _close(self, row: list[int], eos_id: int | None) -> list[int]:
-        return [*row, eos_id] if self.append_eos and eos_id is not None and row[-1] != eos_id else row
-
-    def _tokens(self, prompt, completion) -> list[int]:
+    def _tokens(self, prompt, completion, closed: bool) -> list[int]:
         if not isinstance(prompt, str) and self.tokenizer.chat_template:
             ids = self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
             return ids[-self.limit :]
         # encoders close their input themselves ([SEP]) and know no EOS
-        eos_id = self.tokenizer.eos_token_id
-        room = self.limit - (self.append_eos and eos_id is not None)
+        eos_id = self.tokenizer.eos_token_id if closed else None
+        room = self.limit - (eos_id is not None)
         ids = self.tokenizer(_plain(prompt) + _plain(completion), truncation=True, max_length=room)["input_ids"]
-        return self._close(ids, eos_id)
+        return _close(ids, eos_id, self.limit)
 
     def _read(self, rows: list[list[int]]) -> Tensor:
         device = next(self.model.parameters()).device
@@ -154,6 +157,11 @@ class ModelReward:
         hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
         last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
         return base.score(last)[:, self.label].float()
+
+
+def _close(row: list[int], eos_id: int | None, limit: int) -> list[int]:
+    """The row's last `limit` tokens, EOS behind them where one is given and none is there."""
+    return (row if eos_id is None or row[-1] == eos_id else [*row, eos_id])[-limit:]
 
 
 def _plain(text) -> str:
@@ -194,13 +202,15 @@ class ReadySignal:
         self.signal = signal
 
     def __call__(self, answers: Answers) -> tuple[list[float], dict[str, list[float | None]]]:
-        scores, by_name = self.signal(answers.prompts, answers.completions, answers.columns)
+        columns = answers.columns | {"finished": answers.finished}
+        scores, by_name = self.signal(answers.prompts, answers.completions, columns)
         return [float(s) for s in scores], by_name
 
 
 def call_reward(function, answers: Answers) -> list[float | None]:
     """Call a reward function with what it can take: everything, if it has **kwargs."""
-    offered = {**answers.columns, "prompt_ids": answers.prompt_ids, "completion_ids": answers.completion_ids}
+    offered = {name: getattr(answers, name) for name in ("prompt_ids", "completion_ids", "finished")}
+    offered = answers.columns | offered
     parameters = inspect.signature(function).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         offered = {k: v for k, v in offered.items() if k in parameters}

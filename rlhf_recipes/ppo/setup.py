@@ -25,7 +25,8 @@ def stop_string_test(args: PPOConfig, tokenizer: PreTrainedTokenizerBase):
     if not args.stop_strings:
         return None
     strings = tuple(args.stop_strings)
-    reach = max(map(len, strings)) + 8  # a token is a character or more, and special ones decode to nothing
+    # a token is a byte or more, and special ones decode to nothing
+    reach = max(len(s.encode()) for s in strings) + 8
 
     def stopped(ids: list[int]) -> bool:
         tail = tokenizer.decode(ids[-reach:])
@@ -51,17 +52,22 @@ def with_adapter(model: nn.Module | None, peft_config):
 def switch_dropout_off(model: nn.Module) -> None:
     """Dropout of the pretrained network would make every ratio noise; an adapter's own stays as its config says."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
+        if "lora_dropout" in name:
+            continue
+        if isinstance(module, nn.Dropout):
             module.p = 0.0
+        # OPT and others call the function, with a share that they keep as a number
+        for key in [k for k, v in vars(module).items() if "drop" in k and isinstance(v, float)]:
+            setattr(module, key, 0.0)
 
 
-def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Rows of `input_ids` from rows of `text`, cut at the model's length."""
+def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, context: int | None) -> Dataset:
+    """Rows of `input_ids` from rows of `text`, cut at the model's context, at 1,024 tokens where it has none."""
     if "input_ids" in dataset.column_names:
         return dataset
     if "text" not in dataset.column_names:
         raise UserError(f"ptx_dataset needs a column `text` or `input_ids`; it has {dataset.column_names}")
-    length = min(tokenizer.model_max_length, 1024)
+    length = min(tokenizer.model_max_length, context or 1024, 1024)
     return dataset.map(
         lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
         remove_columns=dataset.column_names,

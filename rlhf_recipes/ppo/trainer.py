@@ -8,6 +8,7 @@ none of its methods run.
 
 import copy
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -154,10 +155,12 @@ class PPOTrainer(TRLPPOTrainer):
         self.prompts = PromptStream(train_dataset, processing_class, self.plan.batch_size, args.data_seed or args.seed)
         self.ptx = None
         if args.ptx_coef:
-            corpus = as_corpus(ptx_dataset, processing_class)
+            context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            corpus = as_corpus(ptx_dataset, processing_class, context)
             self.ptx = PretrainingMix(corpus, processing_class, self.plan.mini_batch_size, args.seed + 1)
         self._update: Update | None = None
         self._logged: list[dict] = []
+        self._unlogged: dict | None = None  # of a checkpoint: what its next log line counts as well
 
     # ---- steps: Trainer's loop asks, we answer ----
 
@@ -173,7 +176,8 @@ class PPOTrainer(TRLPPOTrainer):
             resume_from_checkpoint = None if found is None else str(found)
         elif resume_from_checkpoint and not checkpoints.is_whole(Path(resume_from_checkpoint)):
             raise UserError(f"{resume_from_checkpoint} is torn, or no checkpoint of PPO; name another, or give auto")
-        self._update = None
+        self._update, self._logged = None, []
+        self.early_stopping.early_stopping_patience_counter = 0
         if resume_from_checkpoint:
             self._load_ppo_state(Path(resume_from_checkpoint))
         return Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
@@ -202,8 +206,19 @@ class PPOTrainer(TRLPPOTrainer):
             scheduler.lr_lambdas = [lambda step, f=f: f(step // steps) for f in scheduler.lr_lambdas]
         return scheduler
 
+    def _run_epoch(self, **kwargs) -> None:
+        """Trainer's; not a step of it where the run had decided to stop before it was killed."""
+        waited = self.early_stopping.early_stopping_patience_counter
+        if self.args.early_stopping_patience is not None and waited >= self.args.early_stopping_patience:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super(TRLPPOTrainer, self)._run_epoch(**kwargs)
+
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """Trainer's step on the next forward of the update; a rollout first, where the last one is used up."""
+        if self._unlogged is not None:  # Trainer begins both anew
+            self._tr_loss.fill_(self._unlogged["loss"])
+            self._globalstep_last_logged, self._unlogged = self._unlogged["since"], None
         if self._update is None:
             self._update = self._play()
             self._tell("on_rollout", metrics=dict(self._update.metrics), trainer=self)
@@ -216,7 +231,9 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _prepare_inputs(self, inputs):
         """The next micro-batch, where a batch would be moved to the device."""
-        return self._update.buffer.popleft()
+        batch = self._update.buffer.popleft()
+        self._update.rows = batch.rows.tolist() + ([] if batch.first else self._update.rows)
+        return batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The PPO loss of a micro-batch: see `loss.ppo_loss`."""
@@ -228,20 +245,27 @@ class PPOTrainer(TRLPPOTrainer):
             corpus = self.ptx.share(self.update * plan.steps + inputs.step, place, inputs.places * plan.world)
         loss, out, terms = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
         now.statistics.add(inputs.step, terms)
-        if self.args.on_nonfinite == "stop":
-            guards.check_loss(loss, inputs, self.update, now.experience.sequences, self.processing_class)
+        if self.args.on_nonfinite == "stop" and not loss.isfinite():
+            raise self._not_finite("loss", loss.item(), inputs.rows.tolist())
         return (loss, out) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Trainer's norm before clipping; a step whose gradient is not finite is refused or skipped here."""
         norm = Trainer._get_grad_norm(self, model, grad_norm)
-        if guards.finite_norm(float(norm), self.args.on_nonfinite, self.update, self.state.global_step, self.plan):
+        if math.isfinite(norm):
             if not self._update.stopped:
                 self._update.norms.append(float(norm))
-        else:
-            for parameter in self.actor_critic.parameters():
-                parameter.grad = None
+            return norm
+        if self.args.on_nonfinite == "stop":
+            raise self._not_finite("gradient norm", float(norm), self._update.rows)
+        logger.warning("global step %d skipped: its gradient norm is %s", self.state.global_step, float(norm))
+        for parameter in self.actor_critic.parameters():
+            parameter.grad = None
         return norm
+
+    def _not_finite(self, what: str, value: float, rows: list[int]) -> UserError:
+        place = self.update, self.state.global_step % self.plan.steps
+        return guards.not_finite(what, value, place, rows, self._update.experience.sequences, self.processing_class)
 
     # ---- rollout ----
 
@@ -379,20 +403,21 @@ class PPOTrainer(TRLPPOTrainer):
             super(TRLPPOTrainer, self)._save_checkpoint(model, trial)
         finally:
             del self._get_output_dir
+        if self.state.best_model_checkpoint == str(staged):  # in every process: each reads it at the end
+            self.state.best_model_checkpoint = str(output / staged.name)
+        loss = self._reduce(self._tr_loss) / self.plan.world
         if self.args.should_save:
             checkpoint.save_critic(staged, self.actor_critic)
-            torch.save(self._ppo_state(), staged / checkpoints.STATE_FILE)
-            if self.state.best_model_checkpoint == str(staged):
-                self.state.best_model_checkpoint = str(output / staged.name)
-                self.state.save_to_json(str(staged / "trainer_state.json"))
+            torch.save(self._ppo_state(loss.item()), staged / checkpoints.STATE_FILE)
+            self.state.save_to_json(str(staged / "trainer_state.json"))
             torch.save(self.args, staged / "training_args.bin")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoint.publish(staged, output, self.args.save_total_limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
-    def _ppo_state(self) -> dict:
-        """What a checkpoint holds beside Trainer's files and the critic."""
+    def _ppo_state(self, loss: float) -> dict:
+        """What a checkpoint holds beside Trainer's files and the critic; `loss`: summed since the last log line."""
         signal = getattr(self.signal, "signal", None)
         return {
             "kl_coef": self.args.kl_coef,
@@ -400,13 +425,15 @@ class PPOTrainer(TRLPPOTrainer):
             "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
             "scale": self.scale.state_dict(),
             "waited": self.early_stopping.early_stopping_patience_counter,  # Trainer saves it, and does not read it
+            "unlogged": {"updates": self._logged, "loss": loss, "since": self._globalstep_last_logged},
         }
 
     def _load_ppo_state(self, folder: Path) -> None:
         state = torch.load(folder / checkpoints.STATE_FILE, map_location="cpu", weights_only=True)
         self.args.kl_coef = state["kl_coef"]
         self.scale.load_state_dict(state["scale"])
-        self.early_stopping.early_stopping_patience_counter = state.get("waited", 0)
+        self.early_stopping.early_stopping_patience_counter = state["waited"]
+        self._logged, self._unlogged = list(state["unlogged"]["updates"]), state["unlogged"]
         if state["signal"] is not None:
             self.signal.signal.load_state_dict(state["signal"])
         if state["reference"] is not None:

@@ -63,6 +63,7 @@ class Update:
         statistics: of the steps so far.
         rate: the policy's learning rate.
         began: clock reading before the rollout; learned: after it.
+        rows: episodes that the optimizer step under way has learned from so far, in this process.
         norms: gradient norms of the steps taken.
         stopped: target_kl was exceeded; the rest of the forwards is passed over.
     """
@@ -74,6 +75,7 @@ class Update:
     rate: float
     began: float
     learned: float = field(default_factory=time.perf_counter)
+    rows: list[int] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     stopped: bool = False
 

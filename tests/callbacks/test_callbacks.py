@@ -177,3 +177,25 @@ def test_each_sign_is_told_once(caplog, later, word):
         for logs in [start] * 4 + [start | later] * 5:
             watch.on_log(None, TrainerState(), None, logs=logs)
     assert len(caplog.records) == 1 and word in caplog.text
+
+
+def test_signs_are_of_means_and_outlive_a_kill(caplog):
+    """One noisy line is no rise; a resumed run measures from its own beginning and does not repeat itself."""
+    rows = [{"objective/kl": 1.0, "objective/scores": s, "reward/gold": g} for s, g in [(1, 1), (2, 0), (0, 2)] * 2]
+    watch = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    for logs in rows:
+        watch.on_log(None, TrainerState(), None, logs=logs)
+    assert not caplog.records
+    hacked = {"objective/kl": 1.0, "objective/scores": 3.0, "reward/gold": 0.0}
+    resumed = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    saved = json.loads(json.dumps(watch.state()))
+    state = TrainerState(global_step=6)
+    state.stateful_callbacks = {"PracticeWarnings": saved}
+    resumed.on_train_begin(None, state, None)
+    resumed.on_log(None, state, None, logs=hacked)
+    assert "over-optimised" in caplog.text, "against the first lines, not those after the kill"
+    state.stateful_callbacks = {"PracticeWarnings": json.loads(json.dumps(resumed.state()))}
+    again = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    again.on_train_begin(None, state, None)
+    again.on_log(None, state, None, logs=hacked)
+    assert caplog.text.count("over-optimised") == 1

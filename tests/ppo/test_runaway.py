@@ -45,3 +45,4 @@ def test_a_resumed_run_stops_and_keeps_as_the_one_left_alone(make, tmp_path):
     assert 3 < len(kls) < 16 and min(kls[-2:]) > 5, f"two rollouts above, then it stops: {kls}"
     before = f"{tmp_path}/out/checkpoint-{2 * len(kls) - 2}"  # one rollout above is behind it
     assert run(before) == (kls, kept)
+    assert run(f"{tmp_path}/out/checkpoint-{2 * len(kls)}") == (kls, kept), "it had stopped when it was killed"

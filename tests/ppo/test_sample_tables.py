@@ -8,8 +8,9 @@ import pytest
 from tiny_world import make_prompts
 from transformers import TrainerCallback
 
-from rlhf_recipes.callbacks import SamplesTable
+from rlhf_recipes.callbacks import SamplesFile, SamplesTable
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.jsonl import read_jsonl
 from rlhf_recipes.progress import HeldOut
 
 
@@ -62,3 +63,20 @@ def test_held_out_means_leave_out_answers_without_a_number(tmp_path):
     assert logged[0] == {"eval_score": 2.0, "eval_kl": 1.0, "eval_length": 3.0, "eval_win_rate": 0.5}
     assert logged[1] == {"eval_score": 3.0, "eval_kl": 1.0, "eval_length": 3.0, "eval_win_rate": 0.5}  # one of two
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 8
+
+
+def test_rows_are_read_back_whatever_the_answers_say(tmp_path):
+    file = tmp_path / "samples.jsonl"
+    said = ["one\u2028line", "of\x85many", "ends\u2029é"]
+    SamplesFile(file).on_samples(
+        None,
+        SimpleNamespace(is_world_process_zero=True),
+        None,
+        samples=[{"step": 0, "completion": text} for text in said],
+    )
+    assert [row["completion"] for row in read_jsonl(file)] == said
+    whole = file.read_bytes()
+    file.write_bytes(whole[: whole.index("é".encode()) + 1])  # killed in the middle of a character
+    assert [row["completion"] for row in read_jsonl(file)] == said[:2]
+    SamplesFile(file).on_train_begin(None, SimpleNamespace(is_world_process_zero=True, global_step=1), None)
+    assert [row["completion"] for row in read_jsonl(file)] == said[:2] and file.read_bytes().endswith(b"\n")

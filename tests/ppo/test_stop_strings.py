@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from rlhf_recipes.ppo import PPOConfig
 from rlhf_recipes.ppo.language import PolicyLanguage
 from rlhf_recipes.ppo.rollout import Sampling, generate
+from rlhf_recipes.ppo.setup import stop_string_test
 
 
 @pytest.mark.parametrize("least", [0, 3])
@@ -16,3 +18,17 @@ def test_a_stop_string_ends_no_answer_before_the_minimum_length(models, least):
     )
     assert sequences.mask.sum(1).tolist() == [least + 1] * 2
     assert finished.all()
+
+
+def test_a_string_of_wide_characters_is_found():
+    """A byte a token, as byte-level tokenizers write what they have no word for."""
+
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode(errors="replace")
+
+    stopped = stop_string_test(
+        PPOConfig(output_dir="unused", stop_strings=["🙂🙂🙂"], use_cpu=True, bf16=False), Bytes()
+    )
+    ids = list("Hi 🙂🙂🙂".encode())
+    assert [stopped(ids[: n + 1]) for n in range(len(ids))] == [False] * (len(ids) - 1) + [True]

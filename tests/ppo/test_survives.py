@@ -54,8 +54,8 @@ class Counting:
         self.seen = state["seen"]
 
 
-def build(make, **config):
-    beta = KLControl(AdaptiveKL(kl_coef=0.1, target=0.01, horizon=100))
+def build(make, target=0.01, **config):
+    beta = KLControl(AdaptiveKL(kl_coef=0.1, target=target, horizon=100))
     return make(reward=Counting(), trainer={"callbacks": [beta]}, **RUN | config)
 
 
@@ -97,6 +97,20 @@ def test_resumed_from_any_checkpoint_it_ends_the_same(whole, make, tmp_path):
         trainer = build(make, output_dir=str(tmp_path / "resumed"))
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{update * 4}"))
         assert_same(outcome(trainer), want)
+
+
+def test_what_no_line_has_told_yet_is_carried_over(make, tmp_path):
+    """Two updates a log line, a checkpoint between them; beta follows the mean KL of the line's updates."""
+    config = {"logging_steps": 2, "total_episodes": 32, "target": 0.2, "learning_rate": 0.01}
+    alone = build(make, output_dir=str(tmp_path / "alone"), **config)
+    alone.train()
+    want = outcome(alone)
+    betas = [row["objective/kl_coef"] for row in want[1]]
+    assert len(betas) == 2 and betas[1] not in (betas[0], 0.1), betas
+    for update in (1, 3):
+        resumed = build(make, output_dir=str(tmp_path / "resumed"), **config)
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"alone/checkpoint-{update * 4}"))
+        assert_same(outcome(resumed), want)
 
 
 def test_lora_with_dropout_and_a_shared_backbone_resume_too(make, tmp_path):

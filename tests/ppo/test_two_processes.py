@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_world import make_trainer, make_trl_trainer
+from tiny_world import make_prompts, make_trainer, make_trl_trainer
 
 # a rollout of 8 in both cases: 2 processes x 4, or 1 x 8; two minibatches, two forwards each in one process
 COMMON = {"num_mini_batches": 2, "total_episodes": 32, "max_grad_norm": 0.5, "learning_rate": 3e-4}
 COMMON |= {"save_strategy": "steps", "save_steps": 2, "missing_eos_penalty": 0.5, "target_kl": 5.0}
+COMMON |= {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_score"}
+COMMON |= {"load_best_model_at_end": True}  # each process reads the best one's checkpoint
 
 PATIENCE = 120
 """Seconds; a run takes about ten."""
@@ -44,7 +46,8 @@ def meet(rank: int, processes: int, folder: str) -> None:
 def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | None):
     meet(rank, processes, folder)
     size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4 // processes}
-    trainer = make_trainer(folder, trainer=adapter(lora), **COMMON | size)
+    held_out = {"eval_dataset": make_prompts().select(range(4))}
+    trainer = make_trainer(folder, trainer=adapter(lora) | held_out, **COMMON | size)
     assert trainer.accelerator.num_processes == processes
     trainer.train(resume_from_checkpoint=resume)
     state = {n: p.detach() for n, p in trainer.actor_critic.named_parameters()}

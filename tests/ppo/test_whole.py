@@ -330,6 +330,12 @@ def test_the_pretraining_mix_is_a_language_model_loss(make, models):
         make(ptx_coef=1.0)
 
 
+def test_the_corpus_is_cut_at_the_context(make):
+    corpus = Dataset.from_dict({"text": [" ".join(["w1"] * 200), "w2 w3"]})
+    trainer = make(ptx_coef=1.0, trainer={"ptx_dataset": corpus})
+    assert sorted(len(row["input_ids"]) for row in trainer.ptx.stream.dataset) == [2, 64]
+
+
 def _one_sequence():
     from rlhf_recipes.ppo.sequences import Sequences
 
@@ -466,15 +472,25 @@ def test_lora_trains_the_adapter_alone_and_is_saved_alone(make, models, tmp_path
 
 
 def test_tied_embeddings_and_other_heads(make, models):
-    """GPT-2 ties its head; a soft cap makes the head more than a matrix: both train, with the same arithmetic."""
-    from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+    """GPT-2 ties its head, a soft cap makes the head more than a matrix, OPT calls dropout as a function: all train,
+    with the same arithmetic."""
+    from transformers import (
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        GPT2Config,
+        GPT2LMHeadModel,
+        OPTConfig,
+        OPTForCausalLM,
+    )
 
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=44, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2))
     shape = {"vocab_size": 44, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
     capped = Gemma2ForCausalLM(
         Gemma2Config(**shape, num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=2.0)
     )
-    for model, linear in ((gpt2, True), (capped, False)):
+    wide = {"vocab_size": 44, "hidden_size": 16, "ffn_dim": 16, "word_embed_proj_dim": 16, "num_hidden_layers": 1}
+    opt = OPTForCausalLM(OPTConfig(**wide, num_attention_heads=2, dropout=0.3, attention_dropout=0.3))
+    for model, linear in ((gpt2, True), (capped, False), (opt, True)):
         for more in ({}, {"value_model": None}):
             trainer = trained(make, model=copy.deepcopy(model), trainer=more, learning_rate=0.0, kl_estimator="full")
             assert trainer.actor_critic.linear_head is linear
@@ -545,11 +561,54 @@ class Poison(TrainerCallback):
 def test_a_nan_gradient_stops_before_the_weights(make):
     config = {"trainer": {"callbacks": [Poison()]}, "num_mini_batches": 2, "max_grad_norm": 1.0}
     trainer = make(**config)
-    with pytest.raises(UserError, match="gradient norm is nan"):
+    with pytest.raises(UserError, match=r"gradient norm is nan on rows \[(\d, ){3}\d\] \(first: .*w\d"):
         trainer.train()
     assert weights(trainer.actor_critic).isfinite().all() and trainer.state.global_step == 1
     skipping = trained(make, on_nonfinite="skip", **config)
     assert weights(skipping.actor_critic).isfinite().all() and skipping.state.global_step == 4
+
+
+def test_a_loss_that_is_not_finite_names_its_rows(make, monkeypatch):
+    plain = ppo_trainer.ppo_loss
+
+    def infinite(model, exp, batch, *rest):
+        loss, out, terms = plain(model, exp, batch, *rest)
+        return (loss * float("inf") if batch.step == 1 else loss), out, terms
+
+    monkeypatch.setattr(ppo_trainer, "ppo_loss", infinite)
+    trainer = make(num_mini_batches=2)
+    with pytest.raises(UserError, match=r"step 1: the loss is (inf|-inf|nan) on rows \[(\d, ){3}\d\] \(first: .*w\d"):
+        trainer.train()
+    assert weights(trainer.actor_critic).isfinite().all() and trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize("bad", [{3}, set(range(8))])
+def test_an_answer_without_a_score_teaches_nothing(make, monkeypatch, bad):
+    """Neither by its loss nor by the entropy bonus: the same weights whatever it says."""
+
+    def score(prompts, completions, **columns):
+        return [math.nan if i in bad else float(len(c)) for i, c in enumerate(completions)]
+
+    def after(spoil):
+        plain = ppo_trainer.make_experience
+
+        def spoiled(played, args):
+            rows = sorted(bad)
+            if spoil:
+                played.sequences.completion_ids[rows] = 7
+            return plain(played, args)
+
+        monkeypatch.setattr(ppo_trainer, "make_experience", spoiled)
+        config = {"on_nonfinite": "skip", "entropy_coef": 0.5, "num_mini_batches": 2, "whiten_rewards": False}
+        trainer = make(reward=score, **config)
+        trainer.train()
+        monkeypatch.setattr(ppo_trainer, "make_experience", plain)
+        return trainer
+
+    one, other = after(False), after(True)
+    assert torch.equal(weights(one.actor_critic), weights(other.actor_critic))
+    moved = not torch.equal(weights(one.actor_critic.policy), weights(make().actor_critic.policy))
+    assert moved is (len(bad) == 1)
 
 
 # ---- learning ----

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.ppo.scoring import ModelReward
 
 SHORT = ["trainer.total_episodes=16", "trainer.num_ppo_epochs=1", "trainer.num_mini_batches=1"]
 SHORT += ["trainer.num_sample_generations=0", "data.eval_fraction=0.02"]
@@ -70,17 +71,40 @@ def test_a_reward_model_of_another_tokenizer_is_found_before_training(made, ppo,
     assert not list((tmp_path / "default" / "ppo").glob("checkpoints/*"))
 
 
-def test_closing_cut_off_answers_is_a_setting(ppo, tmp_path):
-    means = []
-    for closed in ("true", "false"):
-        ppo(
-            "trainer.total_episodes=8",
-            "trainer.response_length=3",
-            f"trainer.reward_append_eos={closed}",
-            "run.overwrite=true",
-        )
-        means.append(next(row["reward/learned"] for row in logged(tmp_path) if "reward/learned" in row))
-    assert means[0] != means[1]
+@pytest.mark.parametrize("closed", [True, False])
+def test_closing_cut_off_answers_is_a_setting(ppo, monkeypatch, closed):
+    """A finished answer is closed with EOS whatever it is set to."""
+    ends, finished = [], []
+    plain, call = ModelReward._read, ModelReward.__call__
+
+    def reading(self, rows):
+        ends.extend(row[-1] == self.tokenizer.eos_token_id for row in rows)
+        return plain(self, rows)
+
+    def called(self, *args, **columns):
+        finished.extend(columns["finished"])
+        return call(self, *args, **columns)
+
+    monkeypatch.setattr(ModelReward, "_read", reading)
+    monkeypatch.setattr(ModelReward, "__call__", called)
+    ended = ["trainer.stop_strings=[e]", "trainer.response_length=3", "data.eval_fraction=0"]
+    ppo(*ended, f"trainer.reward_append_eos={str(closed).lower()}")
+    assert len(ends) == len(finished) == 16 and 0 < sum(finished) < 16
+    assert sum(ends) == (16 if closed else sum(finished))
+
+
+def test_what_shapes_answers_and_objective_is_set_from_the_shell(ppo, tmp_path):
+    shaped = ["response_length=8", "min_length=4", "top_k=20", "top_p=0.9", "temperature=0.7", "stop_strings=[xyzzy]"]
+    learned = ["kl_estimator=full", "entropy_coef=0.01", "value_warmup_updates=1", "length_penalty=0.01"]
+    learned += ["learning_rate=0.01", "sync_ref_model=true", "ref_model_sync_steps=1", "ref_model_mixup_alpha=1.0"]
+    learned += ["reward_clip=0.5", "whiten_rewards=true"]
+    ppo(*(f"trainer.{setting}" for setting in shaped + learned), "trainer.total_episodes=24")
+    rows = [row for row in logged(tmp_path) if "episode" in row]
+    assert [row["episode"] for row in rows] == [8, 16, 24]
+    assert all(5 <= row["completions/mean_length"] <= 8 for row in rows), "four words and a stop at least"
+    assert "loss/policy_avg" not in rows[0] and "loss/policy_avg" in rows[1], "the critic learns alone first"
+    assert max(abs(row["objective/kl"]) for row in rows) < 1e-4, "the reference has followed before every rollout"
+    assert all(-0.58 <= row["objective/scores"] <= 0.46 for row in rows), "clipped, and less a hundredth a token"
 
 
 def test_weights_of_single_functions_are_refused_with_the_setting_to_use(ppo):

@@ -204,7 +204,7 @@ def test_reference_scale_clip_and_length_penalty(make):
 
 def test_a_combined_signal_is_taken_as_it_is(make):
     def signal(prompts, completions, columns):
-        assert set(columns) == {"answer"}
+        assert set(columns) == {"answer", "finished"}
         return [2.0] * len(prompts), {"a": [1.0] * len(prompts), "b": [None] * len(prompts)}
 
     trainer = trained(make, reward=signal)

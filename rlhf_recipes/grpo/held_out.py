@@ -129,7 +129,7 @@ def _sample(trainer, row: dict) -> dict:
 
 def _weighted(trainer, rewards: list[float]) -> float | None:
     pairs = zip(trainer.reward_weights.tolist(), rewards, strict=True)
-    scored = [weight * reward for weight, reward in pairs if reward == reward]
+    scored = [weight * reward for weight, reward in pairs if weight and reward == reward]
     return sum(scored) if scored else None
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from accelerate.utils import broadcast_object_list
 from trl import GRPOTrainer as TRLGRPOTrainer
+from trl.trainer.utils import nanstd
 
 from rlhf_recipes.grpo import generation, groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
@@ -29,19 +30,24 @@ class GRPOTrainer(TRLGRPOTrainer):
             super().__init__(model, reward_funcs, args, **keywords)
         self.held_out = held_out or HeldOut()
         self._silent: torch.Tensor | None = None  # (N,) bool over all processes, of the batch scored last
+        self._given: torch.Tensor | None = None  # (N, F) rewards of that batch as the functions gave them
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        """TRL's (N, F) rewards over all processes; which groups are silent is noted on the way."""
+        """TRL's (N, F) rewards over all processes; which groups are silent is noted on the way.
+
+        TRL takes a row for scored where a metric of weight 0 alone has a number, and sums it to 0. In training such a
+        row is NaN throughout.
+        """
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self.model.training:
-            weights = self.reward_weights.to(rewards.device)
-            if self.multi_objective_aggregation == "normalize_then_sum":  # each function by itself
-                signal = rewards[:, weights != 0]
-            else:
-                signal = (rewards * weights).nansum(dim=1)
-                signal[torch.isnan(rewards).all(dim=1)] = torch.nan
-            self._silent = groups.silent(signal, self.num_generations)
-        return rewards
+        if not self.model.training:
+            return rewards
+        weights = self.reward_weights.to(rewards.device)
+        signal = rewards[:, weights != 0]  # (N, functions that are felt)
+        unscored = torch.isnan(signal).all(dim=1)
+        if self.multi_objective_aggregation != "normalize_then_sum":  # which takes each function by itself
+            signal = (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan)
+        self._silent, self._given = groups.silent(signal, self.num_generations), rewards
+        return rewards.masked_fill(unscored[:, None], torch.nan)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
         """TRL's generation; a small model's answers are drawn by PPO's engine, which lets finished rows go."""
@@ -72,7 +78,7 @@ class GRPOTrainer(TRLGRPOTrainer):
         batch = super()._generate_and_score_completions(inputs)
         if not self.model.training:
             return batch
-        self._count_silent()
+        self._correct_the_log()
         return batch if self.args.zero_variance == "keep" else self._teaching(batch, len(inputs))
 
     def _teaching(self, batch: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
@@ -88,7 +94,7 @@ class GRPOTrainer(TRLGRPOTrainer):
             if self.accelerator.gather(full).all():
                 break
             further = super()._generate_and_score_completions(self._other_prompts())
-            self._count_silent()
+            self._correct_the_log()
             found.append(groups.take(further, ~self._own(self._silent)))
             resamples += 1
         rows = torch.arange(size, device=self.accelerator.device)
@@ -153,9 +159,18 @@ class GRPOTrainer(TRLGRPOTrainer):
             logs["kl_coef"] = self.beta
         super().log(logs, start_time)
 
-    def _count_silent(self) -> None:
-        """TRL takes `scale_rewards=batch` for one group, and one that nothing scored for a lively one."""
-        self._metrics["train"]["frac_reward_zero_std"][-1] = self._silent.float().mean().item()
+    def _correct_the_log(self) -> None:
+        """TRL takes `scale_rewards=batch` for one group, and one that nothing scored for a lively one.
+
+        And the metrics of weight 0 get back the rows that nothing else scored.
+        """
+        logged = self._metrics["train"]
+        logged["frac_reward_zero_std"][-1] = self._silent.float().mean().item()
+        for name, weight, given in zip(self.reward_func_names, self.reward_weights, self._given.T, strict=True):
+            if not weight:
+                logged[f"rewards/{name}/mean"][-1] = given.nanmean().item()
+                logged[f"rewards/{name}/std"][-1] = nanstd(given).item()
+                self._logs["rewards"][name].extend(given.tolist())  # as long as a batch: replaces TRL's
 
     def _own(self, rows):
         """This process's part of a list or tensor that has a row for each answer of all processes."""

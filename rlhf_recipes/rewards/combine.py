@@ -161,8 +161,9 @@ def as_grpo_functions(signal: RewardSignal) -> tuple[list[Callable[..., list[flo
 
     Without a gate each function is handed over with its weight, so that TRL sums (or normalises) them itself. With a
     gate the sum is ours: the first function, `combined`, has weight 1 and gives it, the others have weight 0 and only
-    report their scores. None goes through to TRL, which leaves such a row out of the sum (and a row that no function
-    applies to out of the group's baseline).
+    report their scores. None goes through to TRL, which leaves it out of the row's sum. A row without any score that is
+    felt (a metric is not, nor an open gate of weight 0) is left out of the group's baseline: by `combined`, which gives
+    None there, and without a gate by our GRPOTrainer, since TRL counts the metrics in.
 
     Args:
         signal: at least one function.
@@ -197,7 +198,11 @@ def as_grpo_functions(signal: RewardSignal) -> tuple[list[Callable[..., list[flo
     def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
         by_name = scored(prompts, completions, columns)
         rows = zip(*by_name.values(), strict=True)
-        return [None if set(row) == {None} else s for s, row in zip(last["scores"], rows, strict=True)]
+        return [s if felt(row) else None for s, row in zip(last["scores"], rows, strict=True)]
+
+    def felt(row: tuple[float | None, ...]) -> bool:
+        scored = zip(signal.parts.values(), row, strict=True)
+        return any((part.weight and score is not None) or (part.gate and _shuts(score)) for part, score in scored)
 
     def report(name: str) -> Callable[..., list[float | None]]:
         return lambda prompts, completions, **columns: scored(prompts, completions, columns)[name]

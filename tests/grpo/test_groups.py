@@ -122,3 +122,30 @@ def test_a_group_that_nothing_scores_counts_as_silent(trainer):
     one.model.train()
     one._generate_and_score_completions(batch(one, 0, 1))
     assert one._metrics["train"]["frac_reward_zero_std"] == [0.5]
+
+
+def by_place(completions, **columns):
+    return [1.0, 0.8, None, 0.9][: len(completions)]
+
+
+def watched(completions, **columns):
+    return [3.0, 5.0, 7.0, 9.0][: len(completions)]
+
+
+@pytest.mark.parametrize("aggregation", ["sum_then_normalize", "normalize_then_sum"])
+def test_a_metric_of_weight_0_is_logged_and_never_felt(trainer, aggregation):
+    """TRL takes the third row for scored, since the metric has a number there."""
+    given = {"scale_rewards": "none", "multi_objective_aggregation": aggregation, "per_device_train_batch_size": 4}
+    found = []
+    for functions, weights in ([by_place], [1.0]), ([by_place, watched], [1.0, 0.0]):
+        one = trainer(functions, reward_weights=weights, **given)
+        one.model.train()
+        found.append(one._generate_and_score_completions(batch(one, 1))["advantages"])
+    torch.testing.assert_close(found[1], found[0])
+    assert found[1][2] == 0
+    if aggregation == "sum_then_normalize":
+        torch.testing.assert_close(found[1], torch.tensor([0.1, -0.1, 0.0, 0.0]))
+    assert one._metrics["train"]["rewards/watched/mean"] == [6.0]
+    assert one._metrics["train"]["rewards/watched/std"] == [pytest.approx((20 / 3) ** 0.5)]
+    assert list(one._logs["rewards"]["watched"]) == [3.0, 5.0, 7.0, 9.0]
+    assert one._metrics["train"]["reward"] == [pytest.approx(0.9)]

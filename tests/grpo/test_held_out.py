@@ -52,6 +52,17 @@ def test_held_out_figures_in_closed_form(scripted):
     assert scripted.state.log_history[-1]["eval_accuracy"] == metrics["eval_accuracy"]
 
 
+def test_an_answer_that_only_a_metric_scores_has_no_reward(scripted):
+    scripted.reward_funcs[0] = lambda completions, **columns: [None if c == "9" else float(c) for c in completions]
+    scripted.reward_funcs.append(lambda completions, **columns: [float(c) for c in completions])
+    scripted.reward_func_names.append("watched")
+    scripted.reward_processing_classes.append(None)
+    scripted.reward_weights = torch.tensor([1.0, 0.0])
+    metrics = scripted.evaluate()
+    assert metrics["eval_reward"] == pytest.approx((4 + 5 + 4 + 1 + 3 + 2 + 1) / 7)
+    assert metrics["eval_rewards/watched/mean"] == pytest.approx((4 + 5 + 4 + 9 + 9 + 1 + 3 + 2 + 1) / 9)
+
+
 def test_a_step_is_measured_once(scripted, monkeypatch):
     first = scripted.evaluate()
     monkeypatch.setattr("rlhf_recipes.grpo.trainer.measure", None)

@@ -240,6 +240,12 @@ def test_grpo_leaves_out_a_row_that_nothing_applies_to(mine):
     assert trl_sum(functions, weights, ["?"], ["x"]) == [None]
 
 
+def test_neither_a_metric_nor_an_open_gate_makes_a_row_count(mine):
+    functions = {"form": mine("odd", gate=True, weight=0.0), "never": mine("never"), "n": mine("length", weight=0.0)}
+    (combined, *_), _ = as_grpo_functions(RewardSignal(functions))
+    assert combined(["?"] * 3, ["1", "-1", "?"]) == [None, 0.0, None]
+
+
 @pytest.mark.parametrize("gate", [False, True])
 def test_trl_itself_gets_the_same_sum(mine, gate):
     """TRL's own reward step, on a stand-in for the trainer, and its own weighting of what comes out."""

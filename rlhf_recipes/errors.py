@@ -7,6 +7,10 @@ class UserError(Exception):
     """Bad input. The message is one line: what failed, what was expected, the fix. Exit code 2 at the shell."""
 
 
+class RowError(UserError):
+    """One row of a batch is at fault: the others can be scored without it."""
+
+
 class Stopped(Exception):
     """A signal asked the run to stop, and it did, with a checkpoint saved. Exit code 128 + the signal's number."""
 

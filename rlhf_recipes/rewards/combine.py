@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.load import RewardFunction, load_function
 from rlhf_recipes.rewards.messages import Text, dialogue_of, text_of
 
@@ -88,8 +88,10 @@ class RewardSignal:
             neither weighted nor gated.
 
         Raises:
-            UserError: a function raised, gave another count than N, or something that is no finite number; the
-                message names the function and the sample.
+            RowError: a function raised at one sample, or gave something that is no finite number; the message names
+                the function and the sample.
+            UserError: what no sample is to blame for: a function raised a UserError of its own (no such column, no
+                endpoint), failed on the whole batch only, or gave another count than N.
         """
         by_name = {name: self.score_by(name, prompts, completions, columns) for name in self.parts}
         return self.combine(by_name, len(completions)), by_name
@@ -102,10 +104,14 @@ class RewardSignal:
         try:
             given = part.function(prompts=prompts, completions=completions, **columns)
         except Exception as error:
-            sample = _culprit(part.function, prompts, completions, columns)
-            where = f"one of {len(completions)} samples" if sample is None else _show(sample, prompts, completions)
             what = str(error) if isinstance(error, UserError) else f"raised {type(error).__name__}: {error}"
-            raise UserError(f"reward '{name}': {_line(what)} [{where}]") from error
+            what = f"reward '{name}': {_line(what)}"
+            if isinstance(error, UserError) and not isinstance(error, RowError):
+                raise UserError(what) from error
+            sample = _culprit(part.function, prompts, completions, columns)
+            if sample is None:
+                raise UserError(f"{what} [on {len(completions)} samples together, not on one alone]") from error
+            raise RowError(f"{what} [{_show(sample, prompts, completions)}]") from error
         scores = _as_list(given)
         if scores is None or len(scores) != len(completions):
             count = f"{type(given).__name__}" if scores is None else f"{len(scores)} scores"
@@ -148,7 +154,7 @@ class RewardSignal:
         if number and not math.isfinite(value) and self.on_nonfinite == "skip":
             return math.nan
         if not number or not math.isfinite(value):
-            raise UserError(
+            raise RowError(
                 f"reward '{name}' returned {score!r}; it must return a finite number, or None where it does not apply "
                 f"[{_show(i, prompts, completions)}]"
             )
@@ -257,20 +263,23 @@ def _as_list(given: Any) -> list | None:
 
 
 def _culprit(function: RewardFunction, prompts: list, completions: list, columns: dict[str, Any]) -> int | None:
-    """The first sample on which the function fails alone; None where only the whole batch makes it fail."""
-    for i in range(len(completions)):
+    """The first sample of a failing batch on which the function fails, found by halves; None where no half fails."""
+    rows = len(completions)
+    if rows < 2:
+        return 0 if rows else None
+    for start, stop in ((0, rows // 2), (rows // 2, rows)):
+        half = prompts[start:stop], completions[start:stop], rows_of(columns, start, stop, rows)
         try:
-            function(
-                prompts=prompts[i : i + 1], completions=completions[i : i + 1], **row_of(columns, i, len(completions))
-            )
+            function(prompts=half[0], completions=half[1], **half[2])
         except Exception:
-            return i
+            found = _culprit(function, *half)
+            return None if found is None else start + found
     return None
 
 
-def row_of(columns: Mapping[str, Any], i: int, rows: int) -> dict[str, Any]:
-    """The columns cut down to one row; what is no column (TRL's `trainer_state`) stays as it is."""
-    return {k: v[i : i + 1] if isinstance(v, list) and len(v) == rows else v for k, v in columns.items()}
+def rows_of(columns: Mapping[str, Any], start: int, stop: int, rows: int) -> dict[str, Any]:
+    """The columns cut down to some rows; what is no column (TRL's `trainer_state`) stays as it is."""
+    return {k: v[start:stop] if isinstance(v, list) and len(v) == rows else v for k, v in columns.items()}
 
 
 def _show(i: int, prompts: list[Text], completions: list[Text]) -> str:

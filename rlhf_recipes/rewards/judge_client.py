@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import RowError, UserError
 
+_OF_ONE_QUESTION = {400, 413, 422}  # too long, or not to the endpoint's taste: another may pass
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _LONGEST_WAIT = 60.0  # seconds
 
@@ -54,15 +55,26 @@ def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
         endpoint: whom to ask.
 
     Raises:
-        UserError: the endpoint refuses, or still fails after all attempts.
+        RowError: the endpoint refuses one question.
+        UserError: it refuses them all, or still fails after all attempts.
     """
     replies = _replies(endpoint.cache)
     keys = [_body(question, endpoint) for question in questions]
     new = [key for key in dict.fromkeys(keys) if not replies.knows(endpoint.url, key)]
     if new:
+        down = threading.Event()
+
+        def ask(key: str) -> None:
+            if down.is_set():  # the one that found out is raised
+                return
+            try:
+                replies.add(endpoint.url, key, _ask(key, endpoint))
+            except UserError:
+                down.set()
+                raise
+
         with ThreadPoolExecutor(max_workers=min(endpoint.concurrency, len(new))) as pool:
-            for key, reply in zip(new, pool.map(lambda key: _ask(key, endpoint), new), strict=True):
-                replies.add(endpoint.url, key, reply)
+            list(pool.map(ask, new))
     return [replies.get(endpoint.url, key) for key in keys]
 
 
@@ -112,7 +124,7 @@ def _ask(body: str, endpoint: Endpoint) -> str:
     headers = {"Content-Type": "application/json"}
     if key := os.environ.get(endpoint.api_key_env):
         headers["Authorization"] = f"Bearer {key}"
-    wait, problem = endpoint.backoff, ""
+    wait, problem, kind = endpoint.backoff, "", UserError
     for attempt in range(endpoint.retries + 1):
         if attempt:
             time.sleep(min(wait, _LONGEST_WAIT))
@@ -124,6 +136,7 @@ def _ask(body: str, endpoint: Endpoint) -> str:
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}"
             if error.code not in _RETRIED:
+                kind = RowError if error.code in _OF_ONE_QUESTION else UserError
                 break
             wait = max(wait, _seconds(error.headers.get("Retry-After")))
         except ValueError as error:
@@ -135,7 +148,7 @@ def _ask(body: str, endpoint: Endpoint) -> str:
             problem = "the reply has no choices[0].message.content"
         except OSError as error:  # refused, reset, timed out
             problem = f"{type(error).__name__}: {error}"
-    raise UserError(
+    raise kind(
         f"the endpoint {address} (model {endpoint.model}) gave no reply after {attempt + 1} attempts: "
         f"{' '.join(problem.split())}. Check its url and model, and the key in ${endpoint.api_key_env}."
     )

@@ -5,12 +5,12 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards.combine import RewardSignal, row_of
+from rlhf_recipes.errors import RowError, UserError
+from rlhf_recipes.rewards.combine import RewardSignal, rows_of
 
 _BATCH = 16  # rows scored together: a judge works on them at once, and a slow one is still found
 
@@ -18,7 +18,8 @@ _BATCH = 16  # rows scored together: a judge works on them at once, and a slow o
 def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[str, Any]:
     """Score the rows of a JSONL file, one output row each, and sum up.
 
-    A function that fails on a row is noted there and does not stop the others.
+    A function that fails on a row is noted there and does not stop the others. One that fails for a reason of its own
+    (no such column, no endpoint) is not asked again, and its reason is noted on all the rows that are left.
 
     Args:
         signal: the rewards.
@@ -27,9 +28,10 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
             "errors": {name: why}}; written whole or not at all. `score` is null where a function failed.
 
     Returns:
-        {"rows", "seconds", "score": stats, "functions": {name: stats + weight, failures, first_failure,
-        seconds_per_row, slowest}}. Stats are mean, std, min, max and count of the rows with a score, None where
-        there is none; slowest is {"lines": [first, last], "seconds_per_row"} of the slowest batch.
+        {"rows", "seconds", "score": stats, "functions": {name: stats + weight, gate, failures, first_failure,
+        stopped (why the function was not asked to the end, or None), seconds_per_row, slowest}}. Stats are mean, std,
+        min, max and count of the rows with a score, None where there is none; slowest is {"lines": [first, last],
+        "seconds_per_row"} of the slowest batch.
 
     Raises:
         UserError: there are no rewards, the file is missing, or a line is no row.
@@ -39,9 +41,9 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
     start = time.perf_counter()
     rows, lines = _rows(Path(file))
     functions = {name: _Tally(name, len(rows)) for name in signal.parts}
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "completion"))
     for first in range(0, len(rows), _BATCH):
-        batch = rows[first : first + _BATCH]
-        prompts, completions, columns = _batch(batch)
+        prompts, completions, columns = _batch(rows[first : first + _BATCH], names)
         for tally in functions.values():
             tally.score(signal, first, prompts, completions, columns, lines)
 
@@ -62,7 +64,8 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
         "seconds": time.perf_counter() - start,
         "score": _stats(totals),
         "functions": {
-            name: {"weight": signal.parts[name].weight, **tally.summary()} for name, tally in functions.items()
+            name: {"weight": signal.parts[name].weight, "gate": signal.parts[name].gate, **tally.summary()}
+            for name, tally in functions.items()
         },
     }
 
@@ -74,6 +77,7 @@ class _Tally:
         self.name = name
         self.scores: list[float | None] = [None] * rows
         self.errors: dict[int, str] = {}
+        self.stopped: str | None = None
         self.seconds = 0.0
         self.slowest: dict[str, Any] = {"lines": [], "seconds_per_row": 0.0}
 
@@ -82,26 +86,36 @@ class _Tally:
     ) -> None:
         rows = len(completions)
         start = time.perf_counter()
-        try:
-            self.scores[first : first + rows] = signal.score_by(self.name, prompts, completions, columns)
-        except UserError:
-            for i in range(rows):  # find which rows fail, keep the others
-                try:
-                    only = row_of(columns, i, rows)
-                    one = signal.score_by(self.name, prompts[i : i + 1], completions[i : i + 1], only)
-                    self.scores[first + i] = one[0]
-                except UserError as error:
-                    self.errors[first + i] = str(error)
+        self._try(signal, first, prompts, completions, columns)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         if seconds / rows > self.slowest["seconds_per_row"]:
             self.slowest = {"lines": [lines[first], lines[first + rows - 1]], "seconds_per_row": seconds / rows}
+
+    def _try(self, signal: RewardSignal, first: int, prompts: list, completions: list, columns: dict) -> None:
+        rows = len(completions)
+        if self.stopped is None:
+            try:
+                self.scores[first : first + rows] = signal.score_by(self.name, prompts, completions, columns)
+                return
+            except RowError as error:
+                if rows == 1:
+                    self.errors[first] = str(error)
+                    return
+                for i in range(rows):  # find which rows fail, keep the others
+                    only = rows_of(columns, i, i + 1, rows)
+                    self._try(signal, first + i, prompts[i : i + 1], completions[i : i + 1], only)
+                return
+            except UserError as error:
+                self.stopped = str(error)
+        self.errors |= dict.fromkeys(range(first, first + rows), self.stopped)
 
     def summary(self) -> dict[str, Any]:
         return {
             **_stats(self.scores),
             "failures": len(self.errors),
             "first_failure": next(iter(self.errors.values()), None),
+            "stopped": self.stopped,
             "seconds_per_row": self.seconds / len(self.scores),
             "slowest": self.slowest,
         }
@@ -139,6 +153,22 @@ def show(summary: Mapping[str, Any]) -> None:
             console.print(
                 f"{stats['failures']} rows failed, first: {stats['first_failure']}", markup=False, style="red"
             )
+
+
+def check(summary: Mapping[str, Any]) -> None:
+    """Whether a training with these rewards could have scored its rows.
+
+    Args:
+        summary: of `score_file`.
+
+    Raises:
+        UserError: a function that counts (a metric of weight 0 does not) stopped, or failed on every row.
+    """
+    for name, stats in summary["functions"].items():
+        counts = stats["weight"] or stats["gate"]
+        if counts and (stats["stopped"] or stats["failures"] == summary["rows"]):
+            share = f"{stats['failures']} of {summary['rows']} rows"
+            raise UserError(f"no score by '{name}' for {share}: {stats['stopped'] or stats['first_failure']}")
 
 
 def _cells(stats: Mapping[str, Any]) -> list[str]:
@@ -191,8 +221,7 @@ def _is_text(value: Any) -> bool:
     )
 
 
-def _batch(rows: list[dict[str, Any]]) -> tuple[list, list, dict[str, list]]:
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "completion"))
+def _batch(rows: list[dict[str, Any]], names: Iterable[str]) -> tuple[list, list, dict[str, list]]:
     columns = {name: [row.get(name) for row in rows] for name in names}  # a row without the column has None there
     return [row["prompt"] for row in rows], [row["completion"] for row in rows], columns
 

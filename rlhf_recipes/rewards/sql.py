@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 from rlhf_recipes.rewards.sql_tables import made_up
 from rlhf_recipes.rewards.sql_text import is_ordered, query_in, schema_of, tokens_of
@@ -181,7 +181,7 @@ def _test_on_file(path: str, gold: str, limits: Limits, skip_empty: bool) -> Tes
 def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, ignore_case: bool) -> Tests:
     schema = schema_of(context)
     if not schema.tables:
-        raise UserError(
+        raise RowError(
             f"no CREATE TABLE statement in the context {context[:60]!r}. Give an SQLite file as kwargs.database, "
             "or the column with the statements as kwargs.context_column."
         )
@@ -203,5 +203,6 @@ def _path(database: str, columns: Mapping[str, Any], i: int) -> str:
     except KeyError as error:
         raise UserError(f"kwargs.database is {database!r}, but the rows have no column {error}.") from error
     if not Path(path).is_file():
-        raise UserError(f"no SQLite file {path} (kwargs.database is {database!r}).")
+        kind = UserError if path == database else RowError
+        raise kind(f"no SQLite file {path} (kwargs.database is {database!r}).")
     return str(Path(path).resolve())

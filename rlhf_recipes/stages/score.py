@@ -18,6 +18,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     out = Path(cfg.score.out) if cfg.score.out else file.with_name("scores.jsonl")
     summary = score.score_file(_signal(cfg, run), file, out)
     score.show(summary)
+    score.check(summary)
     return summary
 
 

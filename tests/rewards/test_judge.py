@@ -202,6 +202,39 @@ def test_trouble_that_stays_is_told(server):
     assert "\n" not in str(caught.value)
 
 
+def scored(server, tmp_path, rows, **settings):
+    """The summary of a file of answers "0", "1", ... scored by the judge alone."""
+    from rlhf_recipes.rewards import RewardSignal
+    from rlhf_recipes.rewards.score import score_file
+
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"prompt": "p", "completion": str(i)}) + "\n" for i in range(rows)))
+    kwargs = {"url": server.url, "model": "m", "backoff": 0.0, **settings}
+    signal = RewardSignal({"judge": {"path": "rlhf_recipes.rewards.judge:rating", "kwargs": kwargs}})
+    return score_file(signal, file, tmp_path / "scores.jsonl")["functions"]["judge"]
+
+
+def test_a_judge_that_is_down_is_found_out_once(server, tmp_path):
+    server.reply = lambda question: 503
+    judged = scored(server, tmp_path, rows=40, retries=1, concurrency=2)
+    assert len(server.requests) <= 2 * 2
+    assert (judged["failures"], judged["count"]) == (40, 0)
+    assert "HTTP 503" in judged["stopped"]
+
+
+def test_a_judge_that_goes_down_half_way_leaves_what_it_gave(server, tmp_path):
+    server.reply = lambda question: 503 if len(server.requests) > 20 else "Rating: 10"
+    judged = scored(server, tmp_path, rows=40, retries=0, concurrency=1)
+    assert (judged["failures"], judged["count"]) == (24, 16)
+
+
+def test_a_question_that_is_refused_alone_fails_its_row(server, tmp_path):
+    server.reply = lambda question: 400 if "<answer>\n7\n" in question else "Rating: 10"
+    judged = scored(server, tmp_path, rows=20)
+    assert (judged["failures"], judged["count"], judged["stopped"]) == (1, 19, None)
+    assert "HTTP 400" in judged["first_failure"]
+
+
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_a_refusal_is_not_asked_again(server, status):
     server.reply = lambda question: status

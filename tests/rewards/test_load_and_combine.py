@@ -177,6 +177,42 @@ def test_errors_name_the_function_and_the_sample(mine, name, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("fails", "said", "most"),
+    [
+        (lambda batch: "bad" in batch, r"sample 41: .*'bad'", 2 + 2 * 6),
+        (lambda batch: len(batch) == 64, "on 64 samples together, not on one alone", 3),
+    ],
+)
+def test_the_sample_to_blame_is_found_in_few_calls(fails, said, most):
+    calls = []
+
+    def scorer(prompts, completions, number):
+        calls.append(completions)
+        assert len(prompts) == len(number) == len(completions)
+        if fails(completions):
+            raise ValueError("no")
+        return [1.0] * len(completions)
+
+    completions = ["x"] * 64
+    completions[41] = "bad"
+    with pytest.raises(UserError, match=said):
+        RewardSignal(scorers={"f": (scorer, 1.0)})(["?"] * 64, completions, {"number": list(range(64))})
+    assert len(calls) <= most
+
+
+def test_what_no_sample_is_to_blame_for_is_asked_once():
+    calls = []
+
+    def scorer(prompts, completions):
+        calls.append(completions)
+        raise UserError("no endpoint")
+
+    with pytest.raises(UserError, match=r"reward 'f': no endpoint$"):
+        RewardSignal(scorers={"f": (scorer, 1.0)})(["?"] * 64, ["x"] * 64)
+    assert len(calls) == 1
+
+
 def test_a_long_sample_is_shortened(mine):
     with pytest.raises(UserError) as caught:
         RewardSignal({"f": mine("inf")})(["p" * 5000], ["c" * 5000])

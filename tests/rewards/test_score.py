@@ -9,7 +9,7 @@ import pytest
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards import RewardSignal
-from rlhf_recipes.rewards.score import score_file, show
+from rlhf_recipes.rewards.score import check, score_file, show
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = {
@@ -83,6 +83,35 @@ def test_more_rows_than_a_batch(tmp_path):
     assert summary["functions"]["right"]["count"] == 50
     assert summary["functions"]["right"]["mean"] == 2.0
     assert [row["line"] for row in lines(tmp_path / "s.jsonl")] == list(range(1, 51))
+
+
+def test_a_column_that_few_rows_have(tmp_path):
+    file = tmp_path / "many.jsonl"
+    rows = [{"prompt": "?", "completion": "7"} for _ in range(20)]
+    rows[19]["answer"] = "7"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    right = score_file(RewardSignal(FUNCTIONS), file, tmp_path / "s.jsonl")["functions"]["right"]
+    assert (right["failures"], right["count"], right["mean"]) == (0, 1, 2.0)
+
+
+@pytest.mark.parametrize(("weight", "gate"), [(1.0, False), (0.0, True), (0.0, False)])
+def test_a_function_that_scores_nothing_is_an_error_unless_it_is_a_metric(answers, tmp_path, weight, gate):
+    wrong = {"path": FUNCTIONS["right"]["path"], "kwargs": {"column": "anser"}, "weight": weight, "gate": gate}
+    summary = score_file(RewardSignal({"wrong": wrong, "whole": FUNCTIONS["whole"]}), answers, tmp_path / "s.jsonl")
+    assert ["anser" in row["errors"]["wrong"] for row in lines(tmp_path / "s.jsonl")] == [True] * 3
+    assert summary["functions"]["whole"]["failures"] == 0
+    if weight or gate:
+        with pytest.raises(UserError, match=r"no score by 'wrong' for 3 of 3 rows: .*no column 'anser'.*: answer"):
+            check(summary)
+    else:
+        check(summary)
+
+
+def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_path):
+    (tmp_path / "mine.py").write_text("def score(completions): return ['x'] * len(completions)")
+    mine = RewardSignal({"mine": {"path": f"{tmp_path}/mine.py:score"}})
+    with pytest.raises(UserError, match=r"no score by 'mine' for 3 of 3 rows: .*'x'"):
+        check(score_file(mine, answers, tmp_path / "s.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from rlhf_recipes.errors import UserError
+
 
 def test_a_reward_model_and_a_function_score_a_file(made, house, tmp_path):
     file = tmp_path / "answers.jsonl"
@@ -23,3 +25,10 @@ def test_a_reward_model_and_a_function_score_a_file(made, house, tmp_path):
     assert rows[0]["score"] == pytest.approx(rows[0]["reward/learned"] + 2.0)
     assert summary["functions"]["learned"]["count"] == 2
     assert not (tmp_path / "default").exists()
+
+
+def test_a_misspelt_column_ends_in_an_error_and_leaves_the_scores(house, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "6 x 12?", "completion": "72", "anser": "72"}))
+    with pytest.raises(UserError, match="no score by 'correctness' for 1 of 1 rows"):
+        house("score", f"run.root={tmp_path}", f"score.file={tmp_path}/answers.jsonl", "reward=gsm8k")
+    assert json.loads((tmp_path / "scores.jsonl").read_text())["reward/integer"] == 0.5

@@ -34,12 +34,14 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
         "seconds_per_row"} of the slowest batch.
 
     Raises:
-        UserError: there are no rewards, the file is missing, or a line is no row.
+        UserError: there are no rewards, the file is missing, `out` is the same one, or a line is no row.
     """
     if not signal.parts:
         raise UserError("there is nothing to score with: choose a reward, for example reward=gsm8k.")
     start = time.perf_counter()
     rows, lines = _rows(Path(file))
+    if Path(out).exists() and Path(out).samefile(file):
+        raise UserError(f"the scores would replace the answers in {file}; give another file as score.out=<file>.")
     functions = {name: _Tally(name, len(rows)) for name in signal.parts}
     names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "completion"))
     for first in range(0, len(rows), _BATCH):

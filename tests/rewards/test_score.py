@@ -131,6 +131,15 @@ def test_a_file_that_cannot_be_scored(content, said, tmp_path):
     assert not (tmp_path / "s.jsonl").exists()
 
 
+def test_the_answers_are_not_replaced_by_their_scores(answers, tmp_path):
+    was = answers.read_text(encoding="utf-8")
+    (tmp_path / "link.jsonl").symlink_to(answers)
+    for out in (answers, tmp_path / ".." / tmp_path.name / answers.name, tmp_path / "link.jsonl"):
+        with pytest.raises(UserError, match="would replace the answers"):
+            score_file(RewardSignal(FUNCTIONS), answers, out)
+    assert answers.read_text(encoding="utf-8") == was
+
+
 def test_nothing_to_score_or_to_score_with(answers, tmp_path):
     with pytest.raises(UserError, match="no file"):
         score_file(RewardSignal(FUNCTIONS), tmp_path / "none.jsonl", tmp_path / "s.jsonl")

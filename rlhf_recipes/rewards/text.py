@@ -3,10 +3,11 @@
 import json
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 
 # The commonest short words that tell a language written in Latin letters from its neighbours.
@@ -142,8 +143,8 @@ def keywords(
     prompts: list[Text],
     completions: list[Text],
     *,
-    required: tuple[str, ...] | list[str] = (),
-    forbidden: tuple[str, ...] | list[str] = (),
+    required: str | tuple[str, ...] | list[str] = (),
+    forbidden: str | tuple[str, ...] | list[str] = (),
     column: str = "",
     ignore_case: bool = True,
     **columns: Any,
@@ -151,9 +152,10 @@ def keywords(
     """The share of required words that the text has; 0 if it has a forbidden one.
 
     Args:
-        required: whole words or phrases; none makes 1.0 the score of any text without a forbidden one.
+        required: whole words or phrases, or a single one; none makes 1.0 the score of any text without a forbidden one.
         forbidden: words or phrases of which one is enough for 0.
-        column: a dataset column with more required words for its row (a list, or None: the reward does not apply).
+        column: a dataset column with more required words for its row (one, a list, or None: the reward does not
+            apply).
         ignore_case: whether Paris is paris.
 
     >>> keywords(["?"] * 2, ["Paris, France", "Paris, Texas"], required=["paris", "france"], forbidden=["texas"])
@@ -166,8 +168,8 @@ def keywords(
         if more is None:
             scores.append(None)
             continue
-        text, wanted = text_of(completion), [*required, *more]
-        if any(_has(text, word, flags) for word in forbidden):
+        text, wanted = text_of(completion), [*_listed(required), *_listed(more)]
+        if any(_has(text, word, flags) for word in _listed(forbidden)):
             scores.append(0.0)
         else:
             scores.append(sum(_has(text, word, flags) for word in wanted) / len(wanted) if wanted else 1.0)
@@ -223,7 +225,8 @@ def json_schema(
         parses: the mark for JSON that does not.
 
     Raises:
-        UserError: a schema that is none, or jsonschema is not installed.
+        RowError: a row's own schema that is none.
+        UserError: a schema that is none for all rows, or jsonschema is not installed.
 
     >>> json_schema(["?"] * 2, ['{"a": 1}', '{"a": '])
     [1.0, 0.0]
@@ -234,12 +237,11 @@ def json_schema(
         if wanted is None:
             scores.append(None)
             continue
-        is_valid = _validator(wanted if isinstance(wanted, str) else json.dumps(wanted))
         try:
-            document = json.loads(_json_part(text_of(completion)), parse_constant=_reject)
-            scores.append(valid if is_valid(document) else parses)
-        except (ValueError, RecursionError):  # hostile nesting overflows the parser's stack
-            scores.append(0.0)
+            is_valid = _validator(wanted if isinstance(wanted, str) else json.dumps(wanted))
+            scores.append(_mark(text_of(completion), is_valid, valid, parses))
+        except _SchemaError as error:
+            raise (RowError if column else UserError)(str(error)) from error
     return scores
 
 
@@ -266,8 +268,19 @@ def _script_of(char: str) -> str:
     return unicodedata.name(char, "").partition(" ")[0].lower()
 
 
+def _listed(words: str | Sequence[str]) -> Sequence[str]:
+    return [words] if isinstance(words, str) else words
+
+
 def _has(text: str, word: str, flags: int) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags) is not None
+
+
+def _mark(text: str, is_valid: Callable[[Any], bool], valid: float, parses: float) -> float:
+    try:
+        return valid if is_valid(json.loads(_json_part(text), parse_constant=_reject)) else parses
+    except (ValueError, RecursionError):  # hostile nesting overflows the parser's stack
+        return 0.0
 
 
 def _json_part(text: str) -> str:
@@ -281,16 +294,21 @@ def _reject(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
 
 
+class _SchemaError(Exception):
+    """A schema that is none: of one row, or of them all."""
+
+
 @lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
+def _validator(schema: str) -> Callable[[Any], bool]:
     try:
         wanted = json.loads(schema)
     except ValueError as error:
-        raise UserError(f"the JSON schema {schema[:60]!r} is no JSON: {error}.") from error
+        raise _SchemaError(f"the JSON schema {schema[:60]!r} is no JSON: {error}.") from error
     if wanted is True:
         return lambda document: True
     try:
         import jsonschema
+        from referencing.exceptions import Unresolvable
     except ImportError as error:
         raise UserError(
             "rewards.text:json_schema checks schemas with the package jsonschema, which is not installed. "
@@ -300,5 +318,12 @@ def _validator(schema: str) -> Any:
     try:
         kind.check_schema(wanted)
     except jsonschema.SchemaError as error:
-        raise UserError(f"the JSON schema is none: {error.message}") from error
-    return kind(wanted).is_valid
+        raise _SchemaError(f"the JSON schema is none: {error.message}") from error
+
+    def is_valid(document: Any) -> bool:
+        try:
+            return kind(wanted).is_valid(document)
+        except Unresolvable as error:
+            raise _SchemaError(f"the JSON schema has a $ref to {error.ref!r}, which it does not define.") from error
+
+    return is_valid

@@ -4,8 +4,10 @@ from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.rewards import RewardSignal
 
 FOLDER = Path(__file__).parents[2] / "conf/reward"
@@ -86,3 +88,25 @@ def test_a_script_is_chosen_by_its_setting():
     assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [1.0, 0.5, None]
     node["script"]["kwargs"]["script"] = "cyrillic"
     assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [0.0, 0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "completion", "score"),
+    [
+        ([], "{}", 1.0),
+        ([], "[]", 0.5),
+        (['schema={enum: [yes_, "yes"]}'], '"yes"', 1.0),
+        (["schema={anyOf: [{type: string}, {type: array}]}"], "[]", 1.0),
+        (["schema={anyOf: [{type: string}, {type: array}]}"], "{}", 0.5),
+        (["schema=true"], "7", 1.0),
+        (['schema=\'{"type": "array"}\''], "[]", 1.0),
+    ],
+)
+def test_a_schema_from_the_shell_replaces_the_configs(given, completion, score):
+    pytest.importorskip("jsonschema")
+    given = [f"reward.functions.json_schema.kwargs.{setting}" for setting in given]
+    register_recipes()
+    with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
+        cfg = compose("config", rewrite(["stage=score", "reward=json_schema", *given]))
+    functions = OmegaConf.to_container(cfg.reward.functions, resolve=True)
+    assert RewardSignal(functions)(["?"], [completion])[0] == [score]

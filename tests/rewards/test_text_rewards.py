@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards import classifier, lexicon, text
 from rlhf_recipes.rewards.messages import dialogue_of, text_of
 
@@ -113,6 +113,10 @@ def test_keywords():
     assert one(text.keywords, "anything") == 1.0
     assert one(text.keywords, "a b", required=["a"], column="words", words=[["b", "c"]]) == pytest.approx(2 / 3)
     assert one(text.keywords, "a b", column="words", words=[None]) is None
+    assert (
+        one(text.keywords, "Paris, France", required="Paris", column="kw", kw=["France"]) == 1.0
+    )  # words, not letters
+    assert one(text.keywords, "Paris, France", forbidden="a b") == 1.0
 
 
 def test_pattern():
@@ -159,6 +163,16 @@ def test_json_schema_of_each_row_and_own_marks():
         one(text.json_schema, "[]", schema={"type": "no such type"})
     with pytest.raises(UserError, match="is no JSON"):
         one(text.json_schema, "[]", schema="{")
+
+
+def test_a_reference_that_leads_nowhere():
+    pytest.importorskip("jsonschema")
+    nowhere = {"$ref": "#/$defs/x"}
+    with pytest.raises(UserError, match=r"has a \$ref to '/\$defs/x'") as caught:
+        one(text.json_schema, "{}", schema=nowhere)
+    assert not isinstance(caught.value, RowError)
+    with pytest.raises(RowError, match=r"has a \$ref"):
+        one(text.json_schema, "{}", column="wanted", wanted=[nowhere])
 
 
 def test_json_without_jsonschema(monkeypatch):

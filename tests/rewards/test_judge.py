@@ -112,6 +112,17 @@ def test_parameters_and_template_are_the_callers(server):
         (" 10 \n", 1.0),
         ("Rating: 0", None),
         ("Rating: 11", None),
+        ("Rating (1-10): 7", 6 / 9),
+        ("Rating (out of 10): **7**/10", 6 / 9),
+        ("Rating - 7", 6 / 9),
+        ("Rating: 7 - 2 slips", 6 / 9),
+        ("Rating = [[7.0]].", 6 / 9),
+        ("_Rating_: 7", 6 / 9),
+        ("Rating: -3", None),
+        ("Rating: \u22123", None),
+        ("Rating (1-10): many", None),
+        ("Rating: <1 to 10>", None),
+        ("Operating: 7", None),
         ("Rating: many", None),
         ("It has 7 words.", None),
         ("", None),
@@ -119,7 +130,33 @@ def test_parameters_and_template_are_the_callers(server):
 )
 def test_a_reply_without_a_rating_does_not_count(server, reply, score):
     server.reply = lambda question: reply
-    assert rate(server, ["a"]) == [score]
+    assert rate(server, ["a"]) == [None if score is None else pytest.approx(score)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Verdict: A", "A"),
+        ("Verdict: A, since B is wrong.", "A"),
+        ("Verdict: A\nB rambles.", "A"),
+        ("Verdict: [[b]]", "B"),
+        ("Verdict: **Answer B**", "B"),
+        ("**Verdict:** the answer A.", "A"),
+        ("Verdict: answer_b", "B"),
+        ("First I thought verdict: A.\nVerdict: Tie", "TIE"),
+        ("Verdict: A tie", "TIE"),
+        ("Verdict: It's a tie.", "TIE"),
+        ("Verdict: A is better than B", "A"),
+        ("Verdict: a clear win for B", None),
+        ("Verdict: A or B", None),
+        ("Verdict: <A, B or tie>", None),
+        ("Verdict: A/B", None),
+        ("Verdict: Both", None),
+        ("Verdict: tied up", None),
+    ],
+)
+def test_a_verdict_in_a_judges_words(reply, verdict):
+    assert judge.verdict_in(reply) == verdict
 
 
 def winner(better):
@@ -151,10 +188,12 @@ def test_swapping_places_cancels_a_bias_for_the_first(server):
 
 
 def test_a_verdict_that_is_missing_one_way_round(server):
+    """One order alone would let a bias for a place through."""
     server.reply = lambda question: "Verdict: B" if question.index("ours") > question.index("theirs") else "Hm."
-    assert prefer(server, ["ours"], ["theirs"]) == [1.0]
+    assert prefer(server, ["ours"], ["theirs"]) == [None]
     server.reply = lambda question: "Hm."
     assert prefer(server, ["ours again"], ["theirs"]) == [None]
+    assert prefer(server, ["ours once"], ["theirs"], swap=False) == [None]
 
 
 def test_the_reference_column_is_the_callers(server):

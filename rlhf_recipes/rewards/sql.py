@@ -6,18 +6,20 @@ Predictions run in a sandbox (see sqlite_sandbox): they cannot write, attach, or
 from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 from rlhf_recipes.rewards.sql_tables import made_up
-from rlhf_recipes.rewards.sql_text import is_ordered, query_in, schema_of, tokens_of
+from rlhf_recipes.rewards.sql_text import order_of, query_in, schema_of, tokens_of
 from rlhf_recipes.rewards.sqlite_sandbox import SANDBOX, Database, Limits, Row
 
 _SEEDS = 8  # how many fillings are tried for a gold query before it counts as telling nothing
 
-Tests = tuple[tuple[Database, list[Row]], ...]  # databases, and the gold query's rows in each
+Block = tuple[int, Counter]  # so many rows, each one of these: rows whose order among themselves was not asked for
+Tests = tuple[tuple[Database, list[Block]], ...]  # databases, and the gold query's rows in each
 
 
 def execution(
@@ -48,7 +50,8 @@ def execution(
         skip_empty: give None where the gold query finds nothing, since any query that finds nothing would equal it.
         tag: the XML tag that may hold the query.
         seconds, max_rows: limits of one query.
-        reward: for the same rows. Numbers count as equal to 9 digits, columns must come in the gold one's order.
+        reward: for the same rows. Numbers count as equal to 9 digits, columns must come in the gold one's order; rows
+            that tie in the gold one's ORDER BY may come in any order.
 
     Returns:
         `reward` or 0.0 a row; None where the gold query is None, fails, or tells nothing.
@@ -72,7 +75,7 @@ def execution(
     for i, gold in enumerate(golds):
         if gold is not None:
             place = _path(database, columns, i) if database else str(column_of(columns, context_column)[i])
-            groups.setdefault((place, str(gold)), []).append(i)
+            groups.setdefault((place, str(gold).strip().rstrip("; \n")), []).append(i)
     for (place, gold), members in groups.items():
         if database:
             tests = _test_on_file(place, gold, patient, skip_empty)
@@ -80,7 +83,6 @@ def execution(
             tests = _tests_on_fillings(place, gold, patient, fillings, ignore_case)
         if not tests:
             continue
-        ordered = is_ordered(gold)
         right = {query for i in members if (query := queries[i])}
         for base, expected in tests:
             asked = sorted(right)
@@ -88,7 +90,7 @@ def execution(
             right = {
                 query
                 for query, result in zip(asked, results, strict=True)
-                if result.rows is not None and same_rows(result.rows, expected, ordered)
+                if result.rows is not None and same_rows(result.rows, expected)
             }
         for i in members:
             scores[i] = reward * (queries[i] in right)
@@ -154,27 +156,56 @@ def parses(
     return scores
 
 
-def same_rows(rows: list[Row], expected: list[Row], ordered: bool) -> bool:
-    """Whether two results are equal, as lists where an order was asked for, else as bags.
+def same_rows(rows: list[Row], blocks: list[Block]) -> bool:
+    """Whether the rows are those of the blocks, one block after the other.
 
-    >>> same_rows([(1, "a"), (2, "b")], [(2.0, "b"), (1, "a")], ordered=False)
-    True
+    >>> either = Counter([(1, "a"), (2, "b")])
+    >>> same_rows([(2.0, "b"), (1, "a")], [(2, either)]), same_rows([(1, "a"), (1, "a")], [(2, either)])
+    (True, False)
     """
-    if len(rows) != len(expected):
+    if len(rows) != sum(size for size, _ in blocks):
         return False
-    left, right = ([tuple(map(_cell, row)) for row in side] for side in (rows, expected))
-    return left == right if ordered else Counter(left) == Counter(right)
+    left = iter(map(_rounded, rows))
+    return all(Counter(islice(left, size)) <= allowed for size, allowed in blocks)
 
 
-def _cell(cell: Any) -> Any:
-    return float(f"{cell:.9g}") if isinstance(cell, float) else cell
+def _rounded(row: Row) -> Row:
+    return tuple(float(f"{cell:.9g}") if isinstance(cell, float) else cell for cell in row)
+
+
+def _blocks(base: Database, gold: str, rows: list[Row], limits: Limits) -> list[Block]:
+    """The gold query's rows: one block without an ORDER BY, else one for each set of rows that tie.
+
+    The ties are found without knowing the sort keys: ordered within the ties by the output columns, once upwards and
+    once downwards, the rows up to the end of a tie are the same ones. A LIMIT may pick any rows of the ties it cuts.
+    """
+    order = order_of(gold)
+    if order is None or not rows:
+        return [(len(rows), Counter(map(_rounded, rows)))]
+    query, skipped = order
+    each = range(1, len(rows[0]) + 1)
+    runs = [query + "\n" + "".join(f", {i} COLLATE BINARY {way}" for i in each) for way in ("ASC", "DESC")]
+    up, down = (list(map(_rounded, result.rows or [])) for result in SANDBOX.run(base, runs, limits))
+    blocks, start, uneven = [], 0, Counter()
+    for end, pair in enumerate(zip(up, down, strict=False), 1):
+        for row, change in zip(pair, (1, -1), strict=True):
+            uneven[row] += change
+            if not uneven[row]:
+                del uneven[row]
+        if not uneven:
+            size = min(end, skipped + len(rows)) - max(start, skipped)
+            if size > 0:
+                blocks.append((size, Counter(up[start:end])))
+            start = end
+    strict = [(1, Counter([_rounded(row)])) for row in rows]  # where the two runs failed, or are of another length
+    return blocks if same_rows(rows, blocks) else strict
 
 
 @lru_cache(maxsize=1024)  # a group of completions shares its gold query
 def _test_on_file(path: str, gold: str, limits: Limits, skip_empty: bool) -> Tests:
     base = Database(path=path)
-    rows = SANDBOX.run(base, [gold.strip().rstrip("; ")], limits)[0].rows
-    return () if rows is None or (skip_empty and not rows) else ((base, rows),)
+    rows = SANDBOX.run(base, [gold], limits)[0].rows
+    return () if rows is None or (skip_empty and not rows) else ((base, _blocks(base, gold, rows, limits)),)
 
 
 @lru_cache(maxsize=1024)
@@ -188,9 +219,9 @@ def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, i
     tests: list[tuple[Database, list[Row]]] = []
     for seed in range(_SEEDS):
         base = made_up(schema, gold, seed, ignore_case=ignore_case)
-        result = SANDBOX.run(base, [gold.strip().rstrip("; ")], limits)[0]
+        result = SANDBOX.run(base, [gold], limits)[0]
         if result.rows and any(cell not in (None, 0) for row in result.rows for cell in row):
-            tests.append((base, result.rows))
+            tests.append((base, _blocks(base, gold, result.rows, limits)))
         if result.rows is None or len(tests) == fillings:
             break
     return tuple(tests)

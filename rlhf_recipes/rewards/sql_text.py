@@ -77,18 +77,25 @@ def tokens_of(sql: str) -> list[str]:
     return [token if token[0] in "'\"" else token.lower() for token in found if token]
 
 
-def is_ordered(sql: str) -> bool:
-    """Whether a query asks for an order: ORDER BY outside every parenthesis.
+def order_of(sql: str) -> tuple[str, int] | None:
+    """A query up to the end of its outer ORDER BY, and the rows that its OFFSET skips; None where it has no ORDER BY.
 
-    >>> is_ordered("SELECT a FROM t ORDER BY a"), is_ordered("SELECT a FROM (SELECT a FROM t ORDER BY a)")
-    (True, False)
+    >>> order_of("SELECT a FROM t ORDER BY a LIMIT 2 OFFSET 1"), order_of("SELECT a FROM (SELECT a FROM t ORDER BY a)")
+    (('SELECT a FROM t ORDER BY a', 1), None)
     """
-    depth, tokens = 0, tokens_of(sql)
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+    depth, ordered, before = 0, False, ""
+    for match in _TOKEN.finditer(sql):
+        token = (match["token"] or "").lower()
+        if not token:
+            continue
         depth += (token == "(") - (token == ")")
-        if depth == 0 and token == "order" and following == "by":
-            return True
-    return False
+        ordered = ordered or (depth == 0 and (before, token) == ("order", "by"))
+        if ordered and depth == 0 and token == "limit":
+            limit = tokens_of(sql[match.start() :])
+            skipped = limit[3:4] if limit[2:3] == ["offset"] else limit[1:2] if limit[2:3] == [","] else []
+            return sql[: match.start()].rstrip(), int(skipped[0]) if skipped and skipped[0].isdigit() else 0
+        before = token
+    return (sql, 0) if ordered else None
 
 
 def schema_of(context: str) -> Schema:

@@ -70,8 +70,49 @@ def test_order_counts_where_the_gold_query_asks_for_it(cities):
     assert on(cities, "SELECT name FROM city ORDER BY population * 2 DESC", ordered) == 1.0
     assert on(cities, "SELECT name FROM city ORDER BY population", ordered) == 0.0
     assert on(cities, "SELECT name FROM city ORDER BY population", "SELECT name FROM city") == 1.0
+    assert on(cities, "SELECT name FROM city", ordered) == 0.0
     inner = "SELECT name FROM (SELECT name FROM city ORDER BY population)"
     assert on(cities, "SELECT name FROM city ORDER BY name", inner) == 1.0
+
+
+LETTERS = [("a", 1), ("b", 1), ("c", 1), ("d", 2), ("e", 2), ("f", 3), ("f", 3)]
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("SELECT a FROM t ORDER BY n", "bcaedff cbadeff", "abdceff dabceff abcdef aacdeff"),
+        ("SELECT a FROM t ORDER BY n DESC, a", "ffdeabc", "ffedabc"),
+        ("SELECT a FROM t ORDER BY n LIMIT 2", "ab ca", "ad aa abc"),
+        ("SELECT a FROM t ORDER BY n LIMIT 4", "abcd bace", "abdc abde"),
+        ("SELECT a FROM t ORDER BY n LIMIT 2 OFFSET 2", "ad ce", "da ab"),
+        ("SELECT a FROM t ORDER BY n LIMIT 2, 2 -- two", "ad ce", "da ab"),
+        ("SELECT a FROM t GROUP BY a ORDER BY count(*) DESC;", "fabcde fedcba", "abcdef"),
+        ("SELECT DISTINCT a FROM t ORDER BY n /* up */", "cbaedf", "abcdeff dabcef"),
+        ("SELECT a FROM t UNION SELECT a FROM t ORDER BY 1", "abcdef", "bacdef"),
+    ],
+)
+def test_the_order_among_ties_was_not_asked_for(tmp_path, gold, right, wrong):
+    file = tmp_path / "letters.sqlite"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE t (a TEXT, n INT)")
+    connection.executemany("INSERT INTO t VALUES (?, ?)", LETTERS)
+    connection.commit()
+    connection.close()
+
+    def scores(words):
+        said = ["VALUES " + ", ".join(f"('{letter}')" for letter in word) for word in words.split()]
+        return set(sql.execution(said, said, database=str(file), sql=[gold] * len(said)))
+
+    assert on(file, gold, gold) == 1.0
+    assert (scores(right), scores(wrong)) == ({1.0}, {0.0})
+
+
+def test_a_gold_query_whose_ties_cannot_be_found_keeps_its_order(cities):
+    ordered = "SELECT country FROM city ORDER BY country = 'USA' LIMIT 2"
+    assert on(cities, "VALUES ('Italy'), ('France')", ordered, max_rows=4) == 1.0
+    assert on(cities, "VALUES ('Italy'), ('France')", ordered, max_rows=3) == 0.0
+    assert on(cities, "VALUES ('France'), ('France')", ordered, max_rows=3) == 1.0
 
 
 def test_rows_are_compared_as_bags_and_numbers_by_value(cities):

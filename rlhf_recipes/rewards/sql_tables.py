@@ -1,22 +1,26 @@
 """Rows for tables that come without any, made so that a right query and a wrong one give different results.
 
 The idea of test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simplest form: the columns that the gold
-query compares hold its literals, near misses of them and other values; columns that are joined share few values; all
-other values are numbers, so that any sum or maximum of any column is telling; some rows occur twice, for DISTINCT.
+query compares hold its literals, near misses of them and other values; columns that are joined share few values, and
+each has some that the others lack, for NOT IN and LEFT JOIN (but foreign keys stay true); all other values are numbers,
+so that any sum or maximum of any column is telling; some rows occur twice, for DISTINCT. Only a column that the gold
+query itself tests for NULL has any: elsewhere COUNT(*) stays as good as COUNT(a), and NOT IN as good as NOT EXISTS.
 """
 
 import random
 import re
+from itertools import islice
 
 from rlhf_recipes.rewards.sql_text import Schema, tokens_of
 from rlhf_recipes.rewards.sqlite_sandbox import Database
 
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_JOINED = 8  # values that joined columns share
+_JOINED = 12  # values that joined columns share
+_OWN = 4  # and that each of them has for itself
 _EXACT = 4  # rows at the start that meet a condition in every column that has one
 
-Value = int | float | str
+Value = int | float | str | None
 Literal = tuple[Value, str]  # and the comparison in front of it
 
 
@@ -38,14 +42,18 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     names = {name.lower() for columns in schema.tables.values() for name, _ in columns}
     literals, joined = _read(gold, names, schema.references)
     named = {token.strip('"`[]') for token in tokens_of(gold)}
-    pools: dict[str, list[Value]] = {}
-    for columns in schema.tables.values():
+    groups: dict[str, list[tuple[str, str]]] = {}  # a group's columns: joined ones, and those of one name
+    for table, columns in schema.tables.items():
         for name, _ in columns:
-            group = joined.get(name.lower(), name.lower())
-            shared = (
-                sum(joined.get(c.lower(), c.lower()) == group for cols in schema.tables.values() for c, _ in cols) > 1
-            )
-            pools.setdefault(group, draw.sample(range(1, 1000), _JOINED if shared else rows))
+            groups.setdefault(joined.get(name.lower(), name.lower()), []).append((table, name))
+    referring = {(table, name) for table, name, _ in schema.references}
+    pools: dict[tuple[str, str], tuple[list[Value], list[Value]]] = {}  # shared values, own ones
+    for members in groups.values():
+        shared = draw.sample(range(1, 1000), _JOINED if len(members) > 1 else rows)
+        others = iter(draw.sample(range(1000, 2000), _OWN * len(members)))
+        for member in members:
+            own = [] if len(members) == 1 or member in referring else list(islice(others, _OWN))
+            pools[member] = shared, own
 
     tables = []
     for table, columns in schema.tables.items():
@@ -56,20 +64,25 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
                 continue
             row = []
             for name, kind in columns:
-                group = joined.get(name.lower(), name.lower())
-                row.append(_typed(_value(literals.get(group, []), pools[group], i, kind, draw), kind))
+                compared = literals.get(joined.get(name.lower(), name.lower()), [])
+                row.append(_typed(_value(compared, *pools[table, name], i, kind, draw), kind))
             made.append(row)
         collate = " COLLATE NOCASE" if ignore_case else ""
         tables.append((table, [(name, kind + collate) for name, kind in columns], made))
     return Database(tables=tuple(tables))
 
 
-def _value(literals: list[Literal], pool: list[Value], row: int, kind: str, draw: random.Random) -> Value:
+def _value(
+    literals: list[Literal], shared: list[Value], own: list[Value], row: int, kind: str, draw: random.Random
+) -> Value:
     """What meets one of the gold query's conditions (always, in the first rows), a near miss, or something else."""
     chance, exact = draw.random(), row < _EXACT
+    pool = shared if exact else shared + own
     if not literals or (chance > 0.8 and not exact):
         return draw.choice(pool)
     literal, comparison = draw.choice(literals)
+    if literal is None:
+        return None if (comparison == "is" if exact else chance < 0.5) else draw.choice(pool)
     if exact:
         return _meeting(literal, comparison, row, step=1 if "int" in kind.lower() else 0.5)
     if chance < 0.5:
@@ -99,16 +112,17 @@ def _words(token: str, is_pattern: bool) -> str:
 
 def _typed(value: Value, kind: str) -> Value:
     if not _NUMERIC.search(kind):
-        return str(value)
+        return None if value is None else str(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _read(
-    gold: str, names: set[str], references: list[tuple[str, str]]
+    gold: str, names: set[str], references: list[tuple[str, str, str]]
 ) -> tuple[dict[str, list[Literal]], dict[str, str]]:
     """Literals by column group, and the group of each joined column, from the gold query's tokens.
 
-    A literal belongs to the column named last before it; two columns are joined by `a = b` or `a IN (SELECT b`.
+    A literal belongs to the column named last before it; two columns are joined by `a = b`, by `a IN (SELECT b`, or as
+    the first ones of two SELECTs with EXCEPT or its like between them.
     """
     groups: dict[str, str] = {}
 
@@ -116,15 +130,17 @@ def _read(
         old, new = groups.get(b, b), groups.get(a, a)
         groups.update({a: new, b: new} | {name: new for name, group in groups.items() if group == old})
 
-    for a, b in references:
+    for _, a, b in references:
         join(a.lower(), b.lower())
     tokens = tokens_of(gold)
+    for a, b in _compounds(tokens, names):
+        join(a, b)
     column, compared = "", ""
     found: list[tuple[str, Literal]] = []
     for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
         name = token.strip('"`[]').lower()
         if name in names and token[0] != "'" and after != ".":
-            if compared and compared != name:
+            if compared:
                 join(compared, name)
             column, compared = name, ""
         elif token in ("=", "in") and column:
@@ -136,9 +152,31 @@ def _read(
             number = int(token) if token.isdigit() else float(token)
             found.append((column, (-number, "=") if before == "-" else (number, before)))
             compared = ""
+        elif token == "null" and before in ("is", "not") and column:
+            found.append((column, (None, before)))
         elif token in ("and", "or", "where", "group", "order", "having", "limit"):
             compared = ""
     literals: dict[str, list[Literal]] = {}
     for name, literal in found:
-        literals.setdefault(groups.get(name, name), []).append(literal)
+        if literal[0] is not None or name not in groups:  # a NULL in a joined column is the outer join's work
+            literals.setdefault(groups.get(name, name), []).append(literal)
     return literals, groups
+
+
+def _compounds(tokens: list[str], names: set[str]) -> list[tuple[str, str]]:
+    """The first output columns of the SELECTs on both sides of each UNION, INTERSECT and EXCEPT."""
+    pairs, depth = [], 0
+    first: dict[int, str] = {}  # of the SELECT at this depth of parentheses
+    before: dict[int, str] = {}  # of the one that it is combined with
+    for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
+        name = token.strip('"`[]').lower()
+        depth += (token == "(") - (token == ")")
+        if token in ("union", "intersect", "except"):
+            before[depth] = first.pop(depth, "")
+        elif token == "select":
+            first.pop(depth, None)
+        elif depth not in first and (token == "from" or (name in names and after != ".")):
+            first[depth] = name if name in names else ""
+            if (other := before.pop(depth, "")) and first[depth]:
+                pairs.append((other, name))
+    return pairs

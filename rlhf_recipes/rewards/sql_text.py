@@ -31,10 +31,10 @@ _NO_TYPE = re.compile("primary|not|null|default|unique|check|references|collate|
 
 @dataclass
 class Schema:
-    """Tables with their columns and types, and pairs of columns that refer to each other (all names as written)."""
+    """Tables with their columns and types; a table, its column, and the column it refers to (all names as written)."""
 
     tables: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    references: list[tuple[str, str]] = field(default_factory=list)
+    references: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def query_in(text: str, tag: str = "answer") -> str | None:
@@ -107,7 +107,7 @@ def schema_of(context: str) -> Schema:
     schema = Schema()
     context = _COMMENT.sub(lambda match: match[1] or " ", context)
     for match in _CREATE.finditer(context):
-        columns = []
+        columns, table = [], _bare(match["name"].rpartition(".")[2])
         for part in _parts(context, match.end()):
             name = _NAME.match(part)
             if name is None:
@@ -116,14 +116,14 @@ def schema_of(context: str) -> Schema:
             if _NO_COLUMN.fullmatch(name[1]):
                 own = _FOREIGN_KEY.search(part)
                 if own and refers:
-                    schema.references.append((_bare(own[1]), _bare(refers[1])))
+                    schema.references.append((table, _bare(own[1]), _bare(refers[1])))
                 continue
             kind = _TYPE.match(part, name.end())
             columns.append((_bare(name[1]), kind[1] if kind and not _NO_TYPE.fullmatch(kind[1]) else ""))
             if refers:
-                schema.references.append((_bare(name[1]), _bare(refers[1])))
+                schema.references.append((table, _bare(name[1]), _bare(refers[1])))
         if columns:
-            schema.tables[_bare(match["name"].rpartition(".")[2])] = columns
+            schema.tables[table] = columns
     return schema
 
 

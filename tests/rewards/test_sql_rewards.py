@@ -275,6 +275,45 @@ def test_made_up_rows_tell_right_from_wrong(said, gold, context, score):
     assert in_context(said, gold, context) == score
 
 
+BARE = """CREATE TABLE singer (id INT, name TEXT, age INT);
+CREATE TABLE song (num INT, singer_id INT, title TEXT, album TEXT);"""
+NOT_IN = "SELECT name FROM singer WHERE id NOT IN (SELECT singer_id FROM song)"
+NOT_EXISTS = "SELECT name FROM singer WHERE NOT EXISTS (SELECT * FROM song WHERE song.singer_id = singer.id)"
+OUTER = "SELECT name, title FROM singer LEFT JOIN song ON singer.id = song.singer_id"
+EXCEPT = "SELECT id FROM singer WHERE age > 30 EXCEPT SELECT singer_id FROM song WHERE title = 'Halo'"
+ALBUM = "SELECT title FROM song WHERE album IS NULL"
+
+
+@pytest.mark.parametrize("context", [BARE, TWO.replace("title TEXT", "title TEXT, album TEXT")], ids=["bare", "keys"])
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        (NOT_IN, [NOT_EXISTS, OUTER.replace(", title", "") + " WHERE singer_id IS NULL"], [NOT_IN.replace("NOT", "")]),
+        (NOT_EXISTS, [NOT_IN], ["SELECT name FROM singer", NOT_EXISTS.replace("NOT", "")]),
+        (OUTER + " WHERE singer_id IS NULL", [NOT_EXISTS.replace("name", "name, NULL")], [OUTER]),
+        (OUTER, [OUTER.replace("LEFT", "LEFT OUTER")], [OUTER.replace("LEFT", "")]),
+        (OUTER.replace("LEFT", ""), ["SELECT name, title FROM song, singer WHERE singer_id = singer.id"], [OUTER]),
+        (EXCEPT, [], [EXCEPT.partition(" EXCEPT")[0], EXCEPT.partition(" WHERE title")[0]]),
+        (EXCEPT.replace("EXCEPT", "INTERSECT"), [], [EXCEPT, EXCEPT.partition(" EXCEPT")[0]]),
+        (ALBUM, ["SELECT title FROM song WHERE NOT album IS NOT NULL"], ["SELECT title FROM song"]),
+        (ALBUM.replace("IS", "IS NOT"), [], [ALBUM, "SELECT title FROM song"]),
+        (ALBUM.replace("title", "count(*)"), ["SELECT count(title) FROM song WHERE album IS NULL"], ["SELECT 0"]),
+        ("SELECT count(title) FROM song", ["SELECT count(*) FROM song"], ["SELECT count(*) FROM singer WHERE 0"]),
+    ],
+)
+def test_made_up_rows_tell_joins_and_nulls_apart(context, gold, right, wrong):
+    said = [gold, *right, *wrong]
+    scores = sql.execution(said, said, sql=[gold] * len(said), context=[context] * len(said))
+    assert scores == [1.0] * (1 + len(right)) + [0.0] * len(wrong)
+
+
+def test_made_up_rows_keep_foreign_keys():
+    singer, song = made_up(schema_of(TWO), NOT_IN, seed=0).tables
+    assert {row[1] for row in song[2]} < {row[0] for row in singer[2]}
+    bare, others = made_up(schema_of(BARE), NOT_IN, seed=0).tables
+    assert {row[1] for row in others[2]} - {row[0] for row in bare[2]}
+
+
 def test_made_up_rows_are_seeded():
     schema = schema_of(TWO)
     assert made_up(schema, JOIN, seed=1) == made_up(schema, JOIN, seed=1)
@@ -322,8 +361,8 @@ def test_schema_dialects():
             ("plain", ""),
         ]
     }
-    assert schema_of(TWO).references == [("singer_id", "id")]
-    assert schema_of("CREATE TABLE t (a INT REFERENCES u(b))").references == [("a", "b")]
+    assert schema_of(TWO).references == [("song", "singer_id", "id")]
+    assert schema_of("CREATE TABLE t (a INT REFERENCES u(b))").references == [("t", "a", "b")]
 
 
 def test_exact_match():

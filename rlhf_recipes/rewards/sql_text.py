@@ -8,12 +8,19 @@ _TOKEN = re.compile(
       |(?P<token>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+|<>|[<>=!]=|\|\||.)""",
     re.VERBOSE | re.DOTALL,
 )
-_FENCE = re.compile(r"```[ \t]*(?:sqlite|sql)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"```(?:[ \t]*[\w+.#-]*[ \t]*\n|\w*sql\w*[ \t]+)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_IN_LINE = re.compile(r"(?<!`)`([^`\s]+\s[^`\n]+)`(?!`)")  # code of more than one word
+_LEFT_IN = re.compile(r"```|</s>|<\|\w+\|>|<eos>|<end_of_turn>")  # by a decoder, or an end of code
 _CTE = r"\bwith\s+(?:recursive\s+)?[\w\"]+\s*(?:\([^()]*\)\s*)?as\b"  # not "With this query ..."
 _SHOUTED = re.compile(rf"\bSELECT\b|(?i:{_CTE})")
 _QUERY = re.compile(rf"\bselect\b|{_CTE}", re.IGNORECASE)
 _STATEMENT = re.compile(
     rf"(?:select|values|insert|update|delete|replace|drop|create|alter|attach|detach|pragma|vacuum|reindex)\b|{_CTE}",
+    re.IGNORECASE,
+)
+_GOES_ON = re.compile(  # behind a blank line; prose would begin with a capital, or with another word
+    rf"(?-i:(?![A-Z][a-z]))(?:{_STATEMENT.pattern}|from|where|group|order|having|limit|union|intersect|except|and|or|on"
+    r"|left|right|full|inner|cross|natural|join)\b",
     re.IGNORECASE,
 )
 _LONGEST = 10_000  # characters of a completion that are searched for a query
@@ -38,9 +45,10 @@ class Schema:
 
 
 def query_in(text: str, tag: str = "answer") -> str | None:
-    r"""The one query that a completion answers with: in the tag, in the last fence, or from the first SELECT on.
+    r"""The one query that a completion answers with: in the tag, in the last fence of SQL, or from the first SELECT on.
 
-    Words behind the semicolon are dropped; a second statement there is not, it makes the answer no query.
+    Words behind the semicolon are dropped, without tag or fence also those behind a blank line; a second statement
+    there is not, it makes the answer no query.
 
     Returns:
         The query without its semicolon; None where there is none, or where it is not alone.
@@ -50,21 +58,33 @@ def query_in(text: str, tag: str = "answer") -> str | None:
     """
     if "</think>" in text:
         text = text.rpartition("</think>")[2]
-    if (start := text.rfind(f"<{tag}>")) >= 0:
+    bare = (start := text.rfind(f"<{tag}>")) < 0
+    if not bare:
         text = text[start + len(tag) + 2 :].partition(f"</{tag}>")[0]
-    fences = _FENCE.findall(text)
-    text = (fences[-1] if fences else text)[:_LONGEST]
-    if not fences and not _is_statement(text):  # prose first, which may itself say "select"
+    code = [fence for fence in _FENCE.findall(text) if _is_statement(fence)]
+    if not code and not _is_statement(text):
+        code = [words for words in _IN_LINE.findall(text) if _is_statement(words)]
+    text = (code[-1] if code else text)[:_LONGEST].strip()
+    if not _is_statement(text):  # prose first, which may itself say "select"
         found = _SHOUTED.search(text) or _QUERY.search(text)
         text = text[found.start() :] if found else ""
-    end = len(text)
-    for match in _TOKEN.finditer(text):
-        if match["token"] == ";":
-            end = match.start()
-            break
-    if _is_statement(text[end + 1 :].lstrip("; \n")):
+    end = _end(text, at_blank_line=bare and not code)
+    if text[end : end + 1] == ";" and _is_statement(text[end:].lstrip("; \n")):
         return None
     return text[:end].strip() or None
+
+
+def _end(text: str, at_blank_line: bool) -> int:
+    """Where the query that a text begins with ends."""
+    depth = 0
+    for match in _TOKEN.finditer(text):
+        token, blank_line = match["token"], match[0].isspace() and match[0].count("\n") > 1
+        if token == ";" or _LEFT_IN.match(text, match.start()):
+            return match.start()
+        depth += (token == "(") - (token == ")")
+        if at_blank_line and blank_line and depth == 0 and not _GOES_ON.match(text, match.end()):
+            return match.start()
+    return len(text)
 
 
 def tokens_of(sql: str) -> list[str]:

@@ -13,7 +13,13 @@ import sys
 import time
 from pathlib import Path
 
-MEMORY = 256 << 20  # bytes that SQLite may hold in this process
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+MEMORY = 256 << 20  # bytes of this process's data
+HEAP = MEMORY // 2  # of which SQLite may hold so many; the rest is Python's, and that of one row as Python sees it
 OPS_A_CALL = 1000  # virtual machine steps between two looks at the clock
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 LIMITS = {  # of one connection; each closes a way of making a single step slow or large
@@ -29,6 +35,10 @@ LIMITS = {  # of one connection; each closes a way of making a single step slow 
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
+
+
+class TooMuch(Exception):
+    """A result is longer than the job allows."""
 
 
 def allow(action: int, first: str | None, second: str | None, *_: object) -> int:
@@ -55,10 +65,9 @@ def open_database(job: dict) -> sqlite3.Connection:
     connection.execute("PRAGMA query_only = 1")
     connection.execute("PRAGMA trusted_schema = 0")
     connection.execute("PRAGMA temp_store = 2")  # sorting and temporary tables in memory, never on the disk
-    connection.execute(f"PRAGMA hard_heap_limit = {MEMORY}")
+    connection.execute(f"PRAGMA hard_heap_limit = {HEAP}")
     for limit, value in LIMITS.items():
         connection.setlimit(limit, value)
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     connection.set_authorizer(allow)
     return connection
 
@@ -66,13 +75,22 @@ def open_database(job: dict) -> sqlite3.Connection:
 def answer(connection: sqlite3.Connection, query: str, job: dict) -> dict:
     """The rows of one query, or why there are none."""
     deadline = time.monotonic() + job["seconds"]
-    steps = 0
+    steps = size = 0
+
+    def text(raw: bytes) -> str:
+        """Decodes a cell. Counts it first: a wide row of long texts takes four times its bytes as Python's strings."""
+        nonlocal size
+        size += len(raw)
+        if size > job["bytes"]:
+            raise TooMuch
+        return raw.decode("utf-8", "replace")
 
     def tick() -> bool:
         nonlocal steps
         steps += OPS_A_CALL
         return steps > job["steps"] or time.monotonic() > deadline
 
+    connection.text_factory = text
     connection.set_progress_handler(tick, OPS_A_CALL)
     try:
         cursor = connection.execute(f"EXPLAIN {query}" if job["explain"] else query)
@@ -80,13 +98,15 @@ def answer(connection: sqlite3.Connection, query: str, job: dict) -> dict:
             return {"error": "not a query"}
         if job["explain"]:
             return {"rows": []}
-        rows, size = [], 0
+        rows = []
         for row in cursor:
-            size += sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
+            size += sum(len(cell) if isinstance(cell, bytes) else 8 for cell in row if not isinstance(cell, str))
             if len(rows) >= job["rows"] or size > job["bytes"]:
-                return {"error": "too much output"}
+                raise TooMuch
             rows.append([{"blob": cell.hex()} if isinstance(cell, bytes) else cell for cell in row])
         return {"rows": rows}
+    except TooMuch:
+        return {"error": "too much output"}
     except (sqlite3.Error, sqlite3.Warning, MemoryError, ValueError, OverflowError) as error:
         return {"error": "out of time or steps" if "interrupted" in str(error) else f"{type(error).__name__}: {error}"}
     finally:
@@ -97,7 +117,20 @@ def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def limit_memory() -> None:
+    """Have the kernel refuse more data than MEMORY; where it cannot, as on macOS, the other limits stand alone."""
+    if resource is None:
+        return
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    except (ValueError, OSError) as error:
+        print(f"SQL queries run without a limit on the process's memory: {error}", file=sys.stderr)
+
+
 def main() -> None:
+    limit_memory()
     for line in sys.stdin:
         job = json.loads(line)
         try:

@@ -4,12 +4,13 @@ import json
 import os
 import re
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards import sql
+from rlhf_recipes.rewards import sql, sqlite_worker
 from rlhf_recipes.rewards.sql_tables import made_up
 from rlhf_recipes.rewards.sql_text import query_in, schema_of
 from rlhf_recipes.rewards.sqlite_sandbox import Database, Limits, Sandbox
@@ -248,6 +249,54 @@ def test_limits_of_the_sandbox():
     ]
     assert "unable to open" in sandbox.run(Database(path="/no/such/file"), ["SELECT 1"], Limits())[0].error
     sandbox.close()
+
+
+WIDE = ", ".join("a" * 200)
+SMILE = "SELECT char(128512) || printf('%.*c', 900000, 'a')"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"WITH x(a) AS ({SMILE}) SELECT {WIDE} FROM x",
+        f"WITH x(a) AS (SELECT zeroblob(1000000)) SELECT {WIDE} FROM x",
+        "WITH RECURSIVE c(a, n) AS (SELECT randomblob(900000), 0 UNION ALL SELECT randomblob(900000), n + 1 FROM c "
+        f"WHERE n < 110), s(a) AS (SELECT a FROM c ORDER BY a) SELECT {WIDE} FROM s",
+        f"SELECT group_concat(a) OVER (ORDER BY a), {WIDE} FROM (SELECT hex(zeroblob(450000)) AS a FROM city)",
+    ],
+    ids=["wide characters", "blobs", "a full heap, then blobs", "window"],
+)
+def test_a_hostile_query_takes_no_more_memory_than_promised(cities, query):
+    sandbox = Sandbox()
+    results = sandbox.run(Database(path=str(cities)), [query, "SELECT 1"], Limits(seconds=5))
+    status = Path(f"/proc/{sandbox._process.pid}/status").read_text()
+    sandbox.close()
+    assert results[0].rows is None and results[1].rows == [(1,)]
+    assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10 < 256 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not limit a process's data")
+def test_the_kernel_limits_the_worker():
+    import resource
+
+    sandbox = Sandbox()
+    sandbox.run(Database(), ["SELECT 1"], Limits())
+    assert 0 < max(resource.prlimit(sandbox._process.pid, resource.RLIMIT_DATA)) <= 256 << 20  # -1: no limit
+    sandbox.close()
+
+
+@pytest.mark.parametrize("lacks", ["module", "limit"])
+def test_a_system_without_such_a_limit_runs_all_the_same(lacks, monkeypatch, capsys):
+    def refuses(*_):
+        raise ValueError("not allowed")
+
+    if lacks == "module":
+        monkeypatch.setattr(sqlite_worker, "resource", None)
+    else:
+        monkeypatch.setattr(sqlite_worker.resource, "setrlimit", refuses)
+    sqlite_worker.limit_memory()
+    assert capsys.readouterr().err.count("not allowed") == (lacks == "limit")
 
 
 def in_context(said, gold, context=CONTEXT, **kwargs):

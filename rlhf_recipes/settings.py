@@ -11,6 +11,7 @@ from inspect import isclass, signature
 from typing import get_type_hints
 
 import yaml
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,6 +49,11 @@ def check(cfg: DictConfig) -> DictConfig:
         if (value := OmegaConf.select(merged, key)) < least:
             raise UserError(f"{key}={value}: expected at least {least}")
     return merged
+
+
+def defaults(stage: str) -> dict:
+    """What a run's config.yaml of this stage would say had neither a recipe nor the shell chosen anything."""
+    return OmegaConf.to_container(check(compose("config", [f"stage={stage}"])), resolve=True)
 
 
 def names(cfg: DictConfig) -> None:

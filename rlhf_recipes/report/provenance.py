@@ -26,11 +26,20 @@ def flatten(node, prefix: str = "") -> dict[str, object]:
 
 
 def changed(stage: Stage, defaults: Mapping) -> dict[str, tuple[object, object]]:
-    """Settings that differ: key -> (default, this run's). A key only one side has counts, the other side is MISSING."""
+    """Settings that differ: key -> (default, this run's), MISSING on a side that has no such key.
+
+    A key that only one side has counts where it says something. An empty list or mapping does not; nor does null, but
+    below the nodes whose absent keys have a default of TRL's or PEFT's.
+    """
     ours, theirs = flatten(stage.config), flatten(defaults)
     keys = sorted(key for key in ours.keys() | theirs.keys() if not key.startswith(INCIDENTAL))
     pairs = {key: (theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys}
-    return {key: (default, value) for key, (default, value) in pairs.items() if default != value}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not _empty(key, pair)}
+
+
+def _empty(key: str, values: Sequence) -> bool:
+    nothing = (MISSING, [], {}) if key.startswith(("trainer.", "peft.")) else (MISSING, [], {}, None)
+    return all(value in nothing for value in values)
 
 
 def varying(runs: Sequence[Run]) -> dict[str, list]:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from hydra import compose
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rlhf_recipes import finished
+from rlhf_recipes import finished, settings
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.export import hub, place
 
@@ -37,7 +36,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     stop = (found.config.get("trainer") or {}).get("stop_token_id")
     lineage = card.lineage(found)
     stages = lineage.stages if lineage else ()
-    defaults = {stage: OmegaConf.to_container(compose("config", [f"stage={stage}"])) for stage in stages}
+    defaults = {stage: settings.defaults(stage) for stage in stages}
     with place.filled(to) as folder:
         stops = write.write(folder, merged.model, tokenizer, cfg.export.dtype, template=spoken, stop_token_id=stop)
         facts = card.Facts(

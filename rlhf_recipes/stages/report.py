@@ -3,11 +3,10 @@
 import os
 from pathlib import Path
 
-from hydra import compose
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
-from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.paths import CONF, options
+from rlhf_recipes import settings
+from rlhf_recipes.artifacts import STAGES, StageRun
 from rlhf_recipes.report import html, markdown, tables
 from rlhf_recipes.report.run import members
 
@@ -24,8 +23,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         tables.show(folders[0])
     else:
         tables.compare(folders)
-    made = [s for s in options(CONF / "stage") if any((folder / s).is_dir() for folder in folders)]
-    defaults = {s: OmegaConf.to_container(compose("config", [f"stage={s}"])) for s in made}
+    defaults = {s: settings.defaults(s) for s in STAGES if any((folder / s).is_dir() for folder in folders)}
     page = html.write(folders, out / "report.html", defaults=defaults)
     text = markdown.write(folders, out / "report.md", defaults=defaults)
     print(f"report: {page} and {text}")

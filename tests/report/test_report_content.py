@@ -78,6 +78,13 @@ def test_only_what_matters_and_differs_is_listed(tmp_path):
     assert said == "python -m rlhf_recipes stage=ppo run.name=mine 'new=[1]' trainer.kl_coef=0.1"
 
 
+def test_what_is_absent_is_told_only_where_it_stands_for_something(tmp_path):
+    stage = Stage("ppo", tmp_path)
+    stage.__dict__["config"] = {"peft": {"r": 8}, "data": {"x": None}, "trainer": {"max_length": None}, "reward": {}}
+    found = provenance.changed(stage, {"peft": None, "reward": {"functions": []}, "prompt": None})
+    assert found == {"peft.r": (provenance.MISSING, 8), "trainer.max_length": (provenance.MISSING, None)}
+
+
 def test_a_sweep_shows_the_swept_key_once(sweep):
     found = provenance.varying([read(path) for path in sweep])
     assert found == {"seed": [0, 1, 2], "ppo: kl.target": [2.0, 4.0, 8.0]}

@@ -38,6 +38,7 @@ OF = {
     "collect": ["collect.prompts=8", "collect.answers=3", "collect.max_new_tokens=12", "reward=gold"],
     "evaluate": ["evaluate.prompts=8", "evaluate.max_new_tokens=12", "evaluate.ppl_rows=8"],
     "report": [],
+    "export": [],
     "score": [],
 }
 

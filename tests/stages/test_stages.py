@@ -75,6 +75,32 @@ def test_the_report_is_one_file(made):
     assert (made[0] / "default" / "report.html").stat().st_size > 10_000
 
 
+def test_only_what_differs_from_the_defaults_is_told(made, house, tmp_path):
+    """In report and model card: all that SMALL and STEPS change for sft, and nothing that the schema fills in."""
+    root, _ = made
+    house("export", f"run.root={root}", "export.model=sft", f"export.to={tmp_path / 'out'}")
+    for page in (root / "default" / "report.md", tmp_path / "out" / "README.md"):
+        table = page.read_text().partition("## Settings")[2].partition("**sft**")[2].partition("**")[0]
+        assert [tuple(cell.replace("\\", "") for cell in line.split(" | ")) for line in table.split("\n")[4:-2]] == [
+            ("| data.corpus.limit", "-", "120 |"),
+            ("| data.demos.limit", "-", "160 |"),
+            ("| data.preferences.limit", "-", "160 |"),
+            ("| data.prompts.limit", "-", "200 |"),
+            ("| model.init.hidden_size", "192", "32 |"),
+            ("| model.init.intermediate_size", "512", "64 |"),
+            ("| model.init.num_attention_heads", "6", "4 |"),
+            ("| model.init.num_hidden_layers", "4", "2 |"),
+            ("| model.init.num_key_value_heads", "6", "4 |"),
+            ("| model.tokenizer_init.vocab_size", "1536", "512 |"),
+            ("| trainer.gradient_accumulation_steps", "4", "1 |"),
+            ("| trainer.gradient_checkpointing", "-", "false |"),
+            ("| trainer.logging_steps", "10", "1 |"),
+            ("| trainer.max_length", "1024", "96 |"),
+            ("| trainer.max_steps", "-", "4 |"),
+            ("| trainer.save_steps", "200", "2 |"),
+        ]
+
+
 def test_a_second_run_does_nothing(made, house, capsys):
     root, _ = made
     before = (root / "default" / "sft" / "model" / "model.safetensors").stat().st_mtime_ns

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -63,10 +64,12 @@ class StageRun:
 
     Args:
         cfg: the checked config; `run.root`, `run.name`, `run.parent`, `stage` and `inputs` are read.
+        words: the overrides it was composed of, None where they are the shell's.
     """
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, words: Sequence[str] | None = None):
         self.cfg = cfg
+        self.command = command(cfg, words)
         self.root = Path(cfg.run.root)
         self.dir = self.root / cfg.run.name / cfg.stage
         self.inputs: dict[str, dict] = {}  # models
@@ -256,18 +259,20 @@ class StageRun:
         if self.estimate_mb is not None:
             peak = measured["peak_gpu_mb"] or measured["peak_rss_mb"]
             summary["preflight"] = {"estimate_mb": self.estimate_mb, "measured_mb": peak}
-        if made_by := command(self.cfg):
-            summary["command"] = made_by
+        if self.command:
+            summary["command"] = self.command
         write_json(self.summary, summary)
         return summary
 
 
-def command(cfg: DictConfig) -> str | None:
+def command(cfg: DictConfig, words: Sequence[str] | None = None) -> str | None:
     """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
-    if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
-        return None
+    if words is None:
+        if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
+            return None
+        words = HydraConfig.get().overrides.task
     ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview", "preflight", "preflight_gb")
-    words = [w.lstrip("+") for w in HydraConfig.get().overrides.task]
+    words = [w.lstrip("+") for w in words]
     words = [w for w in words if w.partition("=")[0] not in ours]
     words += [f"run.name={cfg.run.name}"] if cfg.run.name != "default" else []
     words += [f"run.parent=[{','.join(parents_of(cfg))}]"] if parents_of(cfg) else []

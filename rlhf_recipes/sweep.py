@@ -90,7 +90,7 @@ def objective(cfg: DictConfig) -> float | tuple[float, ...] | None:
     for path in _paths(cfg):
         stage, _, metric = path.partition(".")
         if stage != cfg.stage:
-            stages.run(_following(cfg, stage))
+            stages.run(*_following(cfg, stage))
         found.append(metric_at(_metrics(cfg, stage), metric, path, cfg.stage))
     print(f"objective: {', '.join(f'{p} = {v:.6g}' for p, v in zip(_paths(cfg), found, strict=True))}")
     return found[0] if len(found) == 1 else tuple(found)
@@ -127,8 +127,10 @@ def _telling(pairs: list[str], stage: str) -> str:
     return next((pair for pair in wanted if pair in pairs), pairs[0])
 
 
-def _following(cfg: DictConfig, stage: str) -> DictConfig:
+def _following(cfg: DictConfig, stage: str) -> tuple[DictConfig, list[str]]:
     """The config of a later stage of the same job: the recipe's file for it, or its defaults, and what was set for all.
+
+    With it the words that compose it, for the command that makes the stage again.
 
     Of the policies a sweep's parent run may hold, only the job's own is evaluated beside base and sft.
     """
@@ -144,11 +146,11 @@ def _following(cfg: DictConfig, stage: str) -> DictConfig:
         given = {word.partition("=")[0] for word in carried}
         head = [f"stage={stage}"]
         head += [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "data") if group not in given]
-    following = compose("config", [*head, *carried])
-    for name in set(POLICIES) - {cfg.stage}:
-        if stage == "evaluate" and list(following.inputs.get(name) or []) == [name, "none"]:
-            following.inputs[name] = ["none"]
-    return following
+    words, inputs = [*head, *carried], compose("config", [*head, *carried]).inputs
+    for name in POLICIES:
+        if stage == "evaluate" and name != cfg.stage and list(inputs.get(name) or []) == [name, "none"]:
+            words.append(f"++inputs.{name}=[none]")
+    return compose("config", words), words
 
 
 def _metrics(cfg: DictConfig, stage: str) -> dict:

@@ -37,7 +37,7 @@ def write(run_dirs: Sequence[Path], out: Path, *, defaults: Mapping[str, Mapping
     if not run_dirs:
         raise UserError("a report needs at least one run directory: give runs/<name>")
     runs = name_apart([read(Path(path)) for path in run_dirs])
-    page = one(runs[0], defaults) if len(runs) == 1 else several(runs)
+    page = one(runs[0], defaults) if len(runs) == 1 else several(runs, defaults)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     torn = out.with_name(f".{out.name}.tmp")
@@ -70,7 +70,7 @@ def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
     return document(f"Run {run.name}", content.verdict(run), " · ".join(facts), sections)
 
 
-def several(runs: list[Run]) -> str:
+def several(runs: list[Run], defaults: Mapping[str, Mapping] | None) -> str:
     """The page that compares runs."""
     stages = list(dict.fromkeys(name for run in runs for name in run.stages))
     curves = [(stage, charts.overlaid(runs, stage)) for stage in sorted(stages, key=_policy_first)]
@@ -80,7 +80,7 @@ def several(runs: list[Run]) -> str:
         ("trust", "Can the score be trusted?", chart_grid(charts.proxy_and_gold(runs)) + chart_grid(charts.ends(runs))),
         ("answers", "Answers", answers.html(answers.across(runs), {})),
         ("settings", "Settings", table_html(provenance.settings_table(runs))),
-        ("again", "Make it again", "".join(f"<h3>{escape(run.name)}</h3>{again(run, None)}" for run in runs)),
+        ("again", "Make it again", "".join(f"<h3>{escape(run.name)}</h3>{again(run, defaults)}" for run in runs)),
     ]
     return document(f"{len(runs)} runs compared", "", ", ".join(run.name for run in runs), sections)
 

@@ -34,12 +34,12 @@ def changed(stage: Stage, defaults: Mapping) -> dict[str, tuple[object, object]]
     ours, theirs = flatten(stage.config), flatten(defaults)
     keys = sorted(key for key in ours.keys() | theirs.keys() if not key.startswith(INCIDENTAL))
     pairs = {key: (theirs.get(key, MISSING), ours.get(key, MISSING)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not _empty(key, pair)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and not _empty(key, pair, theirs)}
 
 
-def _empty(key: str, values: Sequence) -> bool:
+def _empty(key: str, values: Sequence, defaults: Mapping) -> bool:
     nothing = (MISSING, [], {}) if key.startswith(("trainer.", "peft.")) else (MISSING, [], {}, None)
-    return all(value in nothing for value in values)
+    return all(value in nothing for value in values) and not any(name.startswith(f"{key}.") for name in defaults)
 
 
 def varying(runs: Sequence[Run]) -> dict[str, list]:
@@ -68,11 +68,9 @@ def command(run: Run, stage: Stage, defaults: Mapping | None) -> str:
     parts = ["python -m rlhf_recipes", f"stage={stage.name}"]
     if recipe := stage.config.get("recipe"):
         parts.append(f"recipes={recipe}/{stage.name}")
-    place = {"name": run.name, "root": "runs"} | {k: v for k, v in (stage.config.get("run") or {}).items() if v}
-    if place["name"] != "default":
-        parts.append(shlex.quote(f"run.name={place['name']}"))
-    if place["root"] != "runs":
-        parts.append(shlex.quote(f"run.root={place['root']}"))
+    usual = {"name": "default", "root": "runs", "parent": None}
+    place = usual | {"name": run.name} | {k: v for k, v in (stage.config.get("run") or {}).items() if v}
+    parts += [shlex.quote(f"run.{key}={hydra(place[key])}") for key in usual if place[key] != usual[key]]
     if defaults is None:
         seed = stage.summary.get("seed")
         return " ".join([*parts, f"seed={seed}"] if seed is not None else parts)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -18,8 +19,12 @@ from rlhf_recipes.rewards.combine import RewardSignal
 LEAVE_NO_STAGE = ("score", "report", "chat", "export")  # nothing that a later stage starts from
 
 
-def run(cfg: DictConfig) -> dict:
+def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     """Check, claim the run directory, run the stage, write summary.json. Returns the stage's metrics.
+
+    Args:
+        cfg: as Hydra composed it.
+        words: the overrides it was composed of, None where they are the shell's.
 
     Raises:
         UserError: whatever the user can mend; nothing is written then.
@@ -33,7 +38,7 @@ def run(cfg: DictConfig) -> dict:
     from_parents(cfg)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)
-    stage_run = StageRun(cfg)
+    stage_run = StageRun(cfg, words)
     stage_run.resolve()
     for name, found in stage_run.inputs.items():
         reach_hub(found["path"], "model.path" if found["path"] == cfg.model.path else f"inputs.{name}")

@@ -80,9 +80,22 @@ def test_only_what_matters_and_differs_is_listed(tmp_path):
 
 def test_what_is_absent_is_told_only_where_it_stands_for_something(tmp_path):
     stage = Stage("ppo", tmp_path)
-    stage.__dict__["config"] = {"peft": {"r": 8}, "data": {"x": None}, "trainer": {"max_length": None}, "reward": {}}
-    found = provenance.changed(stage, {"peft": None, "reward": {"functions": []}, "prompt": None})
-    assert found == {"peft.r": (provenance.MISSING, 8), "trainer.max_length": (provenance.MISSING, None)}
+    stage.__dict__["config"] = {"peft": {"r": 8}, "data": {"x": None}, "trainer": {"max_length": None}, "kl": {}}
+    defaults = {"peft": None, "kl": {"target": 6.0}, "prompt": None, "data": {"y": []}}
+    absent = provenance.MISSING
+    assert provenance.changed(stage, defaults) == {
+        "kl": (absent, {}),
+        "kl.target": (6.0, absent),
+        "peft.r": (absent, 8),
+        "trainer.max_length": (absent, None),
+    }
+
+
+def test_a_composed_command_names_the_run_and_its_parent(tmp_path):
+    stage = Stage("ppo", tmp_path, {"seed": 1})
+    stage.__dict__["config"] = {"run": {"name": "x.sweep/0", "root": "runs", "parent": ["x", "y"]}}
+    said = provenance.command(Run("0", tmp_path, {"ppo": stage}), stage, None)
+    assert said == "python -m rlhf_recipes stage=ppo run.name=x.sweep/0 'run.parent=[x,y]' seed=1"
 
 
 def test_a_sweep_shows_the_swept_key_once(sweep):

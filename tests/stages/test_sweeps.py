@@ -1,6 +1,7 @@
 """Real sweeps over tiny models: Optuna, and an objective whose stage runs after the job's own."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,8 +57,12 @@ def test_optuna_moves_a_rate_and_evaluate_judges_each_job(made, small, tmp_path)
     # Only what the job changed is judged: the parent's ppo, dpo and grpo are not.
     assert set(jobs[0].evaluation["models"]) == {"base", "sft"}
     assert "evaluate" in jobs[0].stages and jobs[0].stages["evaluate"].config["evaluate"]["prompts"] == 8
-    again = jobs[1].stages["sft"].summary["command"]
-    assert "stage=sft" in again and "run.name=x.sweep/1" in again and "objective" not in again
+    for stage in ("sft", "evaluate"):
+        again = jobs[1].stages[stage].summary["command"]
+        assert f"stage={stage}" in again and "run.name=x.sweep/1" in again and "objective" not in again
+        before = (folder / "1" / stage / "summary.json").read_text()
+        shell(*shlex.split(again)[3:])  # the same config on the same inputs: there is nothing to do
+        assert (folder / "1" / stage / "summary.json").read_text() == before
 
     shell("stage=report", f"run.root={tmp_path}", "run.name=x.sweep")
     page = (folder / "report.html").read_text()

@@ -2,15 +2,20 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from rlhf_recipes import artifacts, sweep
+from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.paths import CONF
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"win": 0.4, "tie": 0.2, "loss": 0.4, "decided": 0.5}
@@ -80,6 +85,29 @@ def test_a_path_that_leads_nowhere_says_what_there_is(path, said):
 def test_an_objective_no_job_can_have_is_refused_before_the_first(objective, said):
     with pytest.raises(UserError, match=said):
         sweep.check(OmegaConf.create({"stage": "ppo", "objective": objective}))
+
+
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["recipes=kl_sweep/ppo", "kl.target=16", "evaluate.tie=0.1", "seed=1"], "evaluate"),
+        (["stage=reward", "model=qwen0.5b", "data=hh_rlhf", "peft=lora", "data.prompts.limit=9"], "evaluate"),
+    ],
+)
+def test_the_stage_an_objective_adds_is_made_again_by_its_command(words, added, monkeypatch):
+    register_recipes()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        asked = rewrite([*words, "objective=evaluate.win_rate"])
+        job = compose("config", asked, return_hydra_config=True)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
+        run, composed = sweep._following(job, added)
+        run.run = job.run = {"name": "x.sweep/0", "root": "runs", "parent": ["x"], "overwrite": False}
+        said = shlex.split(artifacts.command(run, composed))
+        assert said[:3] == ["python", "-m", "rlhf_recipes"] and "run.parent=[x]" in said
+        again = compose("config", rewrite(said[3:]))
+    assert artifacts.differences(run, again) == []
+    assert (again.run.name, again.run.parent) == ("x.sweep/0", ["x"])
+    assert again.inputs.get("dpo") == ["none"]  # the parent's policies are not this job's
 
 
 def finished(root, run, stage):

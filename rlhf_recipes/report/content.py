@@ -111,26 +111,39 @@ def preference_model(stage: Stage) -> Table:
 
 
 def by_step(stage: Stage) -> Table:
-    """PPO or GRPO by step. Gold and win rate stand where they were measured, all else is carried forward."""
-    quantities = ("score", "gold", "kl", "kl_coef", "win_rate", "length", "entropy")
-    carried: dict[str, float] = {}
-    full = []
+    """PPO or GRPO by step: the held-out answers on the way where there are two or more, else the updates themselves.
+
+    Training's figures and held-out ones do not mix in a column: what some evaluation measured is taken from
+    evaluations alone; what none does, beta and entropy, is that of the last update before.
+    """
+    columns = {"score": Column("score", 3), "gold": Column("gold", 3), "kl": Column("KL", 2)}
+    columns |= {"kl_coef": Column("beta", 4), "win_rate": Column("win rate", "%"), "length": Column("length", 1)}
+    columns |= {"entropy": Column("entropy", 2)}
+
+    def known(row: dict) -> dict[str, float]:
+        return {name: value for name in columns if (value := pick(row, name)) is not None}
+
+    latest: dict[str, float] = {}
+    trained, held_out = [], []
     for row in stage.rows:
-        found = {name: pick(row, name) for name in quantities}
-        carried |= {
-            name: value for name, value in found.items() if value is not None and name not in ("gold", "win_rate")
-        }
-        if any(value is not None for value in found.values()):
-            full.append((row["step"], carried | {name: found[name] for name in ("gold", "win_rate")}))
-    judged = [entry for entry in full if entry[1]["win_rate"] is not None or entry[1]["gold"] is not None]
-    shown = thinned(judged if len(judged) > 2 else full, STEPS_SHOWN)
-    rows = [[step, *(values.get(name) for name in quantities)] for step, values in shown]
-    columns = [Column("step", 0), Column("score", 3), Column("gold", 3), Column("KL", 2), Column("beta", 4)]
-    columns += [Column("win rate", "%"), Column("length", 1), Column("entropy", 2)]
+        if found := known({key: value for key, value in row.items() if not key.startswith("eval_")}):
+            latest = latest | found
+            trained.append((row["step"], latest))
+        evaluated = {key: value for key, value in row.items() if key.startswith("eval_")}
+        if found := known(evaluated | {key.removeprefix("eval_"): value for key, value in evaluated.items()}):
+            held_out.append((row["step"], latest, found))
     note = "Score: the reward signal before the KL penalty. KL in nats a response, length in tokens."
-    if any(values.get("win_rate") is not None for _, values in shown):
-        note += " Win rate: of decided held-out comparisons with the answers before training."
-    return Table(f"{TITLES[stage.name]} by step", columns, rows, note).without_empty_columns()
+    shown = trained
+    if len(held_out) > 1 or not trained:
+        measured = set().union(*(found for *_, found in held_out))
+        carried = [name for name in columns if name in latest and name not in measured]
+        shown = [(step, {name: of.get(name) for name in carried} | found) for step, of, found in held_out]
+        note += " On held-out prompts."
+        note += f" Of the last update before: {', '.join(columns[name].label for name in carried)}." if carried else ""
+        note += " Win rate: of decided comparisons with the answers before training." if "win_rate" in measured else ""
+    rows = [[step, *(values.get(name) for name in columns)] for step, values in thinned(shown, STEPS_SHOWN)]
+    heads = [Column("step", 0), *columns.values()]
+    return Table(f"{TITLES[stage.name]} by step", heads, rows, note).without_empty_columns()
 
 
 def contestants(evaluation: dict) -> dict[str, dict]:

@@ -114,6 +114,7 @@ def _ppo(path: Path, rng: random.Random, seed: int, steps: int, kl_target: float
         row |= {"val/ratio": 1 + rng.gauss(0, 0.002), "learning_rate": 1e-4 * (1 - done)}
         row |= {"val/explained_variance": 0.85 - 1.2 * math.exp(-6 * done) + rng.gauss(0, 0.03)}
         row |= {"completions/mean_length": 14 + 5 * done, "completions/eos_rate": 0.95 - 0.05 * rng.random()}
+        row |= {"reward/learned": score, "reward/gold": 0.1 * done}  # of the training prompts, at every update
         rows.append(row)
         if step % every == 0:
             rows.append(_held_out(rng, step, kl, score, done))

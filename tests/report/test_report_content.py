@@ -28,6 +28,33 @@ def test_training_figures_are_carried_to_the_evaluated_steps_and_gold_is_not(tmp
     assert table.rows == [[10, 0.6, 0.5, 6.0], [11, 0.6, 0.6, 6.0], [12, 0.6, 0.7, 6.0]]
 
 
+def test_a_table_by_step_has_the_held_out_figures_and_every_win_rate(run_dir):
+    stage = read(run_dir).stages["ppo"]
+    table = content.by_step(stage)
+    assert [c.label for c in table.columns] == ["step", "score", "gold", "KL", "beta", "win rate", "length", "entropy"]
+    held_out = {row["step"]: row for row in stage.rows if "eval_win_rate" in row}
+    assert (table.rows[0][0], table.rows[-1][0]) == (0, 60) and len(table.rows) == content.STEPS_SHOWN
+    for step, score, gold, kl, beta, won, length, _ in table.rows:
+        row = held_out[step]
+        assert (score, gold, kl) == (row["eval_score"], row["eval_gold"], row["eval_kl"])
+        assert (won, length) == (row["eval_win_rate"], row["eval_length"])
+        assert beta == row.get("objective/kl_coef")
+    assert table.rows[-1][5] == pytest.approx(0.78)
+    assert "On held-out prompts. Of the last update before: beta, entropy. Win rate: of decided" in table.note
+
+
+def test_what_no_evaluation_of_grpo_measures_is_the_last_updates(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 0, "eval_reward": 0.3, "eval_completions/mean_length": 12.0}\n'
+        '{"step": 9, "reward": 0.6, "kl": 0.1, "completions/mean_length": 20.0, "rewards/gold/mean": 0.2}\n'
+        '{"step": 9, "eval_reward": 0.5, "eval_completions/mean_length": 11.0}\n'
+    )
+    table = content.by_step(Stage("grpo", tmp_path))
+    assert [c.label for c in table.columns] == ["step", "score", "gold", "KL", "length"]
+    assert table.rows == [[0, 0.3, None, None, 12.0], [9, 0.5, 0.2, 2.0, 11.0]]
+    assert table.note.endswith("On held-out prompts. Of the last update before: gold, KL.")
+
+
 def test_without_evaluations_the_steps_are_evenly_spaced(tmp_path):
     rows = [{"step": s, "objective/kl": float(s)} for s in range(1, 101)]
     steps = [row[0] for row in content.by_step(policy(rows, tmp_path)).rows]

@@ -25,14 +25,33 @@ def across(runs: Sequence[Run]) -> list[dict]:
     return list(merged.values())
 
 
-def html(answers: Sequence[dict], evaluation: dict) -> str:
-    """Every prompt with its answers, and the controls that filter them; empty where there are none."""
+def measure(answers: Sequence[dict], judge: str | None, tie: float) -> tuple[str, float]:
+    """Whose figures say which of two answers is better, and how far apart they have to be.
+
+    Those that decided the pairs, where the rows have them: a judge behind an endpoint leaves none. Else gold, where all
+    rows have it, else the score; without a tie band, which is in the judge's unit.
+    """
+    rows = [row for answered in answers for row in answered["by"].values()]
+    for key in (judge, f"reward/{judge}") if judge != "judge" else ():
+        if all(key in row for row in rows):
+            return key, tie
+    return "gold" if all("gold" in row for row in rows) else "score", 0.0
+
+
+def html(answers: Sequence[dict], judge: str | None = None, tie: float = 0.0) -> str:
+    """Every prompt with its answers, and the controls that filter them; empty where there are none.
+
+    Args:
+        answers: as `Run.answers` or `across` give them.
+        judge: who decided the pairs; with `tie`, as `Run.judged` gives them.
+        tie: half-width of the band within which figures are equal, in the judge's unit.
+    """
     if not answers:
         return ""
     names = list(dict.fromkeys(name for answered in answers for name in answered["by"]))
     ours, theirs = _sides(names)
-    by = "gold" if evaluation.get("judge") == "gold" else "score"
-    items = [_item(i, answered, ours, theirs, by) for i, answered in enumerate(answers[:PROMPTS])]
+    by, tie = measure(answers, judge, tie)
+    items = [_item(i, answered, ours, theirs, by, tie) for i, answered in enumerate(answers[:PROMPTS])]
     boxes = "".join(
         f'<label><input type="checkbox" class="model" value="{escape(name)}" checked>{escape(name)}</label>'
         for name in names
@@ -40,11 +59,11 @@ def html(answers: Sequence[dict], evaluation: dict) -> str:
     judged = any('data-outcome=""' not in item for item in items)
     outcome = order = ""
     if judged:
-        options = [("", "All outcomes"), *((o, f"{ours} {o} {theirs}") for o in ("beats", "ties with", "loses to"))]
-        outcome = _select("outcome", "Outcome", options)
-        order = _select(
-            "order", "Order", [("0", "as sampled"), ("gain", "largest gain first"), ("loss", "largest loss first")]
-        )
+        said = by.removeprefix("reward/")
+        outcomes = ((o, f"{ours} {o} {theirs} by {said}") for o in ("beats", "ties with", "loses to"))
+        outcome = _select("outcome", "Outcome", [("", "All outcomes"), *outcomes])
+        orders = ((end, f"largest {end} by {said} first") for end in ("gain", "loss"))
+        order = _select("order", "Order", [("0", "as sampled"), *orders])
     search = '<input type="search" placeholder="Search" aria-label="Search">'
     controls = f'<div class="controls" hidden>{search}{outcome}{order}{boxes}</div>'
     note = f" The first {PROMPTS} of {len(answers)}; the rest is in samples.jsonl." if len(answers) > PROMPTS else ""
@@ -60,10 +79,10 @@ def _sides(names: list[str]) -> tuple[str | None, str | None]:
     return (ours, theirs) if ours != theirs else (None, None)
 
 
-def _item(index: int, answered: dict, ours: str | None, theirs: str | None, by: str) -> str:
+def _item(index: int, answered: dict, ours: str | None, theirs: str | None, by: str, tie: float) -> str:
     scores = [answered["by"].get(name, {}).get(by) for name in (ours, theirs)]
     gain = scores[0] - scores[1] if None not in scores else None
-    outcome = "" if gain is None else "beats" if gain > 0 else "loses to" if gain < 0 else "ties with"
+    outcome = "" if gain is None else "beats" if gain > tie else "loses to" if gain < -tie else "ties with"
     said = "".join(_said(name, row) for name, row in answered["by"].items())
     data = f'data-index="{index}" data-outcome="{outcome}" data-gain="{0 if gain is None else round(gain, 6)}"'
     prompt = f'<p class="prompt">{_text(answered["prompt"])}</p>'

@@ -59,7 +59,7 @@ def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
         ("tables", "Tables", tables_html(tables)),
         ("curves", "Curves", by_stage(curves)),
         ("trust", "Can the score be trusted?", chart_grid(trust)),
-        ("answers", "Answers", answers.html(run.answers, run.evaluation)),
+        ("answers", "Answers", answers.html(run.answers, *run.judged)),
         ("tokens", "Token by token", answers.tokens_html(tokens)),
         ("settings", "Settings", settings(run, defaults)),
         ("again", "Make it again", again(run, defaults)),
@@ -73,12 +73,14 @@ def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
 def several(runs: list[Run], defaults: Mapping[str, Mapping] | None) -> str:
     """The page that compares runs."""
     stages = list(dict.fromkeys(name for run in runs for name in run.stages))
+    judged = {run.judged for run in runs}
+    judge, tie = judged.pop() if len(judged) == 1 else (None, 0.0)
     curves = [(stage, charts.overlaid(runs, stage)) for stage in sorted(stages, key=_policy_first)]
     sections = [
         ("runs", "Runs", table_html(provenance.comparison(runs), sortable=True)),
         ("curves", "Curves", by_stage(curves)),
         ("trust", "Can the score be trusted?", chart_grid(charts.proxy_and_gold(runs)) + chart_grid(charts.ends(runs))),
-        ("answers", "Answers", answers.html(answers.across(runs), {})),
+        ("answers", "Answers", answers.html(answers.across(runs), judge, tie)),
         ("settings", "Settings", table_html(provenance.settings_table(runs))),
         ("again", "Make it again", "".join(f"<h3>{escape(run.name)}</h3>{again(run, defaults)}" for run in runs)),
     ]

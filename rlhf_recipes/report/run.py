@@ -130,6 +130,12 @@ class Run:
         stage = self.stages.get("evaluate")
         return stage.metrics if stage else {}
 
+    @property
+    def judged(self) -> tuple[str | None, float]:
+        """Who decided the pairs (gold, score, a reward's name; judge: an endpoint), None without any; the tie band."""
+        settings = self.stages["evaluate"].config.get("evaluate") or {} if "evaluate" in self.stages else {}
+        return self.evaluation.get("judge"), settings.get("tie") or 0.0
+
     @cached_property
     def answers(self) -> list[dict]:
         """Held-out prompts and how each model answered: `{"prompt", "by": {model: sample row}}`, in sample order.

@@ -11,7 +11,9 @@ import pytest
 from rich.console import Console
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.report import answers as side_by_side
 from rlhf_recipes.report import html, markdown, tables
+from rlhf_recipes.report.run import read
 
 SECTIONS = (
     "Flow",
@@ -113,6 +115,40 @@ def test_several_runs_are_compared(sweep, tmp_path):
     text = markdown.write(sweep, tmp_path / "r.md").read_text()
     assert "3 runs compared" in text
     assert (tmp_path / "r_files" / "gold_ends.svg").is_file()
+
+
+def answered(*figures):
+    rows = [{"completion": "c"} | of for of in figures]
+    return [{"prompt": "p", "by": dict(zip(("sft", "ppo"), rows, strict=True))}]
+
+
+@pytest.mark.parametrize(
+    ("judge", "tie", "figures", "outcome", "said"),
+    [
+        ("gold", 0.0, ({"gold": 0.5, "score": 1.0}, {"gold": 0.4, "score": 2.0}), "loses to", "by gold"),
+        ("gold", 0.2, ({"gold": 0.5, "score": 1.0}, {"gold": 0.4, "score": 2.0}), "ties with", "by gold"),
+        ("score", 0.2, ({"gold": 0.5, "score": 1.0}, {"gold": 0.4, "score": 2.0}), "beats", "by score"),
+        ("kind", 0.5, ({"score": 2.0, "reward/kind": 0}, {"score": 1.0, "reward/kind": 1}), "beats", "by kind"),
+        ("judge", 0.2, ({"gold": 0.5, "score": 1.0}, {"gold": 0.4, "score": 2.0}), "loses to", "by gold"),
+        (None, 0.0, ({"gold": 0.5, "score": 1.0}, {"score": 2.0}), "beats", "by score"),
+    ],
+)
+def test_answers_are_filtered_by_what_decided_the_pairs(judge, tie, figures, outcome, said):
+    page = side_by_side.html(answered(*figures), judge, tie)
+    assert f'data-outcome="{outcome}"' in page
+    assert f">ppo loses to sft {said}</option>" in page and f">largest gain {said} first</option>" in page
+
+
+def test_runs_are_filtered_by_what_decided_their_pairs(sweep, run_dir, tmp_path):
+    assert "kl.sweep/0 by gold</option>" in html.write(sweep, tmp_path / "r.html").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    summary = other / "evaluate" / "summary.json"
+    summary.write_text(summary.read_text().replace('"judge": "gold"', '"judge": "score"'))
+    (other / "evaluate" / "config.yaml").write_text("evaluate: {tie: 0.3}")
+    assert read(other).judged == ("score", 0.3)
+    assert "ppo beats sft by score</option>" in html.write([other], tmp_path / "r.html").read_text()
+    assert "by gold</option>" in html.write([run_dir, other], tmp_path / "r.html").read_text()  # all rows have it
 
 
 def test_the_terminal_compares_runs_in_one_table(sweep):

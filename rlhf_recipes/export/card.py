@@ -163,9 +163,7 @@ def metrics(run: Run, facts: Facts) -> list[str]:
 def pictures(run: Run, folder: Path) -> list[str]:
     """The report's charts as SVG files of the repository, which the hub shows."""
     drawn = [chart for stage in run.stages.values() for chart in charts.of_stage(stage)]
-    drawn += charts.proxy_and_gold([run])
-    calibrated = charts.calibration(run.stages["reward"]) if "reward" in run.stages else None
-    drawn += [*([calibrated] if calibrated else []), *charts.histograms(run)]
+    drawn += charts.trust(run)
     if drawn:
         folder.mkdir()
     return markdown.pictures(drawn, folder)
@@ -173,14 +171,7 @@ def pictures(run: Run, folder: Path) -> list[str]:
 
 def settings(run: Run, defaults: Mapping[str, Mapping]) -> list[str]:
     """What differs from the defaults, the command that makes it again, seeds and versions."""
-    parts = ["## Settings"]
-    parts += [
-        markdown.table_md(provenance.config_table(stage, defaults[name]))
-        for name, stage in run.stages.items()
-        if name in defaults
-    ]
-    parts += ["## Make it again", f"```shell\n{provenance.reproduce(run, defaults)}\n```"]
-    parts += [markdown.table_md(provenance.stages_table(run)), markdown.table_md(provenance.versions_table(run))]
+    parts = ["## Settings", *markdown.settings(run, defaults), "## Make it again", *markdown.again(run, defaults)]
     return [*parts, f"Exported by rlhf_recipes {__version__}."]
 
 

@@ -89,28 +89,42 @@ def _item(index: int, answered: dict, ours: str | None, theirs: str | None, by: 
     return f'<article class="answer" {data}>{prompt}<div class="said">{said}</div></article>'
 
 
-def _said(name: str, row: dict) -> str:
-    figures = [f"{key} {show(row[key])}" for key in ("score", "gold", "kl") if isinstance(row.get(key), int | float)]
+def figures(row: dict) -> str:
+    """What was measured of one answer."""
+    found = [f"{key} {show(row[key])}" for key in ("score", "gold", "kl") if isinstance(row.get(key), int | float)]
     if isinstance(row.get("tokens"), int):
-        figures.append(f"{row['tokens']} tokens" + ("" if row.get("finished", True) else ", cut off"))
+        found.append(f"{row['tokens']} tokens" + ("" if row.get("finished", True) else ", cut off"))
+    return " · ".join(found)
+
+
+def _said(name: str, row: dict) -> str:
     text = _text(plain(row.get("completion")).strip()) or "<i>(empty)</i>"
-    small = f'<div class="soft">{escape(" · ".join(figures))}</div>'
+    small = f'<div class="soft">{escape(figures(row))}</div>'
     return f'<div data-model="{escape(name)}"><b>{escape(name)}</b><pre>{text}</pre>{small}</div>'
+
+
+def by_token(rows: Sequence[dict]) -> list[dict]:
+    """The last answers of tokens.jsonl, of those that have tokens."""
+    return [row for row in rows if isinstance(row.get("tokens"), list) and row["tokens"]][-TOKEN_ROWS:]
+
+
+def token_text(token: dict) -> str:
+    """A token so that it can be seen, a line's end too."""
+    return str(token.get("token", "")).replace("\n", "\u21b5") or "(end)"
 
 
 def tokens_html(rows: Sequence[dict]) -> str:
     """Answers token by token: the value, KL, reward or advantage of each, as colour and as a number."""
-    rows = [row for row in rows if isinstance(row.get("tokens"), list) and row["tokens"]]
-    if not rows:
-        return ""
     drawn = []
-    for row in rows[-TOKEN_ROWS:]:
+    for row in by_token(rows):
         tokens = row["tokens"][:TOKENS]
         most = max((abs(t.get("advantage") or 0) for t in tokens), default=0) or 1.0
         spans = "".join(_token(token, most) for token in tokens)
         title = f"Step {escape(str(row.get('step')))}"
         title += f": {_text(plain(row['prompt']))}" if row.get("prompt") else ""
         drawn.append(f'<h3>{title}</h3><div class="tokens">{spans}</div>')
+    if not drawn:
+        return ""
     options = "".join(f'<option value="{name}">{name}</option>' for name in QUANTITIES)
     select = f'<div class="controls" hidden><label>Show <select id="quantity">{options}</select></label></div>'
     note = '<p class="note">Blue is above zero, orange below; the number is the advantage unless chosen otherwise.</p>'
@@ -121,9 +135,8 @@ def _token(token: dict, most: float) -> str:
     data = "".join(f' data-{name}="{_figure(token.get(name))}"' for name in QUANTITIES)
     value = token.get("advantage") or 0.0
     colour = f"rgb({'0 114 178' if value >= 0 else '213 94 0'} / {0.55 * abs(value) / most:.2f})"
-    text = escape(str(token.get("token", ""))).replace("\n", "\u21b5")
     hover = ", ".join(f"{name} {show(token.get(name), 3)}" for name in QUANTITIES)
-    inner = f"{text or '(end)'}<small>{show(value)}</small>"
+    inner = f"{escape(token_text(token))}<small>{show(value)}</small>"
     return f'<span style="background:{colour}" title="{escape(hover)}"{data}>{inner}</span>'
 
 

@@ -23,6 +23,23 @@ class Chart:
     below: str = ""
 
 
+def curves(runs: Sequence[Run]) -> list[tuple[str, list[Chart]]]:
+    """Each stage with its curves; those of several runs overlaid, the policies' first."""
+    if len(runs) == 1:
+        found = [(name, of_stage(stage)) for name, stage in runs[0].stages.items()]
+    else:
+        first = ("ppo", "grpo", "dpo", "reward", "sft", "pretrain", "collect", "evaluate")
+        stages = {name for run in runs for name in run.stages}
+        found = [(name, overlaid(runs, name)) for name in sorted(stages, key=first.index)]
+    return [(name, drawn) for name, drawn in found if drawn]
+
+
+def trust(run: Run) -> list[Chart]:
+    """Whether the score can be trusted: against gold, against the labels, and on which answers."""
+    calibrated = calibration(run.stages["reward"]) if "reward" in run.stages else None
+    return [*proxy_and_gold([run]), *([calibrated] if calibrated else []), *histograms(run)]
+
+
 def of_stage(stage: Stage) -> list[Chart]:
     """The curves of one stage of one run."""
     found = []

@@ -255,6 +255,28 @@ def stage_table(stage: Stage) -> Table | None:
     return table if table.rows else None
 
 
+def tables(run: Run) -> list[Table]:
+    """Every table of one run: of its stages, then of the evaluation."""
+    return [table for stage in run.stages.values() if (table := stage_table(stage))] + evaluated(run.evaluation)
+
+
+def flow(run: Run) -> list[tuple[str, str, str]]:
+    """The stages in order: title, time and peak memory, key figure."""
+    steps = []
+    for name, stage in run.stages.items():
+        took = duration(stage.summary.get("wall_seconds"))
+        peak = stage.summary.get("peak_gpu_mb") or stage.summary.get("peak_rss_mb")
+        steps.append((TITLES[name], f"{took} · {peak / 1000:.1f} GB" if peak else took, key_figure(stage)))
+    return steps
+
+
+def facts(run: Run) -> str:
+    """How long, how many stages, which seeds."""
+    seeds = sorted({stage.summary["seed"] for stage in run.stages.values() if stage.summary.get("seed") is not None})
+    found = [duration(run.seconds), f"{len(run.stages)} stages"]
+    return " · ".join([*found, *([f"seed {', '.join(map(str, seeds))}"] if seeds else [])])
+
+
 def verdict(run: Run) -> str:
     """The run in one sentence, empty where nothing was compared."""
     evaluation = run.evaluation

@@ -48,47 +48,32 @@ def write(run_dirs: Sequence[Path], out: Path, *, defaults: Mapping[str, Mapping
 
 def one(run: Run, defaults: Mapping[str, Mapping] | None) -> str:
     """The page of one run."""
-    tables = [table for stage in run.stages.values() if (table := content.stage_table(stage))]
-    tables += content.evaluated(run.evaluation)
-    curves = [(name, charts.of_stage(stage)) for name, stage in run.stages.items()]
-    calibrated = charts.calibration(run.stages["reward"]) if "reward" in run.stages else None
-    trust = [*charts.proxy_and_gold([run]), *([calibrated] if calibrated else []), *charts.histograms(run)]
-    tokens = run.policy.tokens if run.policy else []
     sections = [
         ("flow", "Flow", flow(run)),
-        ("tables", "Tables", tables_html(tables)),
-        ("curves", "Curves", by_stage(curves)),
-        ("trust", "Can the score be trusted?", chart_grid(trust)),
+        ("tables", "Tables", tables_html(content.tables(run))),
+        ("curves", "Curves", by_stage(charts.curves([run]))),
+        ("trust", "Can the score be trusted?", chart_grid(charts.trust(run))),
         ("answers", "Answers", answers.html(run.answers, *run.judged)),
-        ("tokens", "Token by token", answers.tokens_html(tokens)),
+        ("tokens", "Token by token", answers.tokens_html(run.policy.tokens if run.policy else [])),
         ("settings", "Settings", settings(run, defaults)),
         ("again", "Make it again", again(run, defaults)),
     ]
-    seeds = sorted({stage.summary["seed"] for stage in run.stages.values() if stage.summary.get("seed") is not None})
-    facts = [content.duration(run.seconds), f"{len(run.stages)} stages"]
-    facts += [f"seed {', '.join(map(str, seeds))}"] if seeds else []
-    return document(f"Run {run.name}", content.verdict(run), " · ".join(facts), sections)
+    return document(f"Run {run.name}", content.verdict(run), content.facts(run), sections)
 
 
 def several(runs: list[Run], defaults: Mapping[str, Mapping] | None) -> str:
     """The page that compares runs."""
-    stages = list(dict.fromkeys(name for run in runs for name in run.stages))
     judged = {run.judged for run in runs}
     judge, tie = judged.pop() if len(judged) == 1 else (None, 0.0)
-    curves = [(stage, charts.overlaid(runs, stage)) for stage in sorted(stages, key=_policy_first)]
     sections = [
         ("runs", "Runs", table_html(provenance.comparison(runs), sortable=True)),
-        ("curves", "Curves", by_stage(curves)),
+        ("curves", "Curves", by_stage(charts.curves(runs))),
         ("trust", "Can the score be trusted?", chart_grid(charts.proxy_and_gold(runs)) + chart_grid(charts.ends(runs))),
         ("answers", "Answers", answers.html(answers.across(runs), judge, tie)),
         ("settings", "Settings", table_html(provenance.settings_table(runs))),
         ("again", "Make it again", "".join(f"<h3>{escape(run.name)}</h3>{again(run, defaults)}" for run in runs)),
     ]
     return document(f"{len(runs)} runs compared", "", ", ".join(run.name for run in runs), sections)
-
-
-def _policy_first(stage: str) -> int:
-    return ("ppo", "grpo", "dpo", "reward", "sft", "pretrain", "collect", "evaluate").index(stage)
 
 
 def document(title: str, lead: str, facts: str, sections: list[tuple[str, str, str]]) -> str:
@@ -118,13 +103,10 @@ def document(title: str, lead: str, facts: str, sections: list[tuple[str, str, s
 
 def flow(run: Run) -> str:
     """The stages in order, each with its time and its key figure."""
-    items = []
-    for name, stage in run.stages.items():
-        took = content.duration(stage.summary.get("wall_seconds"))
-        peak = stage.summary.get("peak_gpu_mb") or stage.summary.get("peak_rss_mb")
-        memory = f" · {peak / 1000:.1f} GB" if peak else ""
-        figure = escape(content.key_figure(stage))
-        items.append(f"<li><b>{escape(content.TITLES[name])}</b><span>{took}{memory}</span><span>{figure}</span></li>")
+    items = [
+        f"<li><b>{title}</b><span>{took}</span><span>{escape(figure)}</span></li>"
+        for title, took, figure in content.flow(run)
+    ]
     return f'<ol class="flow">{"".join(items)}</ol>'
 
 
@@ -156,7 +138,7 @@ def tables_html(tables: Sequence[Table]) -> str:
 
 def by_stage(curves: Sequence[tuple[str, list[Chart]]]) -> str:
     """The curves of each stage under its name."""
-    return "".join(f"<h3>{escape(content.TITLES[stage])}</h3>{chart_grid(found)}" for stage, found in curves if found)
+    return "".join(f"<h3>{escape(content.TITLES[stage])}</h3>{chart_grid(found)}" for stage, found in curves)
 
 
 def chart_grid(found: Sequence[Chart]) -> str:

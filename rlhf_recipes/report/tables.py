@@ -29,11 +29,8 @@ def show(run_dir: Path, console: Console | None = None, *, prompts: int = 3) -> 
     found = run.read(run_dir)
     if console is None:
         console = Console() if sys.stdout.isatty() else Console(width=100)
-    tables = [content.stage_table(stage) for stage in found.stages.values()]
-    tables += content.evaluated(found.evaluation)
-    for table in tables:
-        if table and table.rows:
-            console.print(_table(table, console.width))
+    for table in content.tables(found):
+        console.print(_table(table, console.width))
     for answered in _telling(found.answers, prompts):
         console.print(_answers(answered, console.width))
     if sentence := content.verdict(found):

@@ -170,6 +170,34 @@ def test_markdown_has_the_same_tables_and_its_pictures_lie_beside_it(run_dir, tm
     assert all((tmp_path / picture).is_file() for picture in pictures)
 
 
+def sections(run_dirs, tmp_path, **more):
+    page = html.write(run_dirs, tmp_path / "r.html", **more).read_text()
+    text = markdown.write(run_dirs, tmp_path / "r.md", **more).read_text()
+    found = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert found == re.findall(r"<h2[^>]*>([^<]+)</h2>", page)
+    return found, text
+
+
+@pytest.mark.parametrize("defaults", [None, {"ppo": {"trainer": {"kl_coef": 0.02}}}])
+def test_markdown_has_the_sections_of_the_page(run_dir, sweep, tmp_path, defaults):
+    found, text = sections([run_dir], tmp_path, defaults=defaults)
+    assert found == list(SECTIONS)
+    assert "12 of 24 prompts, evenly spaced" in text
+    assert "2 of 2 answers" in text and "| token | advantage | reward | value | kl |" in text
+    assert re.search(r"- \*\*ppo\*\* \(score \S+ · gold \S+ · kl \S+ · \d+ tokens", text)
+    found, text = sections(sweep, tmp_path, defaults=defaults)
+    assert found == ["Runs", "Curves", "Can the score be trusted?", "Answers", "Settings", "Make it again"]
+    for i in range(3):
+        of_run = text.partition(f"### kl.sweep/{i}\n")[2].partition("### ")[0]
+        assert f"run.name={i}" in of_run and "**Stages**" in of_run and "**Versions**" in of_run
+
+
+@pytest.mark.parametrize("kept", ["sft", "reward", "ppo", "evaluate"])
+def test_markdown_of_part_of_a_run_has_the_sections_of_its_page(run_dir, tmp_path, kept):
+    shutil.copytree(run_dir / kept, tmp_path / "part" / kept)
+    assert sections([tmp_path / "part"], tmp_path)[0][0] == "Flow"
+
+
 def test_a_pipe_in_an_answer_does_not_break_a_markdown_table():
     assert markdown._cell("a | b\n<c> *d*") == "a \\| b &lt;c> \\*d\\*"
 

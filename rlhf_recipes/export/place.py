@@ -21,7 +21,7 @@ def check(to: Path, source: str, overwrite: bool) -> None:
     Raises:
         UserError: something is there, or it holds the model itself.
     """
-    to, model = to.expanduser().resolve(), Path(source).expanduser().resolve()
+    to, model = to.resolve(), Path(source).expanduser().resolve()
     if model.exists() and (to == model or to in model.parents or model in to.parents):
         raise UserError(f"export.to={to} and the model in {model} lie in one another; choose another folder")
     if to.exists() and not to.is_dir():
@@ -37,7 +37,7 @@ def check(to: Path, source: str, overwrite: bool) -> None:
 @contextmanager
 def filled(to: Path) -> Iterator[Path]:
     """A folder beside `to` that becomes `to` when the block ends well, and vanishes when it does not."""
-    to = to.expanduser().resolve()
+    to = to.resolve()
     to.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
     try:

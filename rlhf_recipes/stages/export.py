@@ -12,7 +12,7 @@ from rlhf_recipes.export import hub, place
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns parameters, megabytes (10^6 bytes) and, for adapters, merge_difference; the folder is the result."""
     found = finished.find(run, cfg.export.model, "export.model")
-    to = Path(cfg.export.to or Path(cfg.run.root) / cfg.run.name / "export")
+    to = Path(cfg.export.to).expanduser() if cfg.export.to else Path(cfg.run.root) / cfg.run.name / "export"
     place.check(to, found.path, cfg.run.overwrite)
     if cfg.export.push_to_hub:
         hub.check(cfg.export.push_to_hub)

@@ -146,6 +146,13 @@ def test_the_latest_policy_goes_to_the_runs_export_by_default(made, export):
     assert not (made / "export" / "stale.txt").exists()
 
 
+def test_a_folder_of_the_home_is_meant_as_the_shell_means_it(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = export("export.model=sft", "export.to='~/exp'")
+    assert (tmp_path / "exp" / "model.safetensors").is_file()
+    assert told["megabytes"] > 0 and f"in {tmp_path}/exp, {told['megabytes']} MB" in capsys.readouterr().out
+
+
 def test_a_preview_says_where_it_would_go_and_writes_nothing(export, tmp_path, capsys):
     assert export("preview=true", "export.model=sft", f"export.to={tmp_path}/out") == {}
     assert f"would go to {tmp_path}/out" in capsys.readouterr().out

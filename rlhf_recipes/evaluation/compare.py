@@ -50,7 +50,8 @@ def evaluate_models(
         sampling: how to answer.
         answers: name -> texts made elsewhere, one a prompt (an endpoint's): scored, without KL and perplexity.
         checkpoints: name -> loader of models along the way to one of `models`: scored and compared with the reference
-            alone, without perplexity, votes, benchmarks and rows of their own.
+            alone, without perplexity, votes, benchmarks and rows of their own. Where `judge` decides and `pairs` are
+            given they are only scored: each comparison has its price.
         majority: k above 1 samples k answers to each prompt that `exact` can tell about, for `majority_at_<k>`.
         benchmarks: `(model, tokenizer) -> {task: {metric: value}}`.
         pairs: which (ours, theirs) to compare. None: every pair of models, the later against the earlier.
@@ -109,7 +110,8 @@ def evaluate_models(
 
     by = "judge" if judge else by or ("gold" if gold else "score" if signal else None)
     chosen = list(pairs) if pairs is not None else [(b, a) for i, b in enumerate(names) for a in reversed(names[:i])]
-    chosen += [(name, ref) for name in along if ref is not None]
+    if ref is not None and not (judge and pairs is not None):
+        chosen += [(name, ref) for name in along]
     win_rate = {}
     for ours, theirs in chosen:
         if judge:

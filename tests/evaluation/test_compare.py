@@ -122,6 +122,23 @@ def test_checkpoints_are_scored_against_the_reference_alone(loaders):
     assert {row["model"] for row in rows} == {"sft", "ppo"}
 
 
+@pytest.mark.parametrize(
+    ("pairs", "compared"), [(None, {"ppo_vs_sft", "ppo@1_vs_sft"}), ([("ppo", "sft")], {"ppo_vs_sft"})]
+)
+def test_a_judge_is_asked_about_no_checkpoint_where_pairs_are_named(loaders, pairs, compared):
+    summary, _ = evaluate_models(
+        {"sft": loaders["sft"], "ppo": loaders["ppo"]},
+        ROWS[:2],
+        gold=contains,
+        judge=lambda prompts, ours, theirs: [1.0] * len(prompts),
+        checkpoints={"ppo@1": loaders["ppo"]},
+        pairs=pairs,
+        sampling=Sampling(max_new_tokens=2),
+    )
+    assert set(summary["win_rate"]) == compared
+    assert summary["models"]["ppo@1"]["gold"] is not None
+
+
 def test_majority_is_the_share_of_checkable_prompts_whose_vote_is_right(loaders, monkeypatch):
     from rlhf_recipes.evaluation import measure
 

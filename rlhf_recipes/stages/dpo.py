@@ -1,10 +1,10 @@
 """Direct preference optimisation (arXiv:2305.18290) from the SFT model. TRL's DPOTrainer."""
 
 from omegaconf import DictConfig
-from trl import DPOTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.pairs import DPOTrainer
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 

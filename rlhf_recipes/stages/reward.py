@@ -1,10 +1,10 @@
 """Stage 2 of InstructGPT: a reward model on preferences, -log sigmoid(r_chosen - r_rejected). TRL's RewardTrainer."""
 
 from omegaconf import DictConfig
-from trl import RewardTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.pairs import RewardTrainer
 from rlhf_recipes.ppo.scoring import ModelReward
 from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
@@ -38,7 +38,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
 
 def scored(model, tokenizer, rows, most: int = 1000) -> list[dict]:
-    """Held-out pairs with the score of either side: what the report draws calibration and histograms from."""
+    """The first held-out pairs with the scores of both sides: what the report draws calibration and histograms from."""
     reward = ModelReward(model, tokenizer)
     kept = rows.select(range(min(most, len(rows))))
     chosen = reward(kept["prompt"], kept["chosen"])

@@ -98,6 +98,17 @@ def test_the_reference_is_the_start(dpo, tmp_path, how, monkeypatch):
     assert metrics["eval_margin"] != 0
 
 
+def test_held_out_figures_do_not_depend_on_the_batches_they_were_measured_in(dpo):
+    def figures(size):
+        given = ("trainer.max_steps=2", "trainer.save_strategy=no", "data.eval_fraction=0.2", "data.max_eval=15")
+        metrics = dpo(f"run.name=b{size}", f"trainer.per_device_eval_batch_size={size}", *given)
+        return [metrics[name] for name in ("eval_loss", "eval_accuracy", "eval_margin")]
+
+    whole = figures(15)
+    assert round(15 * whole[1], 4).is_integer()
+    assert figures(14) == pytest.approx(whole, rel=1e-4)  # the last batch is one pair
+
+
 def test_precomputed_and_copied_references_train_alike(dpo, tmp_path):
     one = dpo("run.name=copy", *REFERENCES["copy"])
     two = dpo("run.name=precomputed", *REFERENCES["precomputed"])

@@ -1,7 +1,8 @@
 """Which model is meant by `ppo`, a folder or a hub id, and what is known of how it was made. No torch here."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +12,21 @@ from rlhf_recipes.errors import UserError
 
 LATEST = ("ppo", "grpo", "dpo", "sft", "pretrain")  # the first that is finished is the policy of a run
 MODELS = (*LATEST, "reward")
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where answers ended in a model's training: PPO's settings by their names, and its defaults after any other stage.
+
+    Args:
+        stop_token: `eos` for the tokenizer's EOS and those of the model's generation_config; None for neither.
+        stop_token_id: this token instead.
+        stop_strings: an answer ends where one of these has been written, too.
+    """
+
+    stop_token: str | None = "eos"
+    stop_token_id: int | None = None
+    stop_strings: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,11 @@ class Found:
     @property
     def run(self) -> Path | None:
         return self.folder.parent if self.folder else None
+
+    @property
+    def stops(self) -> Stops:
+        trainer = self.config.get("trainer") or {}
+        return Stops(**{f.name: trainer[f.name] for f in fields(Stops) if f.name in trainer})
 
 
 def find(run: StageRun, place: str | None, setting: str) -> Found:
@@ -80,6 +101,14 @@ def find(run: StageRun, place: str | None, setting: str) -> Found:
     return _elsewhere(place, place, setting)
 
 
+def at(path: str) -> Found:
+    """What is known of the model or checkpoint at a path that StageRun.resolve gave; of a hub id, its name."""
+    place = Path(path)
+    folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
+    made = (folder / "config.yaml").is_file() and (folder != place.parent or place.name == "model")
+    return Found(path, path, folder, _config(folder)) if made else Found(path, path)
+
+
 def kind(path: str) -> str:
     """`reward` for a model with a head for scores, `policy` for one that writes; by its config, nothing is loaded."""
     config = _json(Path(path) / "config.json")
@@ -107,9 +136,12 @@ def model_node(cfg: DictConfig, found: Found) -> DictConfig:
 
 def _of_stage(folder: Path, name: str, setting: str) -> Found:
     _holds_model(folder / "model", setting)
-    config = folder / "config.yaml"
-    known = OmegaConf.to_container(OmegaConf.load(config)) if config.is_file() else {}
-    return Found(name, str(folder / "model"), folder, known)
+    return Found(name, str(folder / "model"), folder, _config(folder))
+
+
+def _config(folder: Path) -> dict:
+    file = folder / "config.yaml"
+    return OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
 
 
 def _elsewhere(place: str, name: str, setting: str) -> Found:

@@ -46,11 +46,10 @@ class Speaker:
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template, found: Found
     ):
         self.name, self.model, self.tokenizer, self.template, self.found = name, model, tokenizer, template, found
-        trainer = found.config.get("trainer") or {}
         self.system = (found.config.get("data") or {}).get("system")
-        self.stop_strings = trainer.get("stop_strings")
+        self.stop_strings = found.stops.stop_strings
         own_template = template.jinja is None
-        self.stops = stop_ids(tokenizer, model, own_template=own_template, trained=trainer.get("stop_token_id"))
+        self.stops = stop_ids(tokenizer, model, own_template=own_template, trained=found.stops.stop_token_id)
         self.jinja = None if template.jinja is None else with_bos(template.jinja, tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None)
         model.eval()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import statistics, summary
 from rlhf_recipes.evaluation.measured import Loader, Measured, Questions, Sampling, measure_all
+from rlhf_recipes.finished import Stops
 
 Reward = Callable[..., list[float | None]]  # TRL's f(prompts, completions, **columns)
 Signal = Callable[[list, list, dict], tuple[Sequence[float], dict[str, Sequence[float]]]]  # -> scores, scores by name
@@ -24,6 +25,7 @@ def evaluate_models(
     demos: Sequence[dict] = (),
     corpus: Sequence[str] = (),
     sampling: Sampling | None = None,
+    stops: Mapping[str, Stops] | None = None,
     answers: Mapping[str, Sequence[str]] | None = None,
     checkpoints: Mapping[str, Loader] | None = None,
     majority: int = 1,
@@ -48,6 +50,7 @@ def evaluate_models(
         demos: held-out demonstrations for `ppl`.
         corpus: held-out plain texts for `corpus_ppl`.
         sampling: how to answer.
+        stops: name -> where that model's answers end, models and checkpoints alike; of the others, at EOS.
         answers: name -> texts made elsewhere, one a prompt (an endpoint's): scored, without KL and perplexity.
         checkpoints: name -> loader of models along the way to one of `models`: scored and compared with the reference
             alone, without perplexity, votes, benchmarks and rows of their own. Where `judge` decides and `pairs` are
@@ -89,7 +92,7 @@ def evaluate_models(
         checkable=(lambda texts: [i for i, v in enumerate(judged_right(texts)) if v is not None]) if exact else None,
         benchmarks=benchmarks,
     )
-    measured = measure_all({**models, **along}, questions, sampling, ref=ref, brief=list(along))
+    measured = measure_all({**models, **along}, questions, sampling, ref=ref, brief=list(along), stops=stops)
     measured |= {name: Measured(list(texts)) for name, texts in (answers or {}).items()}
 
     names, summaries, samples, scores = [*models, *(answers or {})], {}, [], {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.progress import track
+from rlhf_recipes.finished import Stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,12 +18,12 @@ Text = str | list[dict]  # plain text, or messages [{"role", "content"}]
 
 @dataclass(frozen=True)
 class Answer:
-    """One sampled answer. `ids` holds the stop token where there is one; `text` does not."""
+    """One sampled answer. `ids` holds the stop token where there is one; `text` only the one PPO was told to use."""
 
     text: str
     ids: tuple[int, ...]
     prompt_ids: tuple[int, ...]
-    finished: bool  # by a stop token, not by the length limit
+    finished: bool  # by a stop token or string, not by the length limit
 
     @property
     def tokens(self) -> int:
@@ -42,13 +43,6 @@ def context_length(model: "PreTrainedModel") -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Tokens that end an answer, the same as in PPO: the tokenizer's EOS and those of the model's generation_config."""
-    named = getattr(getattr(base_of(model), "generation_config", None), "eos_token_id", None)
-    named = named if isinstance(named, list) else [named]
-    return list(dict.fromkeys(token for token in (tokenizer.eos_token_id, *named) if token is not None))
-
-
 def generate(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -60,7 +54,7 @@ def generate(
     top_k: int = 0,
     batch_size: int = 64,
     seed: int = 0,
-    stop_token_ids: Sequence[int] | None = None,
+    stops: Stops | None = None,
     description: str = "answers",
 ) -> list[Answer]:
     """Answers every prompt once.
@@ -78,7 +72,7 @@ def generate(
         top_k: 0 for all tokens.
         batch_size: prompts at once; they are sorted by length, so that little is padding.
         seed: of the sampling; the caller's own random state is left as it was.
-        stop_token_ids: any of these ends an answer. None: `stop_ids`.
+        stops: what ends an answer, as in PPO. None: the tokenizer's EOS and those of the model's generation_config.
         description: before the progress bar.
 
     Returns:
@@ -90,6 +84,9 @@ def generate(
     import torch
     from transformers import GenerationConfig
 
+    from rlhf_recipes.ppo.setup import find_stop_ids
+
+    stops = stops or Stops()
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     longest, limit = max(map(len, encoded), default=0), context_length(model)
     if limit is not None and longest + max_new_tokens > limit:
@@ -97,7 +94,7 @@ def generate(
             f"the longest prompt has {longest} tokens and may be answered with {max_new_tokens}, but the model reads "
             f"{limit} at once: lower max_new_tokens, or cut the prompts with data.max_prompt_length"
         )
-    stop = list(stop_token_ids) if stop_token_ids is not None else stop_ids(model, tokenizer)
+    stop = find_stop_ids(stops, tokenizer, base_of(model))
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stop or [0])[0]
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     config = GenerationConfig(
@@ -118,19 +115,46 @@ def generate(
             for row, i in enumerate(batch):
                 ids[row, width - len(encoded[i]) :] = torch.tensor(encoded[i])
                 mask[row, width - len(encoded[i]) :] = 1
+            written = _StopStrings(stops, tokenizer, width)
             output = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                generation_config=config,
+                stopping_criteria=[written] if stops.stop_strings else None,
             )
-            for i, new in zip(batch, output[:, width:].tolist(), strict=True):
-                answers[i] = _answer(tokenizer, encoded[i], new[:max_new_tokens], stop)
+            for row, (i, new) in enumerate(zip(batch, output[:, width:].tolist(), strict=True)):
+                new = new[: written.ends.get(row, max_new_tokens)]
+                shown = stops.stop_token_id is not None
+                answers[i] = _answer(tokenizer, encoded[i], new, stop, shown=shown, written=row in written.ends)
     return [answers[i] for i in range(len(encoded))]
 
 
-def _answer(tokenizer, prompt_ids: tuple[int, ...], new: list[int], stop: list[int]) -> Answer:
+class _StopStrings:
+    """A stopping criterion of `model.generate`: PPO's own test of the answer, where transformers' reads the prompt too.
+
+    `ends` is {row: tokens until the string was complete}; what follows them is padding.
+    """
+
+    def __init__(self, stops: Stops, tokenizer, width: int):
+        from rlhf_recipes.ppo.setup import stop_string_test
+
+        self.completed, self.width, self.ends = stop_string_test(stops, tokenizer), width, {}
+
+    def __call__(self, input_ids, scores, **kwargs):
+        for row, ids in enumerate(input_ids[:, self.width :].tolist()):
+            if row not in self.ends and self.completed(ids):
+                self.ends[row] = len(ids)
+        return input_ids.new_tensor([row in self.ends for row in range(len(input_ids))]).bool()
+
+
+def _answer(
+    tokenizer, prompt_ids: tuple[int, ...], new: list[int], stop: list[int], *, shown: bool, written: bool
+) -> Answer:
+    """The answer in what was generated. `shown`: the text keeps the stop token; `written`: a stop string ended it."""
     end = next((at for at, token in enumerate(new) if token in stop), None)  # what follows a stop token is padding
     ids = tuple(new if end is None else new[: end + 1])
-    text = tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True)
-    return Answer(text=text, ids=ids, prompt_ids=prompt_ids, finished=end is not None)
+    text = tokenizer.decode(ids if end is None or shown else ids[:-1], skip_special_tokens=True)
+    return Answer(text=text, ids=ids, prompt_ids=prompt_ids, finished=end is not None or written)
 
 
 def free(device) -> None:

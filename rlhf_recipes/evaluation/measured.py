@@ -1,10 +1,11 @@
 """One model after the other, each let go before the next: its answers, likelihoods and benchmarks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf_recipes.evaluation import likelihood, majority, measure
 from rlhf_recipes.evaluation.measure import Answer, Text
+from rlhf_recipes.finished import Stops
 
 Loader = Callable[[], tuple]  # () -> (model, tokenizer); called when its turn comes, let go before the next one's
 
@@ -19,7 +20,7 @@ class Sampling:
     top_k: int = 0
     batch_size: int = 64
     seed: int = 0
-    stop_token_ids: tuple[int, ...] | None = None
+    stops: Stops | None = None
 
 
 @dataclass
@@ -55,7 +56,13 @@ class Questions:
 
 
 def measure_all(
-    models: Mapping[str, Loader], asked: Questions, sampling: Sampling, *, ref: str | None, brief: Sequence[str] = ()
+    models: Mapping[str, Loader],
+    asked: Questions,
+    sampling: Sampling,
+    *,
+    ref: str | None,
+    brief: Sequence[str] = (),
+    stops: Mapping[str, Stops] | None = None,
 ) -> dict[str, Measured]:
     """Every model's answers and figures, in the order loaded: the reference last, since it judges the others' answers.
 
@@ -65,13 +72,15 @@ def measure_all(
         sampling: how to answer.
         ref: name of the model KL is measured to, one of `models`; None: no KL.
         brief: names that answer the prompts only, without perplexity, votes and benchmarks (checkpoints).
+        stops: name -> where that model's answers end; of the others, where `sampling` says.
     """
     measured: dict[str, Measured] = {}
     for name in sorted(models, key=lambda name: name == ref):  # stable
         model, tokenizer = models[name]()
-        of = measured[name] = _measure(name, model, tokenizer, asked, sampling, keep=ref is not None)
+        own = replace(sampling, stops=(stops or {}).get(name, sampling.stops))
+        of = measured[name] = _measure(name, model, tokenizer, asked, own, keep=ref is not None)
         if name not in brief:
-            _examine(name, of, model, tokenizer, asked, sampling)
+            _examine(name, of, model, tokenizer, asked, own)
         if name == ref:
             for other in measured.values():
                 _diverge(other, of, model, sampling.temperature)
@@ -82,7 +91,7 @@ def measure_all(
 
 
 def _measure(name: str, model, tokenizer, asked: Questions, sampling: Sampling, *, keep: bool) -> Measured:
-    answers = measure.generate(model, tokenizer, asked.prompts, **asdict(sampling), description=f"{name}: answers")
+    answers = measure.generate(model, tokenizer, asked.prompts, **vars(sampling), description=f"{name}: answers")
     of = Measured([answer.text for answer in answers], answers, vocabulary=tokenizer.get_vocab())
     if keep:
         heat = sampling.temperature
@@ -97,7 +106,7 @@ def _examine(name: str, of: Measured, model, tokenizer, asked: Questions, sampli
         of.corpus_ppl = likelihood.corpus_perplexity(model, tokenizer, asked.corpus)
     if asked.k > 1 and asked.checkable is not None and (which := asked.checkable(of.texts)):
         again = [asked.prompts[i] for i in which for _ in range(asked.k - 1)]
-        more = asdict(sampling) | {"seed": sampling.seed + 1}  # the first answer is that of all other figures
+        more = vars(sampling) | {"seed": sampling.seed + 1}  # the first answer is that of all other figures
         others = measure.generate(model, tokenizer, again, **more, description=f"{name}: votes")
         for at, i in enumerate(which):
             said = [of.texts[i], *(a.text for a in others[at * (asked.k - 1) : (at + 1) * (asked.k - 1)])]

@@ -220,21 +220,19 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
 
 def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: finished.Found, chat: bool) -> tuple[list[int], bool]:
     """Every token that ends an answer, from the files alone; and whether turns go through the tokenizer's template."""
-    from transformers import GenerationConfig
-
     like = _Generating(base_of(written.path))
-    if cfg.stage == "ppo":
-        from rlhf_recipes.ppo.setup import find_stop_ids
-
-        return find_stop_ids(setting.args, tokenizer, like), chat
     if cfg.stage in ("chat", "export"):
         asked = cfg.chat.template if cfg.stage == "chat" else "auto"
         own = template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
-        trained = (written.config.get("trainer") or {}).get("stop_token_id")
-        return stop_ids(tokenizer, like, own_template=own, trained=trained), own
-    eos = like.generation_config.eos_token_id if isinstance(like.generation_config, GenerationConfig) else None
-    listed = eos if isinstance(eos, list) else [eos]
-    return sorted({i for i in (tokenizer.eos_token_id, *listed) if i is not None}), chat
+        return stop_ids(tokenizer, like, own_template=own, trained=written.stops.stop_token_id), own
+    from rlhf_recipes.ppo.setup import find_stop_ids
+
+    told = finished.Stops()
+    if cfg.stage == "ppo":
+        told = setting.args
+    elif cfg.stage in ("collect", "evaluate"):
+        told = finished.at(written.path).stops
+    return find_stop_ids(told, tokenizer, like), chat
 
 
 class _Generating:

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import data, models
+from rlhf_recipes import data, finished, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.data import preview
 from rlhf_recipes.errors import UserError
@@ -40,6 +40,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         top_p=settings.top_p,
         batch_size=settings.batch_size,
         seed=cfg.seed,
+        stops=finished.at(path).stops,
     )
     texts = [as_completion(answer.text, prompt) for prompt, answer in zip(asked, answers, strict=True)]
     scores, _ = build_signal(cfg, run)(asked, texts, columns)

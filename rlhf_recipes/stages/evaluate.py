@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, models
+from rlhf_recipes import data, finished, models
 from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.data.domain import domain, source
 from rlhf_recipes.data.preview import show_prompts
@@ -38,6 +38,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     def loader(name: str):
         return lambda: (models.load_policy(nodes[name], every[name], tokenizers[name], frozen=True), tokenizers[name])
 
+    stops = {name: finished.at(path).stops for name, path in every.items()}
     demos, no_demos = _held_out(cfg, "demos", first, settings.ppl_rows)
     corpus, no_corpus = _held_out(cfg, "corpus", first, settings.corpus_rows)
     summary, samples = evaluate_models(
@@ -58,6 +59,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
             batch_size=settings.batch_size,
             seed=cfg.seed,
         ),
+        stops=stops,
         answers={n: ask_all([row["prompt"] for row in rows], endpoint) for n, endpoint in asked.endpoints.items()},
         checkpoints={name: loader(name) for name in asked.checkpoints},
         majority=settings.majority,
@@ -66,7 +68,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         epsilon=settings.tie,
         seed=cfg.seed,
     )
-    summary["notes"] = [*no_demos, *no_corpus, *summary["notes"]]
+    summary["notes"] = [*no_demos, *no_corpus, *_told(stops), *summary["notes"]]
     for note in summary["notes"]:
         print(f"evaluate: {note}")
     rewrite_jsonl(run.samples, samples)
@@ -76,6 +78,17 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
     """The `model` node a model is loaded with: the run's own for its stages and base, a plain one for a stranger."""
     return cfg.model if plan.own(cfg, run.inputs[name.partition("@")[0]]) else models.plain(cfg.model)
+
+
+def _told(stops: dict[str, finished.Stops]) -> list[str]:
+    """Whose answers end elsewhere than the others', since its training's did: length and scores are of those texts."""
+    usual = vars(finished.Stops())
+    told = {name: [f"trainer.{k}={v!r}" for k, v in vars(of).items() if v != usual[k]] for name, of in stops.items()}
+    return [
+        f"{name} ends its answers as in its training: {', '.join(words)}"
+        for name, words in told.items()
+        if words and "@" not in name
+    ]
 
 
 def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[dict], list[str]]:

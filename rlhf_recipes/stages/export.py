@@ -33,7 +33,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     merged = merge.load(node, found.path, tokenizer, reward=reward)
     parameters = sum(p.numel() for p in merged.model.parameters())
     spoken = None if reward else template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
-    stop = (found.config.get("trainer") or {}).get("stop_token_id")
+    stop = found.stops.stop_token_id
     lineage = card.lineage(found)
     stages = lineage.stages if lineage else ()
     defaults = {stage: settings.defaults(stage) for stage in stages}

@@ -5,6 +5,7 @@ import torch
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
+from rlhf_recipes.finished import Stops
 
 PROMPTS = ["the cat", "a big red dog ran away", "the dog sat on the mat and then", "home"]
 
@@ -39,7 +40,6 @@ def test_the_seed_decides_and_the_callers_random_state_is_untouched(make_model, 
 def test_every_stop_token_of_the_models_generation_config_ends_an_answer(make_model, tokenizer):
     model = make_model()
     model.generation_config.eos_token_id = [2, 7]
-    assert measure.stop_ids(model, tokenizer) == [2, 7]
     answers = measure.generate(model, tokenizer, PROMPTS * 8, max_new_tokens=12, seed=3)
     assert {answer.ids[-1] for answer in answers if answer.finished} == {2, 7}
     assert not any(token in (2, 7) for answer in answers for token in answer.ids[:-1])
@@ -57,11 +57,29 @@ def test_a_penalty_in_the_models_generation_config_changes_nothing(make_model, t
 
 
 def test_another_stop_token(make_model, tokenizer):
-    answers = measure.generate(make_model(), tokenizer, PROMPTS * 4, max_new_tokens=12, stop_token_ids=[5, 6])
+    answers = measure.generate(make_model(), tokenizer, PROMPTS * 4, max_new_tokens=12, stops=Stops(stop_token_id=5))
     finished = [a for a in answers if a.finished]
     assert finished
-    assert all(a.ids[-1] in (5, 6) for a in finished)
-    assert all(len(a.text.split()) <= a.tokens - 1 for a in finished)
+    assert all(a.ids[-1] == 5 and 5 not in a.ids[:-1] for a in finished)
+    word = tokenizer.convert_ids_to_tokens(5)
+    assert all(a.text.endswith(word) for a in finished)  # as in PPO's texts
+
+
+def test_without_a_stop_token_an_answer_goes_past_eos(make_model, tokenizer):
+    answers = measure.generate(make_model(), tokenizer, PROMPTS * 4, max_new_tokens=12, stops=Stops(stop_token=None))
+    assert all(a.tokens == 12 and not a.finished for a in answers)
+    assert any(2 in a.ids for a in answers)
+
+
+def test_a_stop_string_ends_an_answer_and_the_prompt_holds_no_part_of_it(make_model, tokenizer):
+    model, ends = make_model(), "dog"
+    told = Stops(stop_token=None, stop_strings=[ends, "and then"])
+    answers = measure.generate(model, tokenizer, [*PROMPTS, "cat and"] * 6, max_new_tokens=12, stops=told, batch_size=7)
+    finished = [a for a in answers if a.finished]
+    assert finished and len(finished) < len(answers)
+    assert all(a.text.endswith(ends) or a.text.endswith("and then") for a in finished)
+    assert all(a.text.count(ends) == a.text.endswith(ends) for a in answers)
+    assert all(a.tokens == 12 for a in answers if not a.finished)
 
 
 def test_messages_go_through_the_chat_template(make_model, tokenizer):

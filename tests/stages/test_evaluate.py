@@ -5,7 +5,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from omegaconf import OmegaConf
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlhf_recipes.evaluation import measure
 from rlhf_recipes.report import charts
 from rlhf_recipes.report.run import read
 
@@ -124,3 +127,63 @@ def test_two_runs_share_a_page_in_the_folder_that_holds_them(made, house, tmp_pa
     assert "2 runs compared" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "report.md").is_file()
     assert f"report: {tmp_path}/report.html" in capsys.readouterr().out
+
+
+def stopping_at(made, root, **stops):
+    """The tiny run's PPO as if it had been trained with these stops: root/first/ppo."""
+    stage, copy = made[0] / "default" / "ppo", root / "first" / "ppo"
+    copy.mkdir(parents=True)
+    (root / "first" / "sft").symlink_to(made[0] / "default" / "sft")
+    for name in ("model", "checkpoints", "summary.json"):
+        (copy / name).symlink_to(stage / name)
+    config = OmegaConf.load(stage / "config.yaml")
+    config.trainer.update(stops)
+    OmegaConf.save(config, copy / "config.yaml")
+
+
+@pytest.mark.parametrize("how", ["string", "token"])
+def test_a_model_answers_to_where_its_own_training_stopped_and_others_run_on(made, house, tmp_path, how, capsys):
+    def answered(root):
+        lines = (root / "default" / "evaluate" / "samples.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{r["prompt"]: r["completion"] for r in rows if r["model"] == name} for name in ("sft", "ppo")]
+
+    folder = made[0] / "default" / "ppo" / "model"
+    tokenizer, (sft, ppo) = AutoTokenizer.from_pretrained(folder), answered(made[0])
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    whole = measure.generate(model, tokenizer, list(ppo), max_new_tokens=12)
+    assert [answer.text for answer in whole] == list(ppo.values())  # the stage's own answers, with their tokens
+    token = whole[0].ids[5]
+    end = tokenizer.decode([token])
+    given = {"stop_strings": [end]} if how == "string" else {"stop_token_id": token}
+    stopping_at(made, tmp_path, stop_token=None, **given)
+    others = [f"inputs.{name}=[none]" for name in ("base", "dpo", "grpo")]
+    chosen = ["inputs.sft=first:sft", "inputs.ppo=first:ppo", "reward=exact", "evaluate.checkpoints=true"]
+    metrics, _ = house("evaluate", f"run.root={tmp_path}", *others, *chosen)
+    assert "ppo ends its answers as in its training: trainer.stop_token=None, trainer.stop_" in capsys.readouterr().out
+    after_sft, after = answered(tmp_path)
+    assert after_sft == sft
+    prefixes = {a.text: [a.ids[: n + 1] for n in range(a.tokens)] for a in whole}
+    ended = 0
+    for prompt, text in ppo.items():
+        hit = (ids for ids in prefixes[text] if (ids[-1] == token if how == "token" else end in tokenizer.decode(ids)))
+        upto = next(hit, None)
+        ended += upto is not None
+        if upto is None:
+            assert after[prompt].startswith(text)  # this PPO was told to pass over EOS
+        else:
+            assert after[prompt] == tokenizer.decode(upto, skip_special_tokens=True)
+    assert metrics["models"]["ppo"]["eos_rate"] >= ended / len(ppo) > 0
+    along = [name for name in metrics["models"] if "@" in name]
+    assert metrics["models"][along[-1]]["eos_rate"] == metrics["models"]["ppo"]["eos_rate"]  # its last checkpoint
+
+
+def test_collect_stops_where_the_policys_training_did(made, house, tmp_path):
+    stopping_at(made, tmp_path, stop_token=None, stop_strings=["e"])
+    given = [f"run.root={tmp_path}", "inputs.policy=first:ppo", "reward=length", "collect.max_new_tokens=24"]
+    house("collect", *given)
+    pairs = (tmp_path / "default" / "collect" / "preferences.jsonl").read_text().splitlines()
+    said = [json.loads(line)[side] for line in pairs for side in ("chosen", "rejected")]
+    rest = [text.partition("e")[2] for text in said]  # of the token that brought it
+    assert any(text.endswith("e") for text in said) and max(map(len, rest)) < 12
+    assert max(map(len, said)) > 24

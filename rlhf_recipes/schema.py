@@ -112,7 +112,7 @@ class Chat:
     top_k: int = 0
     repetition_penalty: float = 1.0
     max_new_tokens: int = 256
-    history: int | None = None
+    history: Any = None
 
 
 @dataclass

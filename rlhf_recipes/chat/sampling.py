@@ -51,8 +51,8 @@ def of_config(cfg: DictConfig) -> Sampling:
     Raises:
         UserError: one is out of range.
     """
-    sampling = Sampling(system=cfg.chat.system)
-    for name in NUMBERS:
+    sampling = Sampling()
+    for name in (*NUMBERS, "system"):
         value = cfg.seed if name == "seed" else cfg.chat[name]
         if value is not None:
             sampling = changed(sampling, name, str(value), prefix="" if name == "seed" else "chat.")

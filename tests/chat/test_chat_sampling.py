@@ -46,3 +46,12 @@ def test_the_config_gives_every_setting(composed):
     assert of_config(cfg) == Sampling(**values, history=3, seed=5, system="Hi")
     with pytest.raises(UserError, match=r"chat\.top_p=2.0: expected"):
         of_config(composed("chat.top_p=2"))
+
+
+def test_the_config_takes_the_words_that_set_takes(composed):
+    assert of_config(composed()).system is None
+    assert of_config(composed("chat.system=none")).system == ""
+    assert of_config(composed("chat.history=all")).history == changed(Sampling(), "history", "all").history
+    assert of_config(composed("chat.history=own", "chat.system=own")) == of_config(composed())
+    with pytest.raises(UserError, match=r"chat\.history=some: expected a whole number, 0 or more, all or own"):
+        of_config(composed("chat.history=some"))

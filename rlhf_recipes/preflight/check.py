@@ -46,8 +46,7 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
     loaded = _load(cfg, stage_run, tokenizer)
     rows = _rows(cfg, stage_run, loaded, tokenizer)
     machine = machine or _machine(cfg)
-    setting = settle(cfg, stage_run, rows, machine, weight)
-    found = phases(setting)
+    setting, found = _estimated(cfg, stage_run, rows, machine, weight)
     print("\n".join(screen.models(setting) or ["  no model is loaded"]))
     print("\n".join(screen.table(found)))
     if loaded is not None:
@@ -92,8 +91,8 @@ def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) 
         machine = machine or _machine(cfg)
         setting = settle(cfg, stage_run, rows, machine, weight)
         found = phases(setting)
-    except (UserError, ValueError, AttributeError, KeyError) as error:
-        print(f"preflight: no estimate of the memory ({str(error).splitlines()[0]})")
+    except Exception as error:  # whatever it is: an estimate is no reason not to start
+        print(f"preflight: no estimate of the memory ({_in_a_line(error)})")
         return None
     top = peak(found)
     parts = ", ".join(f"{name} {screen.size(amount)}" for name, amount in top.parts.items() if amount)
@@ -101,6 +100,25 @@ def brief(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) 
     if top.total > machine.free:
         print("preflight: THIS WILL NOT FIT; the same command with preflight=true says what would")
     return round(top.total / 1e6, 1)
+
+
+def _estimated(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, weight: float):
+    """The setting and its phases; a model whose config is like no other's is told in one line."""
+    try:
+        setting = settle(cfg, run, rows, machine, weight)
+        return setting, phases(setting)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the memory of stage={cfg.stage} cannot be estimated ({_in_a_line(error)}); without preflight=true the "
+            "stage starts all the same"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    said = next(filter(None, map(str.strip, str(error).splitlines())), "")
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def afterwards(estimate_mb: float | None) -> str:

@@ -123,17 +123,19 @@ def _measure(model: DictConfig, config, scalar_head: bool, peft) -> Shape:
         first = str(error).splitlines()[0]
         raise UserError(f"model_type={config.model_type} cannot be built as {cls.__name__}: {first}") from error
     text = config.get_text_config()
-    layers, hidden, heads = int(text.num_hidden_layers), int(text.hidden_size), int(text.num_attention_heads)
-    named = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "n_inner"))
-    inner = int(next(filter(None, named), 4 * hidden))
+    layers, hidden, heads = int(text.num_hidden_layers), int(text.hidden_size), _widest(text, "num_attention_heads")
+    if not heads:
+        raise UserError(f"model_type={config.model_type} names no attention heads; its memory is not known")
+    named = (_widest(text, key) for key in ("intermediate_size", "ffn_dim", "n_inner"))
+    inner = next(filter(None, named), 4 * hidden)
     embedding = network.get_input_embeddings().weight
     head = None if scalar_head else network.get_output_embeddings()
     shape = Shape(
         layers=layers,
         hidden=hidden,
         heads=heads,
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or hidden // heads),
+        kv_heads=_widest(text, "num_key_value_heads") or heads,
+        head_dim=_widest(text, "head_dim") or hidden // heads,
         vocab=embedding.shape[0],
         inner=inner,
         **_block(network, layers, hidden, inner),
@@ -155,6 +157,13 @@ def _measure(model: DictConfig, config, scalar_head: bool, peft) -> Shape:
     trained = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     first = [p.shape for name, p in _layers(wrapped, layers)[0].named_parameters() if "lora_A" in name]
     return replace(shape, adapter=trained, ranks=sum(min(sides) for sides in first))  # of shape (r, in)
+
+
+def _widest(config, key: str) -> int | None:
+    """A width from a config, None where it has none; the largest where layers differ (Gemma 3n, Gemma 4)."""
+    found = [getattr(layer, key, None) for layer in getattr(config, "per_layer_config", None) or [config]]
+    widths = [width for one in found for width in (one if isinstance(one, list | tuple) else [one]) if width]
+    return max(map(int, widths), default=None)
 
 
 def _layers(network, count: int):

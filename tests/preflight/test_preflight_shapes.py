@@ -44,6 +44,23 @@ def test_an_adapter_folder_has_its_bases_shape(folders, tmp_path):
     assert shape_of(NODE, str(tmp_path)) == shape_of(NODE, folders["bare"])
 
 
+def test_widths_that_differ_from_layer_to_layer_count_as_the_largest(folders, tmp_path):
+    def shape(name, **widths):
+        fields = {"num_hidden_layers": 2, "hidden_size": 16, "vocab_size": 64} | widths
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": name} | fields))
+        return shape_of(NODE, str(tmp_path / name))
+
+    small = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    small |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64}
+    more = {"laurel_rank": 4, "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0, 0.0]}
+    assert shape("gemma3n_text", **small, **more, intermediate_size=[32, 48]).inner == 48
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 8, "global_head_dim": 32}
+    assert shape("gemma4_text", **small, **kinds, intermediate_size=32).head_dim == 32
+    with pytest.raises(UserError, match="model_type=mamba names no attention heads"):
+        shape("mamba")
+
+
 def test_a_folder_without_a_config_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no config to read"):
         shape_of(NODE, str(tmp_path))

@@ -1,6 +1,7 @@
 """preflight=true, and the brief form at the start of a stage, on a tiny model."""
 
 import json
+import re
 
 import pytest
 
@@ -204,6 +205,23 @@ def test_the_estimate_failing_does_not_stop_the_stage(house, folders, monkeypatc
     monkeypatch.setattr(check, "settle", lambda *a: (_ for _ in ()).throw(UserError("a model like no other")))
     assert check.brief(cfg, stage_run, TINY) is None
     assert "a model like no other" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [TypeError("no // for None"), AssertionError(), RuntimeError("\nlater")])
+def test_a_model_that_cannot_be_measured_is_told_and_keeps_no_stage_from_running(
+    house, folders, monkeypatch, capsys, error
+):
+    def strange(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("rlhf_recipes.preflight.shapes._measure", strange)
+    monkeypatch.setattr("rlhf_recipes.preflight.shapes._KNOWN", {})
+    cfg, stage_run = house("stage=sft", *FEW, f"inputs.policy={folders['policy']}")
+    assert check.brief(cfg, stage_run, TINY) is None
+    why = f"{type(error).__name__}: {str(error).strip()}".removesuffix(": ")
+    assert capsys.readouterr().out == f"preflight: no estimate of the memory ({why})\n"
+    with pytest.raises(UserError, match=re.escape(f"the memory of stage=sft cannot be estimated ({why}); without")):
+        check.run(cfg, stage_run, TINY)
 
 
 def test_the_brief_form_reads_the_first_rows_only(house, folders, monkeypatch):

@@ -7,8 +7,8 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.data import preview
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
+from rlhf_recipes.jsonl import rewrite_jsonl
 from rlhf_recipes.ppo.prompts import as_completion
-from rlhf_recipes.progress import rewrite_jsonl
 from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
 

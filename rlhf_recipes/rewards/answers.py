@@ -45,7 +45,7 @@ _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+
 _WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
 _LATEX_SPACE = re.compile(r"\\(?:[,!;: ()\[\]]|left|right|displaystyle|quad)")
 _STATEMENT = re.compile(
-    r"answer[*_]*(?:\s+(?:to|for|of|in)\b[^.\n:=]{0,80}?)?[*_]*\s*"
+    r"answer[*_]{0,4}+(?:\s{1,9}+(?:to|for|of|in)\b[^.\n:=]{0,80}?)?[*_]{0,4}+\s{0,9}+"
     r"(?:(?:is|are|equals|would be|will be|should be|comes to|:|=)(?![a-z])|\n)(?!\s*not\b)",
     re.IGNORECASE,
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -178,6 +179,23 @@ def test_the_number_a_model_means(text, number):
 def test_long_reasoning_before_the_last_number():
     assert final_number("12 apples and " * 300 + "so there are 1,072 clips") == 1072
     assert final_number("72 clips, " + "and no more words with digits " * 40) == 72
+
+
+# fmt: off
+HOSTILE = [
+    "*", "_", "=", "-", "(", "{", " ", "#", "9", "9,", ",00", ".234", "'234", "9/", "1 ", "1 234 ", "9:", "½", "**5**",
+    "5 or ", "5 in ", "not ", "a = 5, ", "5 (a ", "=5 because ", "- ", "i.e. ", "that is ", "answer", "answer ", "<b>",
+    "answer to ", "check the answer: ", r"\boxed{", r"\boxed ", r"\frac", r"\frac{5}", r"\text{", "\\", r"\, ", "5 so ",
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_hostile_text_takes_linear_time(unit):
+    for opening in ("", "The answer", "<answer>5"):
+        start = time.process_time()
+        final_number(opening + unit * (10_000 // len(unit)) + "x")
+        assert time.process_time() - start < 1.0  # 0.1 at most in practice; quadratic patterns take seconds
 
 
 @pytest.mark.parametrize(

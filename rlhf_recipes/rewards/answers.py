@@ -6,60 +6,38 @@ Every search is linear in the text: completions are hostile input too.
 """
 
 import re
-from fractions import Fraction
 from functools import lru_cache
 
-Number = int | Fraction
-
-_CURRENCY = "$€£¥₹"
-_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"}
-_VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
-_MIXED = re.compile(rf"(?<=\d)(?=[{''.join(_VULGAR)}])")  # 2½
-_TYPOGRAPHY = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u00a0": "\u202f", "\u2009": "\u202f", "*": "", "`": "", "_": "", "\u2044": "/"}
-    | _VULGAR
+from rlhf_recipes.rewards.numerals import (
+    CURRENCY,
+    NUMBER,
+    VULGAR,
+    Number,
+    denied,
+    lone_number,
+    number_in,
+    plain,
+    value_of,
 )
-_SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_MAX_DIGITS = 60  # a longer "number" is noise, and arithmetic on it would be slow
 
-_NUMBER = re.compile(
-    rf"""
-    (?<![\w.)\]])(?<!\d:)                                  # "48-24" has no minus sign, "-$5" has
-    (?:\+|(?P<minus>-))?(?:[{_CURRENCY}]\s?)?(?P<inner_minus>-)?
-    (?:
-        (?P<whole>\d{{1,9}})[\s-](?P<top>\d{{1,9}})/(?P<bottom>\d{{1,9}})           # 1 1/2
-      | (?:(?P<comma>(?<![({{\[])  # 12,50 and 1.234,5; not the pairs (12,50) and 1,2, nor the first of 12,50,80
-          (?:\d{{1,3}}(?:[.\u202f']\d{{3}})+,\d{{1,2}}|\d{{1,9}},\d\d)(?!\d|,\d))
-        |(?P<dotted>\d{{1,3}}(?:\.\d{{3}}){{2,}}(?!\d|[.,]\d))    # 1.234.567
-        |(?P<value>\d{{1,3}}(?:[,\u202f']\d{{3}})+(?:\.\d+)?(?!\d)|\d+(?:\.\d+)?|\.\d+))  # 1,234.50
-        (?:[eE](?P<exponent>[+-]?\d{{1,2}})(?!\w)
-          |\s?(?:\\times|\\cdot|[\u00d7x*])\s?10\s?\^\s?\{{?(?P<power>-?\d{{1,2}})\}}?
-          |\s?/\s?(?P<divisor>\d+(?:\.\d+)?))?
-        (?:\s(?P<scale>thousand|million|billion|trillion)\b)?
-    )
-    (?!\.?\d|:\d|(?:st|nd|rd|th)\b|\s?(?:\^|√|π|\\sqrt|\\pi)|[abcinpqrtuvwxyz]\b)  # not 5th, 10:30, 2^8, 2√3 or 2x
-    """,
-    re.VERBOSE,
-)
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}|(\d)(\d))")
-_WORDS = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{([^{}]*)\}")
-_LATEX_SPACE = re.compile(r"\\(?:[,!;: ()\[\]]|left|right|displaystyle|quad)")
 _STATEMENT = re.compile(
     r"answer[*_]{0,4}+(?:\s{1,9}+(?:to|for|of|in)\b[^.\n:=]{0,80}?)?[*_]{0,4}+\s{0,9}+"
     r"(?:(?:is|are|equals|would be|will be|should be|comes to|:|=)(?![a-z])|\n)(?!\s*not\b)",
     re.IGNORECASE,
 )
-_OPENING = re.compile(r"(?:[\s:*_]|\\\[|\\\(|\$\$)*")
+_NOT_GIVEN = re.compile(  # "To check the answer: 72 / 2 = 36", "This answer is 3 times 24"
+    r"\b(?:(?:check|verify|confirm|test)\w{0,3}\s(?:the|my|our|your)|this|that|above|previous|wrong|incorrect)"
+    r"\s(?:final\s)?$",
+    re.IGNORECASE,
+)
+_OPENING = re.compile(r"(?:[\s:*_]|\\\[|\\\(|\$\$|(?<=\n)[-\u2022]\s)*+")
 _NUMBER_FIRST = re.compile(
-    rf"[\s*_`({{\[{_CURRENCY}\\]*[-\u2212\u2013]?\s?\\?[{_CURRENCY}]?\s?"
-    rf"(?:\.?\d|\\[dtc]?frac|[{''.join(_VULGAR)}])"
+    rf"[\s*_`({{\[{CURRENCY}\\]*(?:[-\u2212\u2013]|minus|negative)?\s?[({{]?\\?[{CURRENCY}]?\s?"
+    rf"(?:\.?\d|\\[dtc]?frac|[{''.join(VULGAR)}])"
 )
 _LIST_ITEM = re.compile(r"[\s*_]*\d+[.)]\s+[A-Za-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
-_ALTERNATIVES = re.compile(r"[\s$%\\]*(?:,|;|\bor\b|\band\b|\|)[\s$\\]*(?:or\b|and\b)?\s*")
-_RESTATED = re.compile(r"\b(?:i\.\s?e\.?|that is)[,:]?\s*")
 _SENTENCE = re.compile(r"(?<!i\.e)[.!?](?:\s|$)")
-_FORMULA = re.compile(r"\\sqrt|√|π|\\pi\b|[\d)}]\s?\^")  # in front of a number, it is only part of the answer
 _TAIL = 160  # characters searched for the last number before all of the text is
 _LAST_OF_A_KIND = 8  # how many markers of one kind are tried, from the end
 
@@ -92,45 +70,10 @@ def final_number(text: str, tag: str = "answer") -> Number | None:
     found = _marked(text, tag)
     if found is not None:
         span, certain = found
-        numbers = list(_NUMBER.finditer(_plain(span)))
-        if numbers or certain:
-            return number_in(span)
+        number = number_in(span)
+        if certain or number is not None or NUMBER.search(plain(span)):
+            return number
     return _last_number(text)
-
-
-def number_in(span: str) -> Number | None:
-    r"""The number in a short answer: behind its last equals sign if there is one, else the first.
-
-    Args:
-        span: an answer, perhaps with currency, percent sign, units or LaTeX around the number. `50%` reads as 50.
-
-    >>> number_in("x = 1\\,234 \\text{ cm}"), number_in("48 + 24 = 72"), number_in("2\\sqrt{3}")
-    (1234, 72, None)
-    """
-    span = _plain(span)
-    for sign in ("=", "≈", "\\approx"):
-        _, found, right = span.rpartition(sign)
-        if found and _NUMBER.search(right):
-            span = right
-    numbers = list(_NUMBER.finditer(span))
-    if not numbers:
-        return None
-    first = _value(numbers[0])
-    if len(numbers) > 1 and _ALTERNATIVES.fullmatch(span, numbers[0].end(), numbers[1].start()):
-        return first if first == _value(numbers[1]) else None
-    if "i." in span or "that is" in span:
-        first = _restated(span, numbers, first)
-    return None if _FORMULA.search(span, 0, numbers[0].start()) else first
-
-
-def _restated(span: str, numbers: list[re.Match[str]], first: Number | None) -> Number | None:
-    """The number once more, with its sign: "7 below zero, i.e. -7". Another one, "7 hours, i.e. 420", is a remark."""
-    starts = {number.start(): number for number in numbers}
-    for restating in _RESTATED.finditer(span, numbers[0].end()):
-        value = _value(starts[restating.end()]) if restating.end() in starts else None
-        if None not in (first, value) and abs(first) == abs(value):
-            return value
-    return first
 
 
 def whole_number(span: str) -> int | None:
@@ -139,8 +82,7 @@ def whole_number(span: str) -> int | None:
     >>> whole_number("$1,234"), whole_number("-5."), whole_number("72 clips"), whole_number("7.5")
     (1234, -5, None, None)
     """
-    match = _NUMBER.fullmatch(_plain(span).strip(" \n\t.$%\u202f"))
-    value = None if match is None else _value(match)
+    value = lone_number(span)
     return int(value) if value is not None and value == int(value) else None
 
 
@@ -172,8 +114,7 @@ def gold_answer(gold: object) -> str:
 @lru_cache(maxsize=4096)  # a group of completions shares its gold answer
 def _gold(gold: object) -> tuple[Number | None, str]:
     answer = gold_answer(gold)
-    match = _NUMBER.fullmatch(_plain(answer).strip(" .$%"))
-    return (None if match is None else _value(match)), _words(answer)
+    return lone_number(answer), _words(answer)
 
 
 def _after_thinking(text: str) -> str:
@@ -247,12 +188,12 @@ def _last_statement(text: str) -> str | None:
         if end < 0:
             break
         match = _STATEMENT.match(text, end)
-        if match is None:
+        if match is None or _NOT_GIVEN.search(text, max(0, end - 40), end):
             continue
         start = _OPENING.match(text, match.end()).end()
         line = text[start : start + 200].partition("\n")[0]
         span = _SENTENCE.split(line, maxsplit=1)[0].strip()
-        if any(char.isdigit() or char in _VULGAR for char in span):
+        if any(char.isdigit() or char in VULGAR for char in span):
             return span
         wordless = wordless or span or None
     return wordless
@@ -270,63 +211,16 @@ def _last_number(text: str) -> Number | None:
     if len(text) > _TAIL:
         tail = tail.partition(" ")[2]  # do not start within a number
     for part in (tail, text):
-        plain = _plain(part)
-        for match in reversed(list(_NUMBER.finditer(plain))):
-            before, after = plain[: match.start()], plain[match.end() : match.end() + 2]
+        written = plain(part)
+        for match in reversed(list(NUMBER.finditer(written))):
+            before, after = written[: match.start()], written[match.end() : match.end() + 2]
             numbered = after[:1] in (".", ")") and after[1:].isspace() and not before.rpartition("\n")[2].strip()
-            if not numbered and not before[-5:].lower().startswith("step"):
-                return _value(match)
+            if not numbered and not before[-5:].lower().startswith("step") and not denied(written, match):
+                return value_of(match)
         if len(text) <= _TAIL:
             break
     return None
 
 
-def _plain(span: str) -> str:
-    """LaTeX and typography taken off, digits and signs kept."""
-    span = span.replace("{,}", ",")
-    if "\\" in span:
-        span = _WORDS.sub(r" \1", span.replace("\\$", "$").replace("\\%", "%"))
-        span = _FRACTION.sub(_slash, span)
-        span = re.sub(r"(?<=\d)\\[,!; ](?=\d{3})", ",", span)
-        span = _LATEX_SPACE.sub("", span)
-    if span.isascii():
-        return span.translate(_TYPOGRAPHY) if "*" in span or "`" in span or "_" in span else span
-    return _MIXED.sub(" ", span).translate(_TYPOGRAPHY)
-
-
-def _slash(match: re.Match[str]) -> str:
-    top, bottom = match.group(1) or match.group(3), match.group(2) or match.group(4)
-    mixed = match.start() > 0 and match.string[match.start() - 1].isdigit()
-    return f"{' ' if mixed else ''}{top}/{bottom}"
-
-
-def _value(match: re.Match[str]) -> Number | None:
-    if match.end() - match.start() > _MAX_DIGITS:
-        return None
-    minus = (match["minus"] is None) != (match["inner_minus"] is None)
-    if match["whole"]:
-        if int(match["bottom"]) == 0:
-            return None
-        value = int(match["whole"]) + Fraction(int(match["top"]), int(match["bottom"]))
-    else:
-        if match["comma"]:
-            digits = re.sub(r"[.\u202f']", "", match["comma"]).replace(",", ".")
-        elif match["dotted"]:
-            digits = match["dotted"].replace(".", "")
-        else:
-            digits = match["value"].replace(",", "").replace("\u202f", "").replace("'", "")
-        value = Fraction(digits) if "." in digits else int(digits)
-        exponent = match["exponent"] or match["power"]
-        if exponent:
-            value *= Fraction(10) ** int(exponent)
-        if match["divisor"]:
-            divisor = Fraction(match["divisor"])
-            if divisor == 0:
-                return None
-            value = Fraction(value) / divisor
-        value *= _SCALE.get(match["scale"], 1)
-    return -value if minus else value
-
-
 def _words(text: str) -> str:
-    return " ".join(_plain(text).lower().split()).strip(" .!?$\"'")
+    return " ".join(plain(text).lower().split()).strip(" .!?$\"'")

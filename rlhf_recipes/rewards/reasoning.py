@@ -10,8 +10,9 @@ Full marks for a gold answer in this form: 3.0 + 1.5 + 5.0 + 3.5 = 13.0.
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from rlhf_recipes.rewards.answers import Number, gold_answer, number_in
+from rlhf_recipes.rewards.answers import gold_answer
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
+from rlhf_recipes.rewards.numerals import Number, number_in
 
 
 class Tags(NamedTuple):

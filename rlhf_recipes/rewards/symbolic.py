@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards.answers import final_number, gold_answer, marked_answer, number_in
+from rlhf_recipes.rewards.answers import gold_answer, marked_answer
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
+from rlhf_recipes.rewards.numerals import lone_number, number_in
 
 _TAIL = 2000  # characters of an answer that are parsed; longer formulas are noise and slow
 
@@ -44,13 +45,13 @@ def equivalent(
     seconds = timeout if threading.current_thread() is threading.main_thread() else None
 
     def mark(text: str, gold: str) -> float | None:
-        number = number_in(gold) if _bare(gold) else None
-        if number is not None and final_number(text, tag) == number:
+        said = marked_answer(text, tag)
+        number = None if said is None else lone_number(gold)
+        if number is not None and number_in(said) == number:
             return reward  # the common case, a thousand times faster than parsing
         target = parse(f"${gold}$", parsing_timeout=seconds)
         if not target:
             return None
-        said = marked_answer(text, tag)
         said = text[-_TAIL:] if said is None else f"${said.strip('$')[-_TAIL:]}$"
         return reward * bool(verify(target, parse(said, parsing_timeout=seconds), timeout_seconds=seconds))
 
@@ -58,10 +59,6 @@ def equivalent(
         None if gold is None else mark(text_of(completion), gold_answer(gold).strip("$"))
         for completion, gold in zip(completions, column_of(columns, column), strict=True)
     ]
-
-
-def _bare(gold: str) -> bool:
-    return all(char in "0123456789.,-" for char in gold)
 
 
 def _math_verify() -> tuple[Callable, Callable]:

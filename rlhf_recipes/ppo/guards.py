@@ -70,6 +70,7 @@ def not_finite(
     """The error for a loss or a gradient norm that is not finite: it names the rows, and shows two of them.
 
     Args:
+        what: "the loss is", say.
         place: update and optimizer step, from 0.
         rows: episodes of the rollout that the step learned from, in this process.
     """
@@ -78,7 +79,7 @@ def not_finite(
         torch.cat([seq.prompt_ids[i][seq.prompt_mask[i]], seq.completion_ids[i][seq.mask[i]]]) for i in range(len(seq))
     ]
     return UserError(
-        f"update {place[0]}, optimizer step {place[1]}: the {what} is {value} on rows {rows} (first: "
+        f"update {place[0]}, optimizer step {place[1]}: {what} {value} on rows {rows} (first: "
         f"{tokenizer.batch_decode(ids)}); the weights are those before this step. Lower learning_rate, or go on "
         "without such steps with trainer.on_nonfinite=skip"
     )

@@ -246,7 +246,7 @@ class PPOTrainer(TRLPPOTrainer):
         loss, out, terms = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
         now.statistics.add(inputs.step, terms)
         if self.args.on_nonfinite == "stop" and not loss.isfinite():
-            raise self._not_finite("loss", loss.item(), inputs.rows.tolist())
+            raise self._not_finite("the loss is", loss.item(), inputs.rows.tolist())
         return (loss, out) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -257,7 +257,7 @@ class PPOTrainer(TRLPPOTrainer):
                 self._update.norms.append(float(norm))
             return norm
         if self.args.on_nonfinite == "stop":
-            raise self._not_finite("gradient norm", float(norm), self._update.rows)
+            raise self._not_finite("the gradient norm is", float(norm), self._update.rows)
         logger.warning("global step %d skipped: its gradient norm is %s", self.state.global_step, float(norm))
         for parameter in self.actor_critic.parameters():
             parameter.grad = None

@@ -43,7 +43,8 @@ def test_grpo_runs_on_the_questions_that_can_be_checked(play):
     assert figures["grpo"]["score_last"] == 0  # of random answers none is right, and every group is passed over
     assert figures["grpo"]["eval_majority_at_8"] == 0
     assert set(figures["evaluate"]["models"]) == {"base", "sft", "grpo"}
-    assert all(model["accuracy"] == 0 for model in figures["evaluate"]["models"].values())
+    # one word in a thousand answers may happen to be the right one
+    assert all(model["accuracy"] < 0.02 for model in figures["evaluate"]["models"].values())
 
 
 def test_a_job_of_the_kl_sweep_aims_at_its_own_target(play):

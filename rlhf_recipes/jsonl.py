@@ -24,3 +24,9 @@ def rewrite_jsonl(path: Path, rows: list[dict]) -> None:
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     os.replace(part, path)
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Keep the rows up to a training step: those after it are what a resumed run will write again."""
+    if path.exists():
+        rewrite_jsonl(path, [row for row in read_jsonl(path) if row["step"] <= step])

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile
-from rlhf_recipes.jsonl import read_jsonl, rewrite_jsonl
+from rlhf_recipes.jsonl import forget_after, read_jsonl
 
 SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
 
@@ -32,8 +32,9 @@ class MetricsFile(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = read_jsonl(self.path) if state.global_step else []
-        rewrite_jsonl(self.path, [row for row in rows if row["step"] <= state.global_step])
+        if not state.global_step:
+            self.path.unlink(missing_ok=True)
+        forget_after(self.path, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write what Trainer logs, numbers as they are."""
@@ -175,8 +176,8 @@ class TokensFile(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """On resume, forget what came after the checkpoint."""
-        if state.is_world_process_zero and self.path.exists():
-            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
 
     def on_experience(self, args, state, control, tokens=(), **kwargs):
         """Append one answer."""

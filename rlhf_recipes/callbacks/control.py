@@ -5,7 +5,7 @@ import logging
 import math
 from pathlib import Path
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from rlhf_recipes.callbacks.stop import steps_an_update
@@ -13,6 +13,12 @@ from rlhf_recipes.checkpoints import remove, replace, standing
 from rlhf_recipes.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def remembered(callback: ExportableState, state: TrainerState) -> dict:
+    """The attributes of a callback that the checkpoint holds; none on a fresh start."""
+    saved = state.stateful_callbacks.get(type(callback).__name__) if state.global_step else None
+    return saved["attributes"] if saved else {}
 
 
 class KLControl(TrainerCallback, ExportableState):
@@ -35,10 +41,9 @@ class KLControl(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"saved": self.controller.state_dict(), "episodes": self.episodes}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        if saved and saved["attributes"]:
-            self.controller.load_state_dict(saved["attributes"]["saved"])
-            self.episodes = saved["attributes"]["episodes"]
+        if saved := remembered(self, state):
+            self.controller.load_state_dict(saved["saved"])
+            self.episodes = saved["episodes"]
         self._set(args, self.controller.kl_coef)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -96,8 +101,7 @@ class KLRunaway(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         place = Path(args.output_dir) / self.folder
         if state.global_step:
-            saved = state.stateful_callbacks.get(type(self).__name__)
-            self.above = saved["attributes"]["above"] if saved else 0
+            self.above = remembered(self, state).get("above", 0)
             found = standing(place)
             self.kept = json.loads((found / self.FIGURES).read_text(encoding="utf-8")) if found else None
             if self.stopped:  # it was killed after that

@@ -6,6 +6,8 @@ from collections import deque
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from rlhf_recipes.callbacks.control import remembered
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,10 +33,9 @@ class PracticeWarnings(TrainerCallback, ExportableState):
         return {"args": {"window": self.window, "gold": self.gold}, "attributes": seen}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.global_step else None
-        if saved and saved["attributes"]:
-            self.first, self.said = list(saved["attributes"]["first"]), list(saved["attributes"]["said"])
-            self.history = deque(saved["attributes"]["history"], maxlen=self.window)
+        if saved := remembered(self, state):
+            self.first, self.said = list(saved["first"]), list(saved["said"])
+            self.history = deque(saved["history"], maxlen=self.window)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "objective/kl" not in logs:

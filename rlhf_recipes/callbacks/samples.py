@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from rlhf_recipes.jsonl import read_jsonl, rewrite_jsonl
+from rlhf_recipes.jsonl import forget_after
 
 
 class SamplesFile(TrainerCallback):
@@ -20,8 +20,8 @@ class SamplesFile(TrainerCallback):
         self.path = Path(path)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.path.is_file():
-            rewrite_jsonl(self.path, [row for row in read_jsonl(self.path) if row["step"] <= state.global_step])
+        if state.is_world_process_zero:
+            forget_after(self.path, state.global_step)
 
     def on_samples(self, args, state, control, samples=()):
         if not state.is_world_process_zero:

@@ -78,14 +78,12 @@ def ppo_loss(
     Returns:
         the loss (scalar), what the model returned, and terms for the statistics.
     """
-    usable = exp.mask[batch.rows].any(1)
-    # a forward without one keeps a row that counts nothing: every process takes part in a step's last forward
-    rows = batch.rows[usable] if usable.any() else batch.rows[:1]
+    rows = batch.rows[exp.mask[batch.rows].any(1)]
+    if silent := not len(rows):  # a row that counts nothing: every process takes part in a step's last forward
+        rows = batch.rows[:1]
     seq = exp.sequences[rows].trim()
     width = seq.mask.shape[1]
-    per_token, per_step = world / max(1, batch.tokens), world / max(1, batch.values)
-    if not usable.any():
-        per_token = 0.0
+    per_token, per_step = 0.0 if silent else world / max(1, batch.tokens), world / max(1, batch.values)
     old, advantages = (x[rows][:, :width][seq.mask] for x in (exp.logprobs, exp.advantages))
 
     def terms(logp: Tensor, part: slice) -> Tensor:
@@ -106,7 +104,7 @@ def ppo_loss(
     token_terms = []
     if learning:
         loss = loss + out["policy_loss"]
-    if learning and usable.any():
+    if learning and not silent:
         policy_terms, clipped = core.clipped_policy_terms(out["logprobs"], old, advantages, args.cliprange)
         log_ratio = out["logprobs"] - old
         token_terms = [0.5 * log_ratio**2, clipped, policy_terms, out["entropies"], log_ratio.exp()]

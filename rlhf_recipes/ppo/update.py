@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from rlhf_recipes.ppo.experience import Experience
 from rlhf_recipes.ppo.loss import MicroBatch, Terms
@@ -75,7 +76,7 @@ class Update:
     rate: float
     began: float
     learned: float = field(default_factory=time.perf_counter)
-    rows: list[int] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     stopped: bool = False
 

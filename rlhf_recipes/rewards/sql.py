@@ -216,7 +216,7 @@ def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, i
             f"no CREATE TABLE statement in the context {context[:60]!r}. Give an SQLite file as kwargs.database, "
             "or the column with the statements as kwargs.context_column."
         )
-    tests: list[tuple[Database, list[Row]]] = []
+    tests: list[tuple[Database, list[Block]]] = []
     for seed in range(_SEEDS):
         base = made_up(schema, gold, seed, ignore_case=ignore_case)
         result = SANDBOX.run(base, [gold], limits)[0]

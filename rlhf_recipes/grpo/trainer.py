@@ -114,10 +114,14 @@ class GRPOTrainer(TRLGRPOTrainer):
         if "taught" not in inputs:
             return inputs
         taught = inputs["taught"]
-        if taught.any():
-            return groups.take(inputs, taught)
-        alone = groups.take(inputs, torch.arange(1))  # a process must take part in every step
-        return alone | {"completion_mask": torch.zeros_like(alone["completion_mask"])}
+        # TRL gathers figures a row: a process with fewer such rows than another keeps silent ones that count nothing
+        rows = taught.int().argsort(descending=True, stable=True)[: max(1, self._most(taught.sum()))]
+        kept = groups.take(inputs, rows)
+        return kept | {"completion_mask": kept["completion_mask"] * taught[rows, None]}
+
+    def _most(self, count: torch.Tensor) -> int:
+        """Of a count in each process."""
+        return int(self.accelerator.gather(count).max())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """TRL's loss. A loss that is a mean over rows counts each row alike, in however full a micro-batch it lies."""
@@ -129,7 +133,10 @@ class GRPOTrainer(TRLGRPOTrainer):
             for name in ("kl", "entropy"):
                 if self._metrics["train"].get(name):
                     self._metrics["train"][name][-1] = float("nan")
-        return loss if self.loss_type in TOKEN_MEAN else loss * rows / inputs["mean_taught"].clamp(min=1e-8)
+        if self.loss_type in TOKEN_MEAN:
+            return loss
+        counted = rows if self.loss_type == "bnpo" else len(inputs["completion_mask"])  # what TRL took the mean over
+        return loss * counted / inputs["mean_taught"].clamp(min=1e-8)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Accuracy and rewards on held-out prompts. TRL's evaluation gives a loss, which says nothing here.

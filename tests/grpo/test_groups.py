@@ -74,6 +74,19 @@ def test_skipping_is_training_on_the_other_groups_alone(trainer, loss_type, micr
     torch.testing.assert_close(ours, trl * ratio, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo"])
+def test_what_is_kept_because_another_process_has_more_rows_counts_nothing(trainer, loss_type):
+    one = trainer(lively, zero_variance="skip", per_device_train_batch_size=16)
+    one.model.train()
+    torch.manual_seed(1)
+    generated = one._generate_and_score_completions(batch(one, 0, 1, 2, 3))
+    alone = gradient(one, generated, loss_type)
+    one._most = lambda count: int(count) + 3
+    assert len(one._prepare_inputs(None)["completion_mask"]) == 11
+    torch.testing.assert_close(gradient(one, generated, loss_type), alone, rtol=1e-3, atol=1e-6)
+    assert alone.norm() > 0
+
+
 def test_a_batch_of_silent_groups_only_moves_nothing(trainer):
     one = trainer(lively, zero_variance="skip")
     one.model.train()

@@ -1,12 +1,10 @@
 """Two processes (gloo) end as one process with twice the batch, save, and resume; TRL's trainer (defect 4) does not."""
 
-import faulthandler
-import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
 import torch
+from processes import meet, start
 from tiny_world import make_prompts, make_trainer, make_trl_trainer
 
 # a rollout of 8 in both cases: 2 processes x 4, or 1 x 8; two minibatches, two forwards each in one process
@@ -14,9 +12,6 @@ COMMON = {"num_mini_batches": 2, "total_episodes": 32, "max_grad_norm": 0.5, "le
 COMMON |= {"save_strategy": "steps", "save_steps": 2, "missing_eos_penalty": 0.5, "target_kl": 5.0}
 COMMON |= {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_score"}
 COMMON |= {"load_best_model_at_end": True}  # each process reads the best one's checkpoint
-
-PATIENCE = 120
-"""Seconds; a run takes about ten."""
 
 
 def adapter(lora: bool) -> dict:
@@ -26,21 +21,6 @@ def adapter(lora: bool) -> dict:
     target = ["q_proj", "down_proj"]
     config = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=target, init_lora_weights=False)
     return {"peft_config": config} if lora else {}
-
-
-def meet(rank: int, processes: int, folder: str) -> None:
-    """What `accelerate launch` sets, and a group of the processes.
-
-    The group is left to the end of its process, not destroyed: DDP's reducer would then hold the last reference to it,
-    and one freed with the GIL held waits for gloo's threads, which may be waiting for the GIL.
-    """
-    faulthandler.dump_traceback_later(PATIENCE - 20)  # one that hangs says where
-    torch.set_num_threads(1)
-    if processes > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-        place = Path(folder, "rendezvous").as_uri()  # a file: no port that another program may take first
-        torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=processes)
 
 
 def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | None):
@@ -56,23 +36,6 @@ def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | Non
         for row in trainer.state.log_history
     ]
     torch.save((state, [row for row in log if row]), Path(folder) / f"end-{rank}.pt")
-
-
-def start(target, folder: Path, processes: int, *more) -> list:
-    """Run a function in so many processes, and what each left in end-<rank>.pt."""
-    folder.mkdir(exist_ok=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlhf_recipes.ppo"])
-    workers = [context.Process(target=target, args=(rank, processes, str(folder), *more)) for rank in range(processes)]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join(PATIENCE)
-    ended = [process.exitcode for process in workers]
-    for process in workers:
-        process.kill()
-    assert ended == [0] * processes
-    return [torch.load(folder / f"end-{rank}.pt") for rank in range(processes)]
 
 
 def run(folder: Path, lora: bool, processes: int, resume: str | None = None):

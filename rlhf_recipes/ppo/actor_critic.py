@@ -70,10 +70,11 @@ class ActorCritic(nn.Module):
         if self.value_head is not None:
             if terms is None:
                 hidden = hidden.detach()  # only the critic learns: not the backbone it shares with the policy
-            out["values"] = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1).float()
+            values = self.value_head(hidden.to(self.value_head.weight.dtype))
         else:
             model = causal_lm(self.value_model)
-            out["values"] = model.score(hidden_states(model, sequences, span)).squeeze(-1).float()
+            values = model.score(hidden_states(model, sequences, span))
+        out["values"] = values.float().sum(-1)  # (B, span, 1), squeezed without a view: FSDP hooks what is returned
         if corpus is not None:
             out["corpus_loss"] = self._corpus_loss(corpus)
         return out
@@ -192,7 +193,13 @@ class ActorCritic(nn.Module):
         """Values (B, span)."""
         return self(sequences, span)["values"]
 
-    # ---- what Trainer calls ----
+    # ---- what Trainer and accelerate call ----
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Classes of decoder layers: what FSDP shares out piece by piece."""
+        models = [causal_lm(m) for m in (self.policy, self.value_model) if m is not None]
+        return sorted({name for m in models for name in m._no_split_modules or ()})
 
     @property
     def is_gradient_checkpointing(self) -> bool:

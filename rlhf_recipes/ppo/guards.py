@@ -1,35 +1,39 @@
 """Refusals and warnings of PPO: settings that do not fit together, numbers that are not finite."""
 
 import logging
-import os
 
 import torch
-from torch import nn
+from accelerate import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.sequences import Sequences
+from rlhf_recipes.sharded import by_fsdp
 
 logger = logging.getLogger(__name__)
 
 
 def check_launch(args: PPOConfig) -> None:
-    """Refuse parameters that are shared out among processes: a rollout reads them outside the wrapped forward.
+    """Refuse parameters that are shared out among processes in a way that a rollout cannot gather.
 
     Raises:
-        UserError: FSDP or ZeRO-3, by the launch file or by the trainer's own fields.
+        UserError: ZeRO-3, FSDP1, or FSDP with weights loaded in the first process only; by the launch file or by the
+            trainer's own fields.
     """
-    plugin = getattr(args, "deepspeed_plugin", None)
-    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        kind = "FSDP"
-    elif plugin is not None and plugin.zero_stage == 3:
-        kind = "DeepSpeed ZeRO-3"
-    else:
+    deepspeed = getattr(args, "deepspeed_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise UserError("PPO does not run under DeepSpeed ZeRO-3; launch it with conf/accelerate/fsdp.yaml")
+    if not by_fsdp(args):
         return
-    raise UserError(
-        f"PPO does not run under {kind}: every process answers with whole weights; launch it with "
-        "conf/accelerate/ddp.yaml, and peft=lora where the models do not fit"
-    )
+    plugin = FullyShardedDataParallelPlugin(**args.fsdp_plugin_args or {})
+    if plugin.fsdp_version != 2:
+        raise UserError("PPO runs under FSDP2 only; give fsdp_version: 2, as conf/accelerate/fsdp.yaml does")
+    if plugin.cpu_ram_efficient_loading:
+        raise UserError(
+            "PPO has models besides the one that FSDP loads (reference, reward), which would be empty in all processes "
+            "but the first; give fsdp_cpu_ram_efficient_loading: false, as conf/accelerate/fsdp.yaml does"
+        )
 
 
 def check(args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_dataset, ptx_dataset) -> None:
@@ -65,21 +69,21 @@ def check_reference(args: PPOConfig, ref_model: nn.Module | None) -> None:
 
 
 def not_finite(
-    what: str, value: float, place: tuple[int, int], rows: list[int], sequences: Sequences, tokenizer
+    what: str, value: float, place: tuple[int, int], rows: Tensor, sequences: Sequences, tokenizer
 ) -> UserError:
     """The error for a loss or a gradient norm that is not finite: it names the rows, and shows two of them.
 
     Args:
         what: "the loss is", say.
         place: update and optimizer step, from 0.
-        rows: episodes of the rollout that the step learned from, in this process.
+        rows: (n,) episodes of the rollout that the step learned from, in this process.
     """
-    seq = sequences[torch.tensor(rows[:2], device=sequences.mask.device)]
+    seq = sequences[rows[:2]]
     ids = [
         torch.cat([seq.prompt_ids[i][seq.prompt_mask[i]], seq.completion_ids[i][seq.mask[i]]]) for i in range(len(seq))
     ]
     return UserError(
-        f"update {place[0]}, optimizer step {place[1]}: {what} {value} on rows {rows} (first: "
+        f"update {place[0]}, optimizer step {place[1]}: {what} {value} on rows {rows.tolist()} (first: "
         f"{tokenizer.batch_decode(ids)}); the weights are those before this step. Lower learning_rate, or go on "
         "without such steps with trainer.on_nonfinite=skip"
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.config import PPOConfig
+from rlhf_recipes.sharded import by_fsdp
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ def make_plan(args: PPOConfig, dataset_size: int, row_bytes: Callable[[int], int
                 batch,
                 updates * batch,
             )
+    # DeepSpeed and FSDP synchronise processes at every forward: all run the same number of them
+    every_forward_meets = by_fsdp(args) or PartialState().distributed_type == DistributedType.DEEPSPEED
     return Plan(
         batch_size=batch,
         mini_batch_size=local_mini * world,
@@ -133,7 +136,7 @@ def make_plan(args: PPOConfig, dataset_size: int, row_bytes: Callable[[int], int
         epochs=args.num_ppo_epochs,
         world=world,
         rank=PartialState().process_index,
-        row_bytes=None if PartialState().distributed_type == DistributedType.DEEPSPEED else row_bytes,
+        row_bytes=None if every_forward_meets else row_bytes,
     )
 
 

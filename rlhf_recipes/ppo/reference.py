@@ -8,6 +8,7 @@ from torch import nn
 
 from rlhf_recipes.ppo.causal import causal_lm
 from rlhf_recipes.ppo.config import PPOConfig
+from rlhf_recipes.sharded import whole_tensor
 
 
 @dataclass
@@ -43,4 +44,4 @@ class Reference:
     def follow(self, share: float) -> None:
         """ref <- share policy + (1 - share) ref."""
         for ref, new in zip(self.model.parameters(), self.policy.parameters(), strict=True):
-            ref.lerp_(new.to(ref.dtype), share)
+            ref.lerp_(whole_tensor(new).to(ref.dtype), share)

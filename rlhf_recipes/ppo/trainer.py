@@ -49,6 +49,7 @@ from rlhf_recipes.ppo.setup import (
     with_adapter,
 )
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
+from rlhf_recipes.sharded import weights, whole
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ class PPOTrainer(TRLPPOTrainer):
     def _prepare_inputs(self, inputs):
         """The next micro-batch, where a batch would be moved to the device."""
         batch = self._update.buffer.popleft()
-        self._update.rows = batch.rows.tolist() + ([] if batch.first else self._update.rows)
+        self._update.rows = [batch.rows] if batch.first else [*self._update.rows, batch.rows]
         return batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -246,7 +247,7 @@ class PPOTrainer(TRLPPOTrainer):
         loss, out, terms = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
         now.statistics.add(inputs.step, terms)
         if self.args.on_nonfinite == "stop" and not loss.isfinite():
-            raise self._not_finite("the loss is", loss.item(), inputs.rows.tolist())
+            raise self._not_finite("the loss is", loss.item(), [inputs.rows])
         return (loss, out) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -263,9 +264,10 @@ class PPOTrainer(TRLPPOTrainer):
             parameter.grad = None
         return norm
 
-    def _not_finite(self, what: str, value: float, rows: list[int]) -> UserError:
+    def _not_finite(self, what: str, value: float, rows: list[Tensor]) -> UserError:
         place = self.update, self.state.global_step % self.plan.steps
-        return guards.not_finite(what, value, place, rows, self._update.experience.sequences, self.processing_class)
+        sequences = self._update.experience.sequences
+        return guards.not_finite(what, value, place, torch.cat(rows), sequences, self.processing_class)
 
     # ---- rollout ----
 
@@ -302,8 +304,9 @@ class PPOTrainer(TRLPPOTrainer):
 
     @contextmanager
     def _reading(self):
-        """Eval mode and the run's precision."""
-        with evaluating(self.actor_critic), self.accelerator.autocast(), torch.no_grad():
+        """Eval mode, the run's precision, and whole weights."""
+        gathered = whole(self.actor_critic, self.accelerator)
+        with evaluating(self.actor_critic), self.accelerator.autocast(), torch.no_grad(), gathered:
             yield
 
     def _reduce(self, sums: Tensor) -> Tensor:
@@ -387,9 +390,11 @@ class PPOTrainer(TRLPPOTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy alone (whole, or its adapter) and the tokenizer, so that from_pretrained reads it."""
         output_dir = output_dir or self.args.output_dir
+        state = weights(self.actor_critic, self.accelerator)
         if self.args.should_save:
             os.makedirs(output_dir, exist_ok=True)
-            self.actor_critic.policy.save_pretrained(output_dir)
+            policy = {n.removeprefix("policy."): t for n, t in state.items() if n.startswith("policy.")}
+            self.actor_critic.policy.save_pretrained(output_dir, state_dict=policy)
             self.processing_class.save_pretrained(output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -406,8 +411,9 @@ class PPOTrainer(TRLPPOTrainer):
         if self.state.best_model_checkpoint == str(staged):  # in every process: each reads it at the end
             self.state.best_model_checkpoint = str(output / staged.name)
         loss = self._reduce(self._tr_loss) / self.plan.world
+        state = weights(self.actor_critic, self.accelerator)
         if self.args.should_save:
-            checkpoint.save_critic(staged, self.actor_critic)
+            checkpoint.save_critic(staged, state)
             torch.save(self._ppo_state(loss.item()), staged / checkpoints.STATE_FILE)
             self.state.save_to_json(str(staged / "trainer_state.json"))
             torch.save(self.args, staged / "training_args.bin")
@@ -440,7 +446,10 @@ class PPOTrainer(TRLPPOTrainer):
             self.ref_model.load_state_dict(state["reference"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        """Policy (or adapter) as Trainer loads it, then the critic."""
+        """Policy (or adapter) as Trainer loads it, then the critic; FSDP has its own file of both."""
+        if self.is_fsdp_enabled:
+            super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         whole, self.model = self.model, self.actor_critic.policy
         try:
             super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, self.model)

@@ -7,6 +7,7 @@ from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.jsonl import rewrite_jsonl
 from rlhf_recipes.pairs import RewardTrainer
 from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.sharded import whole
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 
@@ -31,8 +32,12 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     print(f"reward: {models.parameters(trainer.model)}")
     train = fit(trainer, run)
     last = last_evaluation(trainer)
-    if trainer.is_world_process_zero() and len(rows.eval):
-        rewrite_jsonl(run.samples, scored(trainer.accelerator.unwrap_model(trainer.model), tokenizer, rows.eval))
+    if len(rows.eval):
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        with whole(model, trainer.accelerator):  # which takes every process
+            pairs = scored(model, tokenizer, rows.eval)
+        if trainer.is_world_process_zero():
+            rewrite_jsonl(run.samples, pairs)
     metrics = {f"eval_{k}": last.get(f"eval_{k}") for k in ("accuracy", "loss", "margin")}
     return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
 

@@ -149,7 +149,8 @@ def weights(folder):
     return {name: value.tolist() for name, value in load_file(folder / "model.safetensors").items()}
 
 
-def test_parameters_shared_out_are_refused(ppo, monkeypatch):
+def test_fsdp1_is_refused(ppo, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=r"FSDP.*ddp\.yaml"):
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match=r"FSDP2 only.*fsdp\.yaml"):
         ppo()

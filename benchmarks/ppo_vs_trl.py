@@ -298,6 +298,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", choices=("trl", "ours"), help="run one trainer in this process (used by the script)")
     args = parser.parse_args()
+    if args.case == "stories260k" and "RLHF_RECIPES_REAL_DATA" not in os.environ:
+        parser.error("set RLHF_RECIPES_REAL_DATA to the folder that holds models/stories260K")
     if args.side:
         print("@result" + json.dumps(run(args.side, args.case, args.dtype, args.updates, turns=True)), flush=True)
         return

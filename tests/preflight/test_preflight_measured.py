@@ -13,12 +13,13 @@ REAL = os.environ.get("RLHF_RECIPES_REAL_DATA")
 # Activations, gradients and moments of this shape are a third of the peak; the rest are libraries.
 SHAPE = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4}
 ROWS = "max_steps=2 max_length=96 gradient_accumulation_steps=1 eval_strategy=no "
-EPISODES = "max_steps=2 gradient_accumulation_steps=1 num_mini_batches=1 num_ppo_epochs=1 num_sample_generations=0 "
+PROMPTS = "data.prompts.limit=160"
+EPISODES = "gradient_accumulation_steps=1 num_mini_batches=1 num_ppo_epochs=1 num_sample_generations=0 "
 RUNS = {
     "sft": ["data.demos.limit=120", ROWS + "per_device_train_batch_size=64"],
     "reward": ["data.preferences.limit=120", ROWS + "per_device_train_batch_size=32"],
-    "ppo": ["data.prompts.limit=160", EPISODES + "per_device_train_batch_size=64 response_length=48"],
-    "ppo+lora": ["data.prompts.limit=160", EPISODES + "per_device_train_batch_size=32 response_length=32"],
+    "ppo": [PROMPTS, EPISODES + "per_device_train_batch_size=64 total_episodes=128 response_length=48"],
+    "ppo+lora": [PROMPTS, EPISODES + "per_device_train_batch_size=32 total_episodes=64 response_length=32"],
 }
 
 

@@ -450,11 +450,11 @@ class PPOTrainer(TRLPPOTrainer):
         if self.is_fsdp_enabled:
             super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        whole, self.model = self.model, self.actor_critic.policy
+        wrapped, self.model = self.model, self.actor_critic.policy
         try:
             super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, self.model)
         finally:
-            self.model = whole
+            self.model = wrapped
         checkpoint.load_critic(Path(resume_from_checkpoint), self.actor_critic)
 
     def _load_best_model(self) -> None:

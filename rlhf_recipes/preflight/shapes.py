@@ -112,12 +112,13 @@ def _config(model: DictConfig, place: str | None):
 def _measure(model: DictConfig, config, scalar_head: bool, peft) -> Shape:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.modeling_utils import set_zero3_state
 
     cls = AutoModelForSequenceClassification if scalar_head else AutoModelForCausalLM
     if scalar_head:
         config.num_labels = 1
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), set_zero3_state():  # under ZeRO-3 it would meet with processes that do not estimate
             network = cls.from_config(config, trust_remote_code=model.trust_remote_code)
     except ValueError as error:
         first = str(error).splitlines()[0]

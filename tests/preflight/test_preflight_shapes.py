@@ -1,6 +1,7 @@
 """Shapes and settings from configs alone."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def test_parameters_are_counted_without_weights(folders):
     assert shape_of(NODE, folders["bare"]).parameters == v * h + body
     assert shape_of(NODE, folders["bare"], scalar_head=True).parameters == v * h + body + h
     assert shape_of(NODE, folders["bare"]).gated
+
+
+def test_under_zero3_no_other_process_is_waited_for(folders, monkeypatch):
+    """The first process estimates alone; transformers would build the model together with the others."""
+    expected = shape_of(NODE, folders["bare"])
+    monkeypatch.setattr("transformers.modeling_utils.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setattr("rlhf_recipes.preflight.shapes._KNOWN", {})
+    assert shape_of(NODE, folders["bare"]) == expected
 
 
 def test_an_adapter_is_two_thin_matrices_beside_each_and_the_score_head(folders):

@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from rlhf_recipes.paths import CONF
 
 PATIENCE = 120
 """Seconds; a run takes about ten."""
@@ -24,6 +27,12 @@ def meet(rank: int, processes: int, folder: str) -> None:
         os.environ |= {"LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
         place = Path(folder, "rendezvous").as_uri()  # a file: no port that another program may take first
         torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=processes)
+
+
+def fsdp() -> dict[str, str]:
+    """What `accelerate launch` puts into the environment for conf/accelerate/fsdp.yaml."""
+    settings = load_config_from_file(str(CONF / "accelerate" / "fsdp.yaml")).fsdp_config
+    return {"ACCELERATE_USE_FSDP": "true"} | {name.upper(): str(value) for name, value in settings.items()}
 
 
 def start(target, folder: Path, processes: int, *more) -> list:

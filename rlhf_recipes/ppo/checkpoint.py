@@ -30,13 +30,13 @@ def publish(staged: Path, output_dir: Path, keep: int | None, best: str | None) 
     rotate_checkpoints(output_dir=str(output_dir), save_total_limit=keep, best_model_checkpoint=best)
 
 
-def _critic(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t for n, t in weights.items() if not n.startswith("policy.")}
+def _critic(module: nn.Module) -> dict[str, Tensor]:
+    return {n: t for n, t in module.state_dict().items() if not n.startswith("policy.")}
 
 
-def save_critic(folder: Path, weights: dict[str, Tensor]) -> None:
-    """Write what an ActorCritic's state holds beside its policy."""
-    save_file({n: t.detach().cpu().contiguous() for n, t in _critic(weights).items()}, folder / CRITIC_FILE)
+def save_critic(folder: Path, module: nn.Module) -> None:
+    """Write what an ActorCritic holds beside its policy."""
+    save_file({n: t.detach().cpu().contiguous() for n, t in _critic(module).items()}, folder / CRITIC_FILE)
 
 
 def load_critic(folder: Path, module: nn.Module) -> None:
@@ -46,7 +46,7 @@ def load_critic(folder: Path, module: nn.Module) -> None:
         UserError: the checkpoint holds another critic.
     """
     critic = load_file(folder / CRITIC_FILE)
-    differs = sorted(set(_critic(module.state_dict())) ^ set(critic))
+    differs = sorted(set(_critic(module)) ^ set(critic))
     if differs:
         raise UserError(f"{folder} holds another critic (differs in {differs[:3]}); start a new run")
     module.load_state_dict(critic, strict=False)

@@ -411,9 +411,9 @@ class PPOTrainer(TRLPPOTrainer):
         if self.state.best_model_checkpoint == str(staged):  # in every process: each reads it at the end
             self.state.best_model_checkpoint = str(output / staged.name)
         loss = self._reduce(self._tr_loss) / self.plan.world
-        state = weights(self.actor_critic, self.accelerator)
         if self.args.should_save:
-            checkpoint.save_critic(staged, state)
+            if not self.is_fsdp_enabled:  # which has written policy and critic to a file of its own
+                checkpoint.save_critic(staged, self.actor_critic)
             torch.save(self._ppo_state(loss.item()), staged / checkpoints.STATE_FILE)
             self.state.save_to_json(str(staged / "trainer_state.json"))
             torch.save(self.args, staged / "training_args.bin")

@@ -3,10 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from accelerate.commands.config.config_args import load_config_from_file
+from processes import fsdp
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.paths import CONF
 from rlhf_recipes.ppo.guards import check_launch
 
 
@@ -37,10 +36,8 @@ def test_fsdp_by_the_trainers_field(monkeypatch, plugin, refusal):
 
 
 def test_fsdp_by_the_launch_file(monkeypatch, make):
-    settings = load_config_from_file(str(CONF / "accelerate" / "fsdp.yaml")).fsdp_config
-    for name, value in settings.items():
-        monkeypatch.setenv(name.upper(), str(value))
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for name, value in fsdp().items():
+        monkeypatch.setenv(name, value)
     check_launch(SimpleNamespace(fsdp=None, fsdp_plugin_args=None))
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UserError, match="FSDP2 only"):

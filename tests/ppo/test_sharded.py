@@ -6,21 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import DistributedType, PartialState
-from processes import meet, start
+from processes import fsdp, meet, start
 from safetensors.torch import load_file
 from test_two_processes import COMMON, adapter
 from tiny_world import make_prompts, make_trainer
 from transformers import AutoModelForCausalLM
 
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
-FSDP |= {"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
-
 SHORT = COMMON | {"total_episodes": 16, "save_steps": 1, "eval_steps": 1}
 
 
 def share_out() -> None:
-    """What conf/accelerate/fsdp.yaml sets. accelerate gives FSDP to GPUs only: CPU processes are named so here."""
-    os.environ |= FSDP
+    """As conf/accelerate/fsdp.yaml has it. accelerate gives FSDP to GPUs only: CPU processes are named so here."""
+    os.environ |= fsdp()
     ordinary = PartialState.__init__
 
     def named_gpu(self, *args, **kwargs):

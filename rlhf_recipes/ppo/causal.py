@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import lean
 from rlhf_recipes.ppo.sequences import Sequences
 
@@ -19,6 +20,22 @@ def accepted(module: nn.Module, inputs: dict) -> dict:
     """Those of `inputs` that the module's forward takes by name (OPT has no position ids in some versions)."""
     names = inspect.signature(module.forward).parameters
     return {k: v for k, v in inputs.items() if k in names}
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What the module's forward calls its cache: `past_key_values`, or `cache` from transformers 5.24 on.
+
+    Raises:
+        UserError: it takes neither. Without a cache every token after the first would be drawn without its context.
+    """
+    names = inspect.signature(module.forward).parameters
+    for name in ("past_key_values", "cache"):
+        if name in names:
+            return name
+    raise UserError(
+        f"{type(module).__name__}.forward takes neither past_key_values nor cache, so that PPO cannot generate with "
+        "it; expected a causal language model of transformers 5.20 to 5.23"
+    )
 
 
 def hidden_states(model: nn.Module, sequences: Sequences, steps: int) -> Tensor:

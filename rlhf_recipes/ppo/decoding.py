@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.causal import accepted
+from rlhf_recipes.ppo.causal import accepted, cache_argument
 from rlhf_recipes.ppo.sequences import Sequences
 
 
@@ -31,6 +31,7 @@ class CachedDecoder:
 
     def __init__(self, causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, room: int):
         self.causal, self.cache = causal, DynamicCache(config=causal.config)
+        self.cache_argument = cache_argument(causal)
         batch, self.length = prompt_ids.shape
         self.attention = torch.zeros(batch, self.length + room, dtype=torch.long, device=prompt_ids.device)
         self.attention[:, : self.length] = prompt_mask
@@ -43,7 +44,7 @@ class CachedDecoder:
             "input_ids": ids,
             "attention_mask": self.attention[:, : self.length],
             "position_ids": position,
-            "past_key_values": self.cache,
+            self.cache_argument: self.cache,
             "use_cache": True,
             "logits_to_keep": 1,
         }

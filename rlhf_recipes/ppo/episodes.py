@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo import core
+from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
 from rlhf_recipes.ppo.causal import causal_lm
 from rlhf_recipes.ppo.config import PPOConfig
@@ -85,6 +85,7 @@ class Player:
         args: local_rollout_forward_batch_size, kl_estimator.
         anew: read the policy's log-probabilities again by the training forward, where generation's are not the same
             numbers: under mixed precision, or with weights in a narrow type.
+        checked: whether generation and the training forward were found to agree, as the first answers show.
     """
 
     actor_critic: ActorCritic
@@ -94,6 +95,7 @@ class Player:
     sampling: Sampling
     args: PPOConfig
     anew: bool
+    checked: bool = False
 
     @torch.no_grad()
     def play(self, rows: list[dict], uniforms: Tensor, width: int | None = None) -> Episodes:
@@ -107,6 +109,10 @@ class Player:
         clock = [time.perf_counter()]
         tokens = [prompt_tokens(row, self.tokenizer) for row in rows]
         sequences, logprobs, finished = self.generate(tokens, uniforms, width or max(map(len, tokens)))
+        if not self.checked:
+            first = sequences[slice(0, 8)]
+            guards.check_generation(logprobs[:8], self.actor_critic.logprobs(first), first.mask, self.anew)
+            self.checked = True
         clock.append(time.perf_counter())
         answers = self.answers(rows, tokens, sequences, finished)
         scores, by_name = self.signal(answers)

@@ -68,6 +68,40 @@ def check_reference(args: PPOConfig, ref_model: nn.Module | None) -> None:
         raise UserError("sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model")
 
 
+def check_generation(drawn: Tensor, read: Tensor, mask: Tensor, narrow: bool) -> None:
+    """Refuse answers that generation drew from another distribution than the one that training reads: ratio 1 or stop.
+
+    Args:
+        drawn, read: (b, T) log-probabilities at generation, and by the training forward; mask: (b, T).
+        narrow: the forwards compute in fewer bits than float32.
+
+    Raises:
+        UserError: they differ by more than rounding does, in the mean over tokens.
+    """
+    off = ((drawn - read).abs() * mask).sum() / mask.sum().clamp(min=1)
+    if not off <= (0.1 if narrow else 0.01):
+        raise UserError(
+            f"generation and training disagree by {off:.3g} nats a token before any update, where the ratio must be 1: "
+            "the model's forward with a cache gives other probabilities than without. Check the versions of "
+            "transformers and of the model's code (pip install -c constraints.txt)"
+        )
+
+
+def check_first_kl(kl: Tensor, mask: Tensor, narrow: bool) -> None:
+    """Refuse a first update whose KL is not 0 although the reference is the policy as it starts.
+
+    Args:
+        kl: (B, T) nats a token; mask: (B, T); narrow: the forwards compute in fewer bits than float32.
+    """
+    off = (kl.abs() * mask).sum() / mask.sum().clamp(min=1)
+    if not off <= (0.1 if narrow else 0.01):
+        raise UserError(
+            f"the KL before the first update is {off:.3g} nats a token, where the reference is the policy and it must "
+            "be 0: an adapter whose initialisation changes the base (peft.init_lora_weights=pissa, olora, …) is not "
+            "its own reference. Use peft.init_lora_weights=true, or give PPOTrainer a ref_model"
+        )
+
+
 def not_finite(
     what: str, value: float, place: tuple[int, int], rows: Tensor, sequences: Sequences, tokenizer
 ) -> UserError:

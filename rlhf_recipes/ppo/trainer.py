@@ -99,6 +99,8 @@ class PPOTrainer(TRLPPOTrainer):
         guards.check(args, model, ref_model, eval_dataset, ptx_dataset)
         self.stop_ids = find_stop_ids(args, processing_class, model)
         guards.check_stops(args, self.stop_ids)
+        # its adapter off, or a copy: either way the policy as it starts, but for an adapter that came with the model
+        self._starts_at_reference = ref_model is None and not hasattr(model, "peft_config")
         model = with_adapter(model, peft_config)
         value_model = with_adapter(value_model, value_peft_config)
         self.is_peft_model = hasattr(model, "peft_config")
@@ -296,6 +298,8 @@ class PPOTrainer(TRLPPOTrainer):
         if self.args.on_nonfinite == "stop":
             played.check(self.update)
         everyone = played.gather(self.accelerator)
+        if self._starts_at_reference and self.state.global_step == 0:
+            guards.check_first_kl(everyone.kl, everyone.sequences.mask, self.player.anew)
         measured = {f"time/{name}": seconds for name, seconds in played.seconds.items()}
         measured |= {f"reward/{k}": v for k, v in zip(played.names, everyone.by_name.nanmean(0).tolist(), strict=True)}
         measured["objective/raw_scores"] = everyone.scores.nanmean().item()

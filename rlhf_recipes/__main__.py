@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from rlhf_recipes import __version__
+from rlhf_recipes.config.paths import CONF, HOUSE, RECIPES, headline, options
 from rlhf_recipes.errors import Stopped, UserError
-from rlhf_recipes.paths import CONF, HOUSE, RECIPES, headline, options
 
 FIRST_COMMANDS = """\
   rlhf-recipes stage=pretrain recipes=embedded/pretrain       the embedded model, from scratch
@@ -57,10 +57,10 @@ def _compose_and_run(full: bool) -> None:
     import hydra
 
     def job(cfg) -> object:
-        sweep = import_module("rlhf_recipes.sweep")
+        sweep = import_module("rlhf_recipes.config.sweeps")
         with _one_line_errors(full or sweep.tolerant()):  # Hydra would announce the exception before it lets it through
             if not cfg.get("stage"):  # stagee=sft
-                import_module("rlhf_recipes.settings").names(cfg)
+                import_module("rlhf_recipes.config.settings").names(cfg)
             import_module("rlhf_recipes.stages").run(cfg)
             return sweep.objective(cfg)
 
@@ -70,7 +70,7 @@ def _compose_and_run(full: bool) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except BaseException:
-        import_module("rlhf_recipes.sweep").clear_up()
+        import_module("rlhf_recipes.config.sweeps").clear_up()
         raise
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config.paths import CONF
 
 PATIENCE = 120
 """Seconds; a run takes about ten."""

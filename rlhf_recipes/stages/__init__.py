@@ -8,12 +8,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, losses, settings, sweep
+from rlhf_recipes import data, losses
 from rlhf_recipes.artifacts import SCORING, StageRun, from_parents
+from rlhf_recipes.config import settings, sweeps
+from rlhf_recipes.config.paths import CONF, options
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
 from rlhf_recipes.hub import reach_hub
-from rlhf_recipes.paths import CONF, options
 from rlhf_recipes.rewards.combine import RewardSignal
 
 LEAVE_NO_STAGE = ("score", "report", "chat", "export")  # nothing that a later stage starts from
@@ -32,9 +33,9 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     if not cfg.get("stage"):
         raise UserError(f"no stage chosen; give stage=<one of {', '.join(options(CONF / 'stage'))}>")
     cfg = settings.check(cfg)
-    sweep.check(cfg)
-    if sweep.sweeping():
-        sweep.own_directory(cfg)
+    sweeps.check(cfg)
+    if sweeps.sweeping():
+        sweeps.own_directory(cfg)
     from_parents(cfg)
     for kind in cfg.needs:
         data.check(cfg.data, kind, stage=cfg.stage)

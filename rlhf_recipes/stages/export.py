@@ -4,8 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import finished, settings
+from rlhf_recipes import finished
 from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.config import settings
 from rlhf_recipes.export import hub, place
 
 

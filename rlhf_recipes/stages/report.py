@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from rlhf_recipes import settings
 from rlhf_recipes.artifacts import STAGES, StageRun
+from rlhf_recipes.config import settings
 from rlhf_recipes.report import html, markdown, tables
 from rlhf_recipes.report.run import members
 

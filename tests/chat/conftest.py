@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlhf_recipes import settings, stages
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.artifacts import StageRun
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import CONF
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 import finished_run

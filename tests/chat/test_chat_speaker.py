@@ -19,10 +19,11 @@ def ppo(request, made):
     """The adapter of ppo on sft, loaded once. Tests put back what they change."""
     from hydra import compose, initialize_config_dir
 
-    from rlhf_recipes import finished, settings
+    from rlhf_recipes import finished
     from rlhf_recipes.artifacts import StageRun
     from rlhf_recipes.chat import speaker
-    from rlhf_recipes.paths import CONF
+    from rlhf_recipes.config import settings
+    from rlhf_recipes.config.paths import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = settings.check(compose("config", ["stage=chat", f"run.root={made.parent}", "run.name=made"]))

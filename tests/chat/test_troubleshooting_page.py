@@ -8,10 +8,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from rlhf_recipes import fields as sources
-from rlhf_recipes import schema
 from rlhf_recipes.__main__ import groups, register_recipes
-from rlhf_recipes.paths import CONF, PACKAGE, options
+from rlhf_recipes.config import fields as sources
+from rlhf_recipes.config import schema
+from rlhf_recipes.config.paths import CONF, PACKAGE, options
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")

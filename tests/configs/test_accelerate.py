@@ -3,7 +3,7 @@
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from rlhf_recipes.paths import CONF, headline
+from rlhf_recipes.config.paths import CONF, headline
 
 FILES = sorted((CONF / "accelerate").glob("*.yaml"))
 

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from rlhf_recipes import settings
 from rlhf_recipes.__main__ import register_recipes
-from rlhf_recipes.paths import CONF, RECIPES, headline, options
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import CONF, RECIPES, headline, options
 
 GROUPS = sorted(d.name for d in CONF.iterdir() if d.is_dir() and d.name != "accelerate")
 CHOICES = [(group, option) for group in GROUPS for option in options(CONF / group)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config.paths import CONF
 
 
 @pytest.fixture

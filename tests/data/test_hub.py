@@ -151,8 +151,8 @@ def test_a_proxy_is_asked_in_the_hubs_place(proxies, address, monkeypatch):
     ],
 )
 def test_what_is_a_hub_id(path, place, monkeypatch):
+    from rlhf_recipes.config.paths import HOUSE
     from rlhf_recipes.data import sources
-    from rlhf_recipes.paths import HOUSE
 
     monkeypatch.chdir(HOUSE)
     assert sources.place(Source(where="data.demos", path=path)) == place

@@ -3,8 +3,8 @@
 import pytest
 
 from rlhf_recipes import data
+from rlhf_recipes.config.paths import CONF, headline, options
 from rlhf_recipes.data.domain import domain
-from rlhf_recipes.paths import CONF, headline, options
 
 TALK = [{"from": "human", "value": "Hi {i}"}, {"from": "gpt", "value": "Hello"}]
 MATHS = "Solve {i}x = 1. The answer is in the form k, find k."

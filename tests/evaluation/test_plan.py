@@ -5,9 +5,9 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
+from rlhf_recipes.config.schema import Settings
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
-from rlhf_recipes.schema import Settings
 
 INPUTS = {"sft": {"path": "runs/r/sft/model", "stage": "sft"}, "ppo": {"path": "runs/r/ppo/model", "stage": "ppo"}}
 INPUTS["reward_model"] = {"path": "runs/r/reward/model", "stage": "reward"}

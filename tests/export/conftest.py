@@ -10,9 +10,10 @@ import pytest
 from finished_run import PROMPT, QUESTION, TOKENS
 from hydra import compose, initialize_config_dir
 
-from rlhf_recipes import settings, stages
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import CONF
 
 # Runs with `python -I` and with the package blocked: an editable install would make it importable from anywhere.
 OUTSIDE = """

@@ -10,11 +10,11 @@ from transformers import AutoTokenizer
 
 from rlhf_recipes import models
 from rlhf_recipes.chat.template import choose
+from rlhf_recipes.config.schema import Model
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.export import merge, write
 from rlhf_recipes.finished import Found
-from rlhf_recipes.schema import Model
 
 
 def node(**more):
@@ -177,9 +177,10 @@ def test_weights_too_large_for_float16_are_refused(export, made, tmp_path):
 def test_chat_speaks_with_an_export_as_with_the_stage(exports, made, capsys):
     from hydra import compose, initialize_config_dir
 
-    from rlhf_recipes import settings, stages
+    from rlhf_recipes import stages
     from rlhf_recipes.__main__ import rewrite
-    from rlhf_recipes.paths import CONF
+    from rlhf_recipes.config import settings
+    from rlhf_recipes.config.paths import CONF
 
     shared = ["stage=chat", f"run.root={made.parent}", "run.name=made", "chat.temperature=0", "chat.max_new_tokens=12"]
     said = []

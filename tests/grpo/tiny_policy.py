@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from rlhf_recipes import settings, stages
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import CONF
 
 SHAPE = {
     "hidden_size": 32,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_recipes.paths import CONF, RECIPES, options
+from rlhf_recipes.config.paths import CONF, RECIPES, options
 
 ROOT = Path(__file__).parents[2]
 

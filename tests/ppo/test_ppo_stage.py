@@ -13,7 +13,7 @@ from tiny_world import WORDS, save_world, stage_words
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import rewrite
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config.paths import CONF
 
 HOUSE = CONF.parent
 

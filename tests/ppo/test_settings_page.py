@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 from trl.experimental.ppo import PPOConfig as TRLConfig
 
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config.paths import CONF
+from rlhf_recipes.config.schema import Ppo
 from rlhf_recipes.ppo import PPOConfig
-from rlhf_recipes.schema import Ppo
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "ppo.md").read_text(encoding="utf-8")
 ROWS = {

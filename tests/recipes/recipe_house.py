@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.paths import CONF, RECIPES
+from rlhf_recipes.config.paths import CONF, RECIPES
 
 EVERY = tuple(sorted(folder.name for folder in RECIPES.iterdir() if any(folder.glob("*.yaml"))))
 # Those whose models and data come from the hub: run here on stand-ins for both. The others run on what they make.

@@ -6,9 +6,9 @@ from recipe_house import composed
 from stand_ins import tokenizer_of
 
 from rlhf_recipes import data, models
+from rlhf_recipes.config.schema import Model
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards import RewardSignal
-from rlhf_recipes.schema import Model
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from recipe_house import EVERY, NAMES, composed, stages_of
 
-from rlhf_recipes import settings
-from rlhf_recipes.paths import RECIPES, options
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import RECIPES, options
 
 ROOT = Path(__file__).parents[2]
 DPO = {"optim": "rmsprop", "beta": 0.1, "learning_rate": 5e-7, "warmup_steps": 150, "max_grad_norm": 10.0}

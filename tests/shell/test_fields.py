@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from rlhf_recipes.config.fields import fields, misfit
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.fields import fields, misfit
 
 CLASSES = ("trl.SFTConfig", "trl.RewardConfig", "trl.DPOConfig", "trl.GRPOConfig", "peft.LoraConfig")
 

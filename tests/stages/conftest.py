@@ -4,9 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from tiny_run import SMALL
 
-from rlhf_recipes import settings, stages
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config import settings
+from rlhf_recipes.config.paths import CONF
 
 STEPS = [
     "trainer.max_steps=4",

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.paths import CONF
+from rlhf_recipes.config.paths import CONF
 
 REAL = os.environ.get("RLHF_RECIPES_REAL_DATA")
 SHORT = {

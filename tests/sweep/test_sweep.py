@@ -12,10 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from rlhf_recipes import artifacts, sweep
+from rlhf_recipes import artifacts
 from rlhf_recipes.__main__ import register_recipes, rewrite
+from rlhf_recipes.config import sweeps
+from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.paths import CONF
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"win": 0.4, "tie": 0.2, "loss": 0.4, "decided": 0.5}
@@ -27,7 +28,7 @@ METRICS = {
 
 
 def at(path, stage="ppo"):
-    return sweep.metric_at(METRICS, path, f"evaluate.{path}", stage)
+    return sweeps.metric_at(METRICS, path, f"evaluate.{path}", stage)
 
 
 def shell(*args, cwd, **env):
@@ -84,7 +85,7 @@ def test_a_path_that_leads_nowhere_says_what_there_is(path, said):
 )
 def test_an_objective_no_job_can_have_is_refused_before_the_first(objective, said):
     with pytest.raises(UserError, match=said):
-        sweep.check(OmegaConf.create({"stage": "ppo", "objective": objective}))
+        sweeps.check(OmegaConf.create({"stage": "ppo", "objective": objective}))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_the_stage_an_objective_adds_is_made_again_by_its_command(words, added, 
         asked = rewrite([*words, "objective=evaluate.win_rate"])
         job = compose("config", asked, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
-        run, composed = sweep._following(job, added)
+        run, composed = sweeps._following(job, added)
         run.run = job.run = {"name": "x.sweep/0", "root": "runs", "parent": ["x"], "overwrite": False}
         said = shlex.split(artifacts.command(run, composed))
         assert said[:3] == ["python", "-m", "rlhf_recipes"] and "run.parent=[x]" in said
@@ -162,7 +163,7 @@ def test_another_runs_stage_is_an_input(tmp_path):
 )
 def test_the_end_of_a_judged_sweep_says_which_job_was_best(results, said, tmp_path, capsys):
     OmegaConf.save(results, tmp_path / "optimization_results.yaml")
-    sweep.Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    sweeps.Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert capsys.readouterr().out == said
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 HOUSE = PACKAGE if (PACKAGE / "conf").is_dir() else PACKAGE.parent
 CONF = HOUSE / "conf"
 RECIPES = HOUSE / "recipes"

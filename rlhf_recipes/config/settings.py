@@ -15,10 +15,10 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_recipes import fields as sources
+from rlhf_recipes.config import fields as sources
+from rlhf_recipes.config.paths import CONF
+from rlhf_recipes.config.schema import AT_LEAST, CHOICES, Settings
 from rlhf_recipes.errors import UserError, one_line, suggest
-from rlhf_recipes.paths import CONF
-from rlhf_recipes.schema import AT_LEAST, CHOICES, Settings
 
 
 def check(cfg: DictConfig) -> DictConfig:

@@ -1,0 +1,1 @@
+"""What Hydra composed, checked: the schema, the names of TRL's fields, paths and sweeps. No torch."""

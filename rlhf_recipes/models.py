@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.hub import reach_hub
+from rlhf_recipes.runs.hub import reach_hub
 
 # A softmax over a vocabulary has subnormal floats, slow ones on a CPU: one in two thousand tripled the time of exp.
 # Before any kernel runs: the threads of its pool inherit the setting when they are made.

@@ -9,8 +9,8 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from rlhf_recipes.callbacks.stop import steps_an_update
-from rlhf_recipes.checkpoints import remove, replace, standing
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.checkpoints import remove, replace, standing
 
 logger = logging.getLogger(__name__)
 

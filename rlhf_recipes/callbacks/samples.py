@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from rlhf_recipes.jsonl import forget_after
+from rlhf_recipes.runs.jsonl import forget_after
 
 
 class SamplesFile(TrainerCallback):

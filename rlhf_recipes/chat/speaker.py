@@ -9,12 +9,13 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from rlhf_recipes import finished, models
+from rlhf_recipes import models
 from rlhf_recipes.chat.sampling import ALL, Sampling
 from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.chat.template import Template, choose, with_bos
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.finished import Found
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.resolve import Found
 
 Turns = list[dict]  # {"role", "content"}, user and assistant in turn
 
@@ -26,7 +27,7 @@ class Reply:
     text: str
     tokens: int
     seconds: float
-    finished: bool
+    resolve: bool
     stopped: bool = False
 
 
@@ -122,8 +123,8 @@ class Speaker:
             return Reply(said, streamer.count, time.time() - began, finished=False, stopped=True)
         text = self.tokenizer.decode(output, skip_special_tokens=True)
         by_string = any(s in text for s in self.stop_strings or ())
-        finished = bool(output) and (output[-1] in self.stops or by_string)
-        return Reply(text, len(output), time.time() - began, finished)
+        resolve = bool(output) and (output[-1] in self.stops or by_string)
+        return Reply(text, len(output), time.time() - began, resolve)
 
     def _generation(self, sampling: Sampling, room: int) -> GenerationConfig:
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
@@ -160,7 +161,7 @@ def load(cfg: DictConfig, found: Found, name: str) -> Speaker:
     Raises:
         UserError: it cannot be loaded, or does not write but score.
     """
-    node = finished.model_node(cfg, found)
+    node = resolve.model_node(cfg, found)
     tokenizer = models.load_tokenizer(node, found.path)
     template = choose(cfg.chat.template, found, bool(tokenizer.chat_template), cfg.data)
     model = models.load_policy(node, found.path, tokenizer, frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_recipes.data.templates import ALPACA_NO_INPUT
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.finished import Found
+from rlhf_recipes.runs.resolve import Found
 
 PATTERNS = {"plain": "{prompt}", "embedded": "User: {prompt}\nAssistant:"}
 NAMES = ("auto", "chat", "plain", "alpaca", "hh", "embedded")

@@ -12,8 +12,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from rlhf_recipes.artifacts import STAGES, parents_of, read_json
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.artifacts import STAGES, parents_of, read_json
 
 POLICIES = ("ppo", "grpo", "dpo")
 # What belongs to one stage alone and is not handed on to the stage that an objective adds.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import statistics, summary
 from rlhf_recipes.evaluation.measured import Loader, Measured, Questions, Sampling, measure_all
-from rlhf_recipes.finished import Stops
+from rlhf_recipes.runs.resolve import Stops
 
 Reward = Callable[..., list[float | None]]  # TRL's f(prompts, completions, **columns)
 Signal = Callable[[list, list, dict], tuple[Sequence[float], dict[str, Sequence[float]]]]  # -> scores, scores by name

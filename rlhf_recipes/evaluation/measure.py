@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.progress import track
-from rlhf_recipes.finished import Stops
+from rlhf_recipes.runs.resolve import Stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

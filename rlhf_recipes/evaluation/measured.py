@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from rlhf_recipes.evaluation import likelihood, majority, measure
 from rlhf_recipes.evaluation.measure import Answer, Text
-from rlhf_recipes.finished import Stops
+from rlhf_recipes.runs.resolve import Stops
 
 Loader = Callable[[], tuple]  # () -> (model, tokenizer); called when its turn comes, let go before the next one's
 

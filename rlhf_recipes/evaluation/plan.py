@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.checkpoints import is_whole
 from rlhf_recipes.errors import UserError, suggest
 from rlhf_recipes.rewards.judge import preference
 from rlhf_recipes.rewards.judge_client import Endpoint
+from rlhf_recipes.runs.checkpoints import is_whole
 
 Judge = Callable[[list, list, list], list[float | None]]  # f(prompts, ours, theirs): above 0 where ours is better
 STEPWISE = ("ppo", "grpo", "dpo")  # the stages whose checkpoints lie on a path away from the reference

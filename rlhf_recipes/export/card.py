@@ -8,9 +8,9 @@ import yaml
 
 from rlhf_recipes import __version__
 from rlhf_recipes.export.merge import Merged
-from rlhf_recipes.finished import Found
 from rlhf_recipes.report import charts, content, markdown, provenance
 from rlhf_recipes.report.run import Run, read
+from rlhf_recipes.runs.resolve import Found
 
 PICTURES = "pictures"
 KINDS = ("corpus", "demos", "preferences", "prompts", "ranked")

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import rotate_checkpoints
 
-from rlhf_recipes.checkpoints import seal
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.checkpoints import seal
 
 STAGING = ".writing"
 CRITIC_FILE = "critic.safetensors"

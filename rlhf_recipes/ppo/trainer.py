@@ -23,7 +23,6 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-from rlhf_recipes import checkpoints
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import checkpoint, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
@@ -49,6 +48,7 @@ from rlhf_recipes.ppo.setup import (
     with_adapter,
 )
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
+from rlhf_recipes.runs import checkpoints
 from rlhf_recipes.sharded import weights, whole
 
 logger = logging.getLogger(__name__)

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import data, finished, models
-from rlhf_recipes.artifacts import SCORING, StageRun, peak_memory
+from rlhf_recipes import data, models
 from rlhf_recipes.chat import template
 from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.hub import reach_hub
 from rlhf_recipes.preflight import disk, fit, scores, screen, tokens
 from rlhf_recipes.preflight import rows as lengths
 from rlhf_recipes.preflight.machine import Machine, free_disk, resident, this_machine
@@ -27,6 +25,9 @@ from rlhf_recipes.preflight.setting import (
     settle,
 )
 from rlhf_recipes.preflight.shapes import base_of
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import SCORING, StageRun, peak_memory
+from rlhf_recipes.runs.hub import reach_hub
 
 
 def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) -> dict:
@@ -214,7 +215,7 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
     """The policy's special tokens, and every reward model's against them."""
     found, written = [], language_model(cfg, run)
     chat = cfg.data.get("template") == "chat"
-    if written is not None and finished.kind(written.path) == "reward":
+    if written is not None and resolve.kind(written.path) == "reward":
         return tokens.of_scorer("reward model", tokenizer)
     if written is not None:
         stops, chat = _stops(cfg, setting, tokenizer, written, chat)
@@ -236,7 +237,7 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
     return found
 
 
-def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: finished.Found, chat: bool) -> tuple[list[int], bool]:
+def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: resolve.Found, chat: bool) -> tuple[list[int], bool]:
     """Every token that ends an answer, from the files alone; and whether turns go through the tokenizer's template."""
     like = _Generating(base_of(written.path))
     if cfg.stage in ("chat", "export"):
@@ -245,11 +246,11 @@ def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: finished.Found
         return stop_ids(tokenizer, like, own_template=own, trained=written.stops.stop_token_id), own
     from rlhf_recipes.ppo.setup import find_stop_ids
 
-    told = finished.Stops()
+    told = resolve.Stops()
     if cfg.stage == "ppo":
         told = setting.args
     elif cfg.stage in ("collect", "evaluate"):
-        told = finished.at(written.path).stops
+        told = resolve.at(written.path).stops
     return find_stop_ids(told, tokenizer, like), chat
 
 

@@ -7,12 +7,12 @@ from itertools import combinations
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.preflight import disk
 from rlhf_recipes.preflight.phases import peak, phases
 from rlhf_recipes.preflight.setting import Setting, settle
+from rlhf_recipes.runs.artifacts import StageRun
 
 MOST = 3
 

@@ -3,8 +3,8 @@
 from omegaconf import DictConfig
 
 from rlhf_recipes import data
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.artifacts import StageRun
 
 PAIRS = 10
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import finished, models
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes import models
 from rlhf_recipes.chat.chosen import speakers
 from rlhf_recipes.evaluation import plan
-from rlhf_recipes.finished import Found
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.machine import Machine
 from rlhf_recipes.preflight.memory import FLOAT, SIZES, Numbers
 from rlhf_recipes.preflight.rows import Rows
 from rlhf_recipes.preflight.shapes import Shape, shape_of
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.runs.resolve import Found
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
             add_rewards()
         case "chat" | "export":
             for found in written:
-                scores = finished.kind(found.path) == "reward"
+                scores = resolve.kind(found.path) == "reward"
                 add("reward" if scores else "policy", found.path, head=scores, node=node_of(cfg, run, found))
         case "collect":
             add("policy", path)
@@ -225,7 +226,7 @@ def language_models(cfg: DictConfig, run: StageRun) -> list[Found]:
     if cfg.stage == "chat":
         return speakers(cfg, run)
     if cfg.stage == "export":
-        return [finished.find(run, cfg.export.model, "export.model")]
+        return [resolve.find(run, cfg.export.model, "export.model")]
     others = ("reward_model", "value_model")
     return [Found(name, entry["path"]) for name, entry in run.inputs.items() if name not in others]
 
@@ -241,5 +242,5 @@ def node_of(cfg: DictConfig, run: StageRun, found: Found) -> DictConfig:
         return cfg.model if plan.own(cfg, run.inputs[found.name]) else models.plain(cfg.model)
     if cfg.stage not in ("chat", "export"):
         return cfg.model
-    node = finished.model_node(cfg, found)
+    node = resolve.model_node(cfg, found)
     return OmegaConf.merge(node, {"dtype": "float32", "quantization": None}) if cfg.stage == "export" else node

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.hub import reach_hub
+from rlhf_recipes.runs.hub import reach_hub
 
 
 @dataclass(frozen=True)

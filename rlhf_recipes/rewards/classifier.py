@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Any
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.hub import reach_hub
 from rlhf_recipes.rewards.messages import Text, dialogue_of, text_of
+from rlhf_recipes.runs.hub import reach_hub
 
 
 def label_score(

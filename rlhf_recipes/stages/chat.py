@@ -5,9 +5,9 @@ from contextlib import redirect_stdout
 
 from omegaconf import DictConfig
 
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.chat import sampling
 from rlhf_recipes.chat.chosen import speakers
+from rlhf_recipes.runs.artifacts import StageRun
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

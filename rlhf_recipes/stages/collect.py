@@ -2,13 +2,14 @@
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import data, finished, models
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes import data, models
 from rlhf_recipes.data import preview
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.jsonl import rewrite_jsonl
 from rlhf_recipes.ppo.prompts import as_completion
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.runs.jsonl import rewrite_jsonl
 from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
 
@@ -40,7 +41,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         top_p=settings.top_p,
         batch_size=settings.batch_size,
         seed=cfg.seed,
-        stops=finished.at(path).stops,
+        stops=resolve.at(path).stops,
     )
     texts = [as_completion(answer.text, prompt) for prompt, answer in zip(asked, answers, strict=True)]
     scores, _ = build_signal(cfg, run)(asked, texts, columns)

@@ -2,17 +2,18 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, finished, models
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes import data, models
 from rlhf_recipes.data.domain import domain, source
 from rlhf_recipes.data.preview import show_prompts
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import benchmarks, plan
 from rlhf_recipes.evaluation.compare import evaluate_models
 from rlhf_recipes.evaluation.measured import Sampling
-from rlhf_recipes.jsonl import rewrite_jsonl
 from rlhf_recipes.rewards.judge_client import ask_all
 from rlhf_recipes.rewards.load import load_function
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.runs.jsonl import rewrite_jsonl
 from rlhf_recipes.signal import build_signal, function_spec
 from rlhf_recipes.training import quiet
 
@@ -38,7 +39,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     def loader(name: str):
         return lambda: (models.load_policy(nodes[name], every[name], tokenizers[name], frozen=True), tokenizers[name])
 
-    stops = {name: finished.at(path).stops for name, path in every.items()}
+    stops = {name: resolve.at(path).stops for name, path in every.items()}
     demos, no_demos = _held_out(cfg, "demos", first, settings.ppl_rows)
     corpus, no_corpus = _held_out(cfg, "corpus", first, settings.corpus_rows)
     summary, samples = evaluate_models(
@@ -80,9 +81,9 @@ def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
     return cfg.model if plan.own(cfg, run.inputs[name.partition("@")[0]]) else models.plain(cfg.model)
 
 
-def _told(stops: dict[str, finished.Stops]) -> list[str]:
+def _told(stops: dict[str, resolve.Stops]) -> list[str]:
     """Whose answers end elsewhere than the others', since its training's did: length and scores are of those texts."""
-    usual = vars(finished.Stops())
+    usual = vars(resolve.Stops())
     told = {name: [f"trainer.{k}={v!r}" for k, v in vars(of).items() if v != usual[k]] for name, of in stops.items()}
     return [
         f"{name} ends its answers as in its training: {', '.join(words)}"

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rlhf_recipes import finished
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.config import settings
 from rlhf_recipes.export import hub, place
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import StageRun
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns parameters, megabytes (10^6 bytes) and, for adapters, merge_difference; the folder is the result."""
-    found = finished.find(run, cfg.export.model, "export.model")
+    found = resolve.find(run, cfg.export.model, "export.model")
     to = Path(cfg.export.to).expanduser() if cfg.export.to else Path(cfg.run.root) / cfg.run.name / "export"
     place.check(to, found.path, cfg.run.overwrite)
     if cfg.export.push_to_hub:
@@ -28,8 +28,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
     quiet()
     estimate = check.brief(cfg, run)
-    reward = finished.kind(found.path) == "reward"
-    node = finished.model_node(cfg, found)
+    reward = resolve.kind(found.path) == "reward"
+    node = resolve.model_node(cfg, found)
     tokenizer = models.load_tokenizer(node, found.path)
     merged = merge.load(node, found.path, tokenizer, reward=reward)
     parameters = sum(p.numel() for p in merged.model.parameters())

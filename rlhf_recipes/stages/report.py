@@ -5,10 +5,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
-from rlhf_recipes.artifacts import STAGES, StageRun
 from rlhf_recipes.config import settings
 from rlhf_recipes.report import html, markdown, tables
 from rlhf_recipes.report.run import members
+from rlhf_recipes.runs.artifacts import STAGES, StageRun
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.rewards import RewardSignal, score
+from rlhf_recipes.runs.artifacts import StageRun
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

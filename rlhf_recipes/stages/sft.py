@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from trl import SFTTrainer
 
 from rlhf_recipes import data, models
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_recipes.artifacts import StageRun, differences, fingerprint, peak_memory, write_json
-from rlhf_recipes.checkpoints import is_whole
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.artifacts import StageRun, differences, fingerprint, peak_memory, write_json
+from rlhf_recipes.runs.checkpoints import is_whole
 
 
 def config(root, **changes):
@@ -166,7 +166,7 @@ def test_fingerprints_follow_content_and_names(tmp_path):
 def test_a_small_child_of_a_large_process_has_its_own_peak():
     large = bytearray(500_000_000)
     large[::4096] = b"x" * len(large[::4096])
-    ask = "from rlhf_recipes.artifacts import peak_memory; print(peak_memory()['peak_rss_mb'])"
+    ask = "from rlhf_recipes.runs.artifacts import peak_memory; print(peak_memory()['peak_rss_mb'])"
     place = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     told = subprocess.run([sys.executable, "-c", ask], env=place, capture_output=True, text=True, check=True).stdout
     assert 10 < float(told) < 400 < peak_memory()["peak_rss_mb"]

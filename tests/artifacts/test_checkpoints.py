@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from rlhf_recipes import checkpoints
+from rlhf_recipes.runs import checkpoints
 
 
 def trainers(folder):

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
+from rlhf_recipes.runs.artifacts import StageRun
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 import finished_run
@@ -39,12 +39,12 @@ def composed(made):
 @pytest.fixture
 def speaker(composed):
     """speaker("ppo") -> that stage's model, loaded as chat loads it."""
-    from rlhf_recipes import finished
     from rlhf_recipes.chat import speaker as speakers
+    from rlhf_recipes.runs import resolve
 
     def load(place, *overrides):
         cfg = composed(*overrides)
-        found = finished.find(StageRun(cfg), place, "chat.models")
+        found = resolve.find(StageRun(cfg), place, "chat.models")
         return speakers.load(cfg, found, place)
 
     return load

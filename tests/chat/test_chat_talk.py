@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_recipes import finished
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs import resolve
+from rlhf_recipes.runs.artifacts import StageRun
 
 GREEDY = ("chat.temperature=0", "chat.max_new_tokens=12")
 ROOT = Path(__file__).parents[2]
@@ -142,18 +142,18 @@ def test_what_cannot_be_talked_with_is_refused_in_one_line(chat, overrides, word
 
 def test_places(composed, made, tmp_path):
     run = StageRun(composed())
-    by_name = finished.find(run, "sft", "chat.models")
+    by_name = resolve.find(run, "sft", "chat.models")
     assert (by_name.stage, by_name.run) == ("sft", made)
     for place in ("made:sft", str(made / "sft"), str(made / "sft" / "model")):
-        found = finished.find(run, place, "chat.models")
+        found = resolve.find(run, place, "chat.models")
         assert (found.path, found.config["data"]["name"]) == (by_name.path, "embedded")
-    assert finished.find(run, "some/model", "chat.models").folder is None
+    assert resolve.find(run, "some/model", "chat.models").folder is None
     (tmp_path / "hollow").mkdir()
     with pytest.raises(UserError, match="holds no model"):
-        finished.find(run, str(tmp_path / "hollow"), "chat.models")
+        resolve.find(run, str(tmp_path / "hollow"), "chat.models")
     (tmp_path / "hollow" / "adapter_config.json").write_text('{"base_model_name_or_path": "gone/runs/sft"}')
     with pytest.raises(UserError, match="gone/runs/sft, which is not here"):
-        finished.find(run, str(tmp_path / "hollow"), "chat.models")
+        resolve.find(run, str(tmp_path / "hollow"), "chat.models")
 
 
 def test_at_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_the_program(made):

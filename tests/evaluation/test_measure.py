@@ -5,7 +5,7 @@ import torch
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.finished import Stops
+from rlhf_recipes.runs.resolve import Stops
 
 PROMPTS = ["the cat", "a big red dog ran away", "the dog sat on the mat and then", "home"]
 

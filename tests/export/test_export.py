@@ -14,7 +14,7 @@ from rlhf_recipes.config.schema import Model
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.export import merge, write
-from rlhf_recipes.finished import Found
+from rlhf_recipes.runs.resolve import Found
 
 
 def node(**more):

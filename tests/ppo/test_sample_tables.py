@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.callbacks import SamplesFile, SamplesTable
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.jsonl import read_jsonl
 from rlhf_recipes.progress import HeldOut
+from rlhf_recipes.runs.jsonl import read_jsonl
 
 
 class Count(TrainerCallback):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from tiny_world import history, make_trainer
 
-from rlhf_recipes import checkpoints
 from rlhf_recipes.callbacks import GracefulStop, KLControl
 from rlhf_recipes.kl import AdaptiveKL
 from rlhf_recipes.ppo import checkpoint
+from rlhf_recipes.runs import checkpoints
 
 RUN = {
     "total_episodes": 48,

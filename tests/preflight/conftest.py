@@ -4,9 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.artifacts import StageRun
 from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
+from rlhf_recipes.runs.artifacts import StageRun
 
 VOCAB = 320
 SMALL = {

@@ -12,11 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from rlhf_recipes import artifacts
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.config import sweeps
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs import artifacts
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"win": 0.4, "tie": 0.2, "loss": 0.4, "decided": 0.5}

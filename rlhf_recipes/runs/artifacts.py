@@ -18,7 +18,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.checkpoints import is_whole, last_whole
+from rlhf_recipes.runs.checkpoints import is_whole, last_whole
 from rlhf_recipes.config.paths import RECIPES
 from rlhf_recipes.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.artifacts import StageRun
+from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.errors import UserError
 
 LATEST = ("ppo", "grpo", "dpo", "sft", "pretrain")  # the first that is finished is the policy of a run

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_recipes.tokenizer import turn_end
+from rlhf_recipes.models.tokenizer import turn_end
 
 
 def stop_ids(

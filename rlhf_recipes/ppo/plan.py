@@ -12,8 +12,8 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.sharding import by_fsdp
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.sharded import by_fsdp
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from rlhf_recipes.models.sharding import whole_tensor
 from rlhf_recipes.ppo.causal import causal_lm
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.sharded import whole_tensor
 
 
 @dataclass

@@ -24,6 +24,7 @@ from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.sharding import weights, whole
 from rlhf_recipes.ppo import checkpoint, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
 from rlhf_recipes.ppo.causal import evaluating
@@ -49,7 +50,6 @@ from rlhf_recipes.ppo.setup import (
 )
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
 from rlhf_recipes.runs import checkpoints
-from rlhf_recipes.sharded import weights, whole
 
 logger = logging.getLogger(__name__)
 

@@ -4,9 +4,9 @@ from omegaconf import DictConfig
 from trl import SFTTrainer
 
 from rlhf_recipes import data, models
+from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.stages.sft import language_metrics
-from rlhf_recipes.tokenizer import train_bpe
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 
 

@@ -7,8 +7,8 @@ import pytest
 from rlhf_recipes.chat.template import Template, choose, with_bos
 from rlhf_recipes.data import embedded, templates
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.runs.resolve import Found
-from rlhf_recipes.tokenizer import train_bpe
 
 OWN = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
 DIALOGUES = {

@@ -55,7 +55,7 @@ def preset():
 @pytest.fixture(scope="session")
 def tokenizer():
     """Byte-level BPE with pad, bos and eos of its own; no chat template."""
-    from rlhf_recipes.tokenizer import train_bpe
+    from rlhf_recipes.models.tokenizer import train_bpe
 
     words = "What is the capital of France ? It is Paris . Add two and two , please . The answer is four ."
     return train_bpe([words] * 4, vocab_size=400)

@@ -9,7 +9,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf_recipes.tokenizer import train_bpe
+from rlhf_recipes.models.tokenizer import train_bpe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 import made_run

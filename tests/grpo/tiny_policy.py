@@ -48,7 +48,7 @@ def save_policy(folder) -> str:
     """A random policy and its tokenizer in a folder."""
     from rlhf_recipes import models
     from rlhf_recipes.data import embedded
-    from rlhf_recipes.tokenizer import train_bpe
+    from rlhf_recipes.models.tokenizer import train_bpe
 
     with house():
         model = compose("config", overrides=["stage=sft"]).model

@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
     from rlhf_recipes.data import embedded
-    from rlhf_recipes.tokenizer import train_bpe
+    from rlhf_recipes.models.tokenizer import train_bpe
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_bpe([row["text"] for row in embedded.rows("corpus", seed=0, n=200)], VOCAB)

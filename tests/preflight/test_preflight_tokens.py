@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
+from rlhf_recipes.models.tokenizer import train_bpe, turn_end
 from rlhf_recipes.preflight import tokens
-from rlhf_recipes.tokenizer import train_bpe, turn_end
 
 CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}"
 

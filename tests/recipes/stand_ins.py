@@ -148,7 +148,7 @@ def write(rows: list[dict], file: Path) -> Path:
 
 def small_bpe(texts: list[str], **special: str):
     """Byte-level BPE of at most 2,000 entries; `special` replaces pad, bos, eos and unk."""
-    from rlhf_recipes.tokenizer import train_bpe
+    from rlhf_recipes.models.tokenizer import train_bpe
 
     tokenizer = train_bpe(texts, vocab_size=2000)
     tokenizer.add_special_tokens(special)

@@ -68,7 +68,7 @@ def evaluate_models(
     Raises:
         UserError: `ref` is none of the models.
     """
-    from rlhf_recipes.ppo.prompts import as_completion
+    from rlhf_recipes.engine.prompts import as_completion
 
     sampling, rows, along = sampling or Sampling(), list(prompts), dict(checkpoints or {})
     if ref is None and "sft" in models:

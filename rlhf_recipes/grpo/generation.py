@@ -5,12 +5,12 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from trl.trainer.utils import entropy_from_logits
 
-from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.causal import evaluating, hidden_states
-from rlhf_recipes.ppo.language import PolicyLanguage
-from rlhf_recipes.ppo.prompts import pad_left
-from rlhf_recipes.ppo.rollout import Sampling, generate
-from rlhf_recipes.ppo.sequences import Sequences
+from rlhf_recipes.engine import lean
+from rlhf_recipes.engine.distribution import PolicyLanguage
+from rlhf_recipes.engine.forward import evaluating, hidden_states
+from rlhf_recipes.engine.generation import Sampling, generate
+from rlhf_recipes.engine.prompts import pad_left
+from rlhf_recipes.engine.sequences import Sequences
 
 PLAIN = {"min_p": (None, 0.0), "repetition_penalty": (None, 1.0), "cache_implementation": (None,)}
 ALONE = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process holds all weights

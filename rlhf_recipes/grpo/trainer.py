@@ -8,9 +8,9 @@ from accelerate.utils import broadcast_object_list
 from trl import GRPOTrainer as TRLGRPOTrainer
 from trl.trainer.utils import nanstd
 
+from rlhf_recipes.engine import lean
 from rlhf_recipes.grpo import generation, groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
-from rlhf_recipes.ppo import lean
 
 TOKEN_MEAN = ("dapo", "cispo", "vespo")  # losses that are divided by num_items_in_batch; the others by their rows
 

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from rlhf_recipes.engine.distribution import Constraint, PolicyLanguage
+from rlhf_recipes.engine.forward import accepted, all_logits, causal_lm, head_is_linear, hidden_states
+from rlhf_recipes.engine.logprobs import Logits, chunks, policy_loss, token_logprobs
+from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.ppo import core
-from rlhf_recipes.ppo.causal import accepted, all_logits, causal_lm, head_is_linear, hidden_states
-from rlhf_recipes.ppo.head import Logits, chunks, policy_loss, token_logprobs
-from rlhf_recipes.ppo.language import Constraint, PolicyLanguage
-from rlhf_recipes.ppo.sequences import Sequences
 
 
 class ActorCritic(nn.Module):

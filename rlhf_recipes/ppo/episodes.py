@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_recipes.engine.forward import causal_lm
+from rlhf_recipes.engine.generation import Sampling, generate
+from rlhf_recipes.engine.prompts import as_completion, pad_left, prompt_tokens
+from rlhf_recipes.engine.sequences import Kept, Sequences
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
-from rlhf_recipes.ppo.causal import causal_lm
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.ppo.prompts import as_completion, pad_left, prompt_tokens
 from rlhf_recipes.ppo.reference import Reference
-from rlhf_recipes.ppo.rollout import Sampling, generate
-from rlhf_recipes.ppo.scoring import Answers
-from rlhf_recipes.ppo.sequences import Kept, Sequences
+from rlhf_recipes.rewards.model import Answers
 
 
 @dataclass

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.ppo import core
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.episodes import Episodes
-from rlhf_recipes.ppo.sequences import Sequences
 
 
 @dataclass

@@ -6,10 +6,10 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 
+from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.sharding import by_fsdp
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.ppo.sequences import Sequences
 
 logger = logging.getLogger(__name__)
 

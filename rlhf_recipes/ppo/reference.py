@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from rlhf_recipes.engine.forward import causal_lm
 from rlhf_recipes.models.sharding import whole_tensor
-from rlhf_recipes.ppo.causal import causal_lm
 from rlhf_recipes.ppo.config import PPOConfig
 
 

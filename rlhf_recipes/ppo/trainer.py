@@ -23,23 +23,22 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
+from rlhf_recipes.engine.distribution import PolicyLanguage
+from rlhf_recipes.engine.forward import evaluating
+from rlhf_recipes.engine.generation import Sampling
+from rlhf_recipes.engine.prompts import PretrainingMix, PromptStream, prompt_tokens
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.sharding import weights, whole
 from rlhf_recipes.ppo import checkpoint, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
-from rlhf_recipes.ppo.causal import evaluating
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.episodes import Player
 from rlhf_recipes.ppo.experience import Experience, make_experience
 from rlhf_recipes.ppo.held_out import answer_held_out, means
-from rlhf_recipes.ppo.language import PolicyLanguage
 from rlhf_recipes.ppo.loss import micro_batches, ppo_loss
 from rlhf_recipes.ppo.normalise import ScoreScale
 from rlhf_recipes.ppo.plan import activation_bytes, make_plan, trainer_arguments
-from rlhf_recipes.ppo.prompts import PretrainingMix, PromptStream, prompt_tokens
 from rlhf_recipes.ppo.reference import Reference
-from rlhf_recipes.ppo.rollout import Sampling
-from rlhf_recipes.ppo.scoring import build_signal
 from rlhf_recipes.ppo.setup import (
     as_corpus,
     find_stop_ids,
@@ -49,6 +48,7 @@ from rlhf_recipes.ppo.setup import (
     with_adapter,
 )
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
+from rlhf_recipes.rewards.model import build_signal
 from rlhf_recipes.runs import checkpoints
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ FLOAT = 4  # bytes of a float32
 SIZES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "float64": 8}
 SFT_CHUNK = 256  # tokens whose logits TRL's chunked loss holds at once (trl/trainer/sft_trainer.py)
 SFT_COPIES = 4  # of those logits: log-softmax, its exponent, and a gradient of either
-PPO_CHUNK = 2**25  # logits that PPO holds at once: rlhf_recipes.ppo.head.CHUNK_ELEMENTS
+PPO_CHUNK = 2**25  # logits that PPO holds at once: rlhf_recipes.engine.logprobs.CHUNK_ELEMENTS
 # glibc takes blocks of 32 MiB and more from the system and gives them back; what is freed of smaller ones stays with
 # the process (mallopt(3), M_MMAP_THRESHOLD). Both shares were measured with benchmarks/preflight.py.
 LARGE = 2**25
-LEAN_ATTENTION = 2**22  # rlhf_recipes.ppo.lean.SMALL_ATTENTION
+LEAN_ATTENTION = 2**22  # rlhf_recipes.engine.lean.SMALL_ATTENTION
 HELD = 0.8  # of the small activations, when the backward pass ends: gradients fit into the rest
 CUT_UP = 0.35  # beside them, where generation has cut the heap up before: free, and too small for the next
 # Bytes of optimizer state for each byte of a trained float32 parameter (transformers' names). Adam: two moments.
@@ -133,7 +133,7 @@ def attention(shape: Shape, batch: Batch, numbers: Numbers, eager: bool) -> list
 
 
 def lean_layer(shape: Shape, batch: Batch) -> list[float]:
-    """The same of rlhf_recipes.ppo.lean, whose functions keep less: what they save for their backward.
+    """The same of rlhf_recipes.engine.lean, whose functions keep less: what they save for their backward.
 
     Its attention is written out while all scores of a layer are few, and is torch's tiled one above that.
     """
@@ -180,7 +180,7 @@ def activations(
     """Kept for a backward pass, with what the backward of one layer holds beside it.
 
     With gradient checkpointing each layer keeps its input alone, and one layer at a time is computed again.
-    lean: rlhf_recipes.ppo.lean reads the model.
+    lean: rlhf_recipes.engine.lean reads the model.
     """
     one = lean_layer(shape, batch) if lean else layer(shape, batch, numbers, eager, dropout)
     ends = [shape.hidden * numbers.norm] * 2 + [shape.hidden * numbers.product]  # the last norm
@@ -212,5 +212,5 @@ def whole_logits(shape: Shape, tokens: int, copies: int) -> float:
 
 
 def ppo_logits(shape: Shape, tokens: int, numbers: Numbers) -> float:
-    """The one buffer of rlhf_recipes.ppo.head: PPO_CHUNK elements, at least 16 tokens, and no more than there are."""
+    """The one buffer of engine.logprobs: PPO_CHUNK elements, at least 16 tokens, and no more than there are."""
     return min(tokens, max(16, PPO_CHUNK // shape.vocab)) * shape.vocab * numbers.product

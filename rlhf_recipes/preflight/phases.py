@@ -13,7 +13,7 @@ from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.memory import Batch, Numbers
 from rlhf_recipes.preflight.setting import Network, Setting, scorers
 
-SCORED_AT_ONCE = 64  # answers a forward of a reward model: rlhf_recipes.ppo.scoring.ModelReward
+SCORED_AT_ONCE = 64  # answers a forward of a reward model: rlhf_recipes.rewards.model.ModelReward
 FILE_ROWS = 16  # rows of stage=score that are scored together: rlhf_recipes.rewards.score
 # Padded tokens of a forward, and its logits in bytes: rlhf_recipes.evaluation.likelihood.logprobs
 JUDGED_TOKENS, JUDGED_LOGITS = 16384, 256 * 2**20
@@ -109,7 +109,7 @@ def _steps(setting: Setting, batch: Batch, logits: float, learners: list[Network
 
 
 def _lean(setting: Setting, network: Network) -> bool:
-    """Whether PPO reads this model through rlhf_recipes.ppo.lean: its `fits`, asked of a shape."""
+    """Whether PPO reads this model through rlhf_recipes.engine.lean: its `fits`, asked of a shape."""
     return (
         setting.cfg.stage == "ppo"
         and setting.machine.device == "cpu"

@@ -11,7 +11,7 @@ PAIRS = 10
 
 def told_apart(cfg: DictConfig, run: StageRun) -> str:
     """One line: of how many pairs the reward scores the chosen answer above the rejected one."""
-    from rlhf_recipes.signal import build_signal  # and TRL with it
+    from rlhf_recipes.rewards.from_config import build_signal  # and TRL with it
 
     try:
         data.check(cfg.data, "preferences")

@@ -4,13 +4,13 @@ from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.data import preview
+from rlhf_recipes.engine.prompts import as_completion
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.ppo.prompts import as_completion
+from rlhf_recipes.rewards.from_config import build_signal
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.signal import build_signal
 from rlhf_recipes.training import quiet
 
 

@@ -9,12 +9,12 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import benchmarks, plan
 from rlhf_recipes.evaluation.compare import evaluate_models
 from rlhf_recipes.evaluation.measured import Sampling
+from rlhf_recipes.rewards.from_config import build_signal, function_spec
 from rlhf_recipes.rewards.judge_client import ask_all
 from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.signal import build_signal, function_spec
 from rlhf_recipes.training import quiet
 
 

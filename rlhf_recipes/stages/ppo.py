@@ -12,9 +12,9 @@ from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, Sampl
 from rlhf_recipes.ppo import PPOTrainer
 from rlhf_recipes.ppo.guards import check_launch
 from rlhf_recipes.progress import HeldOut, TokensFile
+from rlhf_recipes.rewards.from_config import build_signal, kl_controller
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.checkpoints import standing
-from rlhf_recipes.signal import build_signal, kl_controller
 from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
 from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
 

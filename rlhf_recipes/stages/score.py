@@ -34,7 +34,7 @@ def _models(cfg: DictConfig) -> bool:
 
 def _signal(cfg: DictConfig, run: StageRun) -> RewardSignal:
     if _models(cfg):
-        from rlhf_recipes.signal import build_signal  # torch
+        from rlhf_recipes.rewards.from_config import build_signal  # torch
 
         return build_signal(cfg, run)
     return RewardSignal(OmegaConf.to_container(cfg.reward, resolve=True).get("functions"))

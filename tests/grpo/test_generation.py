@@ -4,8 +4,8 @@ import pytest
 import torch
 from trl import GRPOTrainer as TRLGRPOTrainer
 
+from rlhf_recipes.engine.prompts import pad_left
 from rlhf_recipes.grpo import generation
-from rlhf_recipes.ppo.prompts import pad_left
 
 
 def length(prompts, completions, **columns):

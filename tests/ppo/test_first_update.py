@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaForCausalLM
 
+from rlhf_recipes.engine import decoding
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo import decoding
 
 
 class RenamedCache(LlamaForCausalLM):
@@ -67,7 +67,7 @@ def test_answers_drawn_without_their_context_stop_the_run(make, monkeypatch):
     def only_this_token(self, ids, position):
         self.position, self.out = position, self.causal(input_ids=ids[:, -1:]).logits[:, -1]
 
-    monkeypatch.setattr("rlhf_recipes.ppo.lean.serves", lambda model: False)
+    monkeypatch.setattr("rlhf_recipes.engine.lean.serves", lambda model: False)
     monkeypatch.setattr(decoding.CachedDecoder, "_step", only_this_token)
     monkeypatch.setattr(decoding.CachedDecoder, "read", forgets)
     monkeypatch.setattr(decoding.CachedDecoder, "keep", lambda self, rows: None)

@@ -7,9 +7,9 @@ import torch
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from tiny_world import history
 
+from rlhf_recipes.engine.prompts import pad_left
+from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.ppo import trainer as ours
-from rlhf_recipes.ppo.prompts import pad_left
-from rlhf_recipes.ppo.sequences import Sequences
 
 UPDATES = 3
 # not approxkl, entropy and ratio: TRL averages padding into them

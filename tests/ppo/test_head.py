@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from rlhf_recipes.ppo import core, head
-from rlhf_recipes.ppo.language import Constraint
+from rlhf_recipes.engine import logprobs
+from rlhf_recipes.engine.distribution import Constraint
+from rlhf_recipes.ppo import core
 
 N, D, V = 37, 8, 50
 
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch):
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 16 * V)
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 16 * V)
 
 
 def problem(seed=0, bias=True):
@@ -49,7 +50,7 @@ def test_loss_and_gradients_equal_autograd(temperature, entropy_weight, constrai
     leaves = [x for x in (hidden, weight, b) if x is not None]
     want = plain(hidden, weight, b, tokens, old, adv, temperature, constraint, entropy_weight)
     expected = torch.autograd.grad(want[0] * 3, leaves)
-    got = head.policy_loss(
+    got = logprobs.policy_loss(
         hidden,
         weight,
         b,
@@ -63,29 +64,29 @@ def test_loss_and_gradients_equal_autograd(temperature, entropy_weight, constrai
         torch.testing.assert_close(a, e.detach(), atol=1e-4, rtol=1e-5)
     for a, e in zip(torch.autograd.grad(got[0] * 3, leaves), expected, strict=True):
         torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
-    again = head.token_logprobs(hidden, weight, b, tokens, temperature, constraint)
+    again = logprobs.token_logprobs(hidden, weight, b, tokens, temperature, constraint)
     torch.testing.assert_close(again, want[1].detach(), atol=1e-5, rtol=1e-5)
 
 
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight, _, tokens, _, adv = problem(bias=False)
     weight.requires_grad_(False)
-    loss, _, _ = head.policy_loss(hidden, weight, None, tokens, lambda logp, rows: -adv[rows] * logp)
+    loss, _, _ = logprobs.policy_loss(hidden, weight, None, tokens, lambda logp, rows: -adv[rows] * logp)
     loss.backward()
     assert weight.grad is None and hidden.grad.abs().sum() > 0
 
 
 def test_no_tokens_no_loss():
     hidden, weight, _, tokens, _, _ = problem(bias=False)
-    loss, logp, _ = head.policy_loss(hidden[:0], weight, None, tokens[:0], lambda logp, rows: logp)
+    loss, logp, _ = logprobs.policy_loss(hidden[:0], weight, None, tokens[:0], lambda logp, rows: logp)
     loss.backward()
     assert loss.item() == 0 and len(logp) == 0 and weight.grad.abs().sum() == 0
 
 
 def test_bfloat16_products_stay_near_float32():
     hidden, weight, _, tokens, _, _ = problem(bias=False)
-    a = head.token_logprobs(hidden, weight, None, tokens)
-    b = head.token_logprobs(hidden, weight, None, tokens, dtype=torch.bfloat16)
+    a = logprobs.token_logprobs(hidden, weight, None, tokens)
+    b = logprobs.token_logprobs(hidden, weight, None, tokens, dtype=torch.bfloat16)
     assert 0 < (a - b).abs().max() < 0.1
 
 
@@ -97,7 +98,7 @@ def test_bfloat16_loss_and_gradients_stay_near_float32(entropy_weight, bias):
 
     def found(dtype):
         terms = lambda logp, rows: core.clipped_policy_terms(logp, old[rows], adv[rows], 0.2)[0]  # noqa: E731
-        out = head.policy_loss(hidden, weight, b, tokens, terms, 0.7, None, entropy_weight, dtype)
+        out = logprobs.policy_loss(hidden, weight, b, tokens, terms, 0.7, None, entropy_weight, dtype)
         return [*out, *torch.autograd.grad(out[0], leaves)]
 
     for wide, narrow in zip(found(torch.float32), found(torch.bfloat16), strict=True):
@@ -107,8 +108,8 @@ def test_bfloat16_loss_and_gradients_stay_near_float32(entropy_weight, bias):
 
 def test_a_chunk_of_logits_is_as_narrow_as_its_products():
     hidden, weight, b, *_ = problem()
-    logits = head.Logits(hidden.detach(), weight.detach(), b.detach(), 1.0, torch.bfloat16)
+    logits = logprobs.Logits(hidden.detach(), weight.detach(), b.detach(), 1.0, torch.bfloat16)
     assert logits.buffer.dtype == logits(slice(0, 4)).dtype == torch.bfloat16
-    top, total = head.exponentials_(logits(slice(0, 4)))
+    top, total = logprobs.exponentials_(logits(slice(0, 4)))
     assert top.dtype == total.dtype == torch.float32
     torch.testing.assert_close(logits.buffer[:4].float().sum(-1, keepdim=True), total, rtol=0.01, atol=0)

@@ -7,10 +7,10 @@ import torch
 from tiny_world import history
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.causal import hidden_states
-from rlhf_recipes.ppo.decoding import CachedDecoder, LeanDecoder, decoder
-from rlhf_recipes.ppo.sequences import Sequences
+from rlhf_recipes.engine import lean
+from rlhf_recipes.engine.decoding import CachedDecoder, LeanDecoder, decoder
+from rlhf_recipes.engine.forward import hidden_states
+from rlhf_recipes.engine.sequences import Sequences
 
 SHAPE = {
     "vocab_size": 50,

@@ -6,9 +6,9 @@ import pytest
 from tiny_world import make_tokenizer
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo.scoring import ModelReward, build_signal
-from rlhf_recipes.reward_models.ensemble import Ensemble
 from rlhf_recipes.rewards import RewardSignal
+from rlhf_recipes.rewards.ensemble import Ensemble
+from rlhf_recipes.rewards.model import ModelReward, build_signal
 
 TURNS = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 LONG = " ".join(["w3"] * 80)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from rlhf_recipes.engine.distribution import PolicyLanguage
+from rlhf_recipes.engine.generation import Sampling, generate
 from rlhf_recipes.ppo import PPOConfig
-from rlhf_recipes.ppo.language import PolicyLanguage
-from rlhf_recipes.ppo.rollout import Sampling, generate
 from rlhf_recipes.ppo.setup import stop_string_test
 
 

@@ -19,7 +19,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import normalise, plan
 from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
-from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.rewards.model import ModelReward
 
 LORA = LoraConfig(r=2, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"])
 
@@ -337,7 +337,7 @@ def test_the_corpus_is_cut_at_the_context(make):
 
 
 def _one_sequence():
-    from rlhf_recipes.ppo.sequences import Sequences
+    from rlhf_recipes.engine.sequences import Sequences
 
     one = torch.ones(1, 1, dtype=torch.bool)
     return Sequences(torch.tensor([[4]]), one, torch.tensor([[5]]), one)

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_recipes.ppo import lean
+from rlhf_recipes.engine import lean
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.memory import Batch, Numbers
 from rlhf_recipes.preflight.shapes import shape_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_recipes.ppo import head
+from rlhf_recipes.engine import logprobs
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.memory import Batch, Numbers
 from rlhf_recipes.preflight.shapes import Shape
@@ -113,7 +113,7 @@ def test_kv_cache_is_keys_and_values_of_every_layer_and_one_twice():
 def test_logits_by_the_chunk_or_whole():
     assert memory.sft_logits(SHAPE, True, BATCH) == 4 * 256 * 50 * 4
     assert memory.sft_logits(SHAPE, False, BATCH) == 3 * 30 * 50 * 4
-    assert memory.PPO_CHUNK == head.CHUNK_ELEMENTS
+    assert memory.PPO_CHUNK == logprobs.CHUNK_ELEMENTS
     assert memory.ppo_logits(with_(vocab=2**22), 1000, WIDE) == 16 * 2**22 * 4  # 16 tokens at least
     assert memory.ppo_logits(with_(vocab=2**10), 2**16, WIDE) == 2**25 * 4
     assert memory.ppo_logits(with_(vocab=2**10), 2**16, MIXED) == 2**25 * 2

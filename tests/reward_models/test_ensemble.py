@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.reward_models.ensemble import Ensemble
+from rlhf_recipes.rewards.ensemble import Ensemble
 
 
 def fixed(*scores):

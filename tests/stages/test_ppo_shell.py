@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo.scoring import ModelReward
+from rlhf_recipes.rewards.model import ModelReward
 
 SHORT = ["trainer.total_episodes=16", "trainer.num_ppo_epochs=1", "trainer.num_mini_batches=1"]
 SHORT += ["trainer.num_sample_generations=0", "data.eval_fraction=0.02"]

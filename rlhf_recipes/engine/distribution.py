@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from rlhf_recipes.ppo.sequences import Kept, Sequences
+from rlhf_recipes.engine.sequences import Kept, Sequences
 
 
 @dataclass

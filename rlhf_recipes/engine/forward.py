@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rlhf_recipes.engine import lean
+from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.sequences import Sequences
 
 
 def causal_lm(policy: nn.Module) -> nn.Module:

@@ -7,9 +7,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes import models
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo.scoring import ModelReward
-from rlhf_recipes.reward_models.ensemble import Ensemble
 from rlhf_recipes.rewards.combine import RewardSignal
+from rlhf_recipes.rewards.ensemble import Ensemble
+from rlhf_recipes.rewards.model import ModelReward
 from rlhf_recipes.runs.artifacts import StageRun
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rlhf_recipes.ppo.decoding import decoder
-from rlhf_recipes.ppo.head import exponentials_
-from rlhf_recipes.ppo.language import PolicyLanguage
-from rlhf_recipes.ppo.sequences import Kept, Sequences
+from rlhf_recipes.engine.decoding import decoder
+from rlhf_recipes.engine.distribution import PolicyLanguage
+from rlhf_recipes.engine.logprobs import exponentials_
+from rlhf_recipes.engine.sequences import Kept, Sequences
 
 STAYING = 7 / 8  # finished rows leave the batch when they are an eighth of it: each time, the others' cache is copied
 

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from rlhf_recipes.ppo import lean
-from rlhf_recipes.ppo.causal import accepted, cache_argument
-from rlhf_recipes.ppo.sequences import Sequences
+from rlhf_recipes.engine import lean
+from rlhf_recipes.engine.forward import accepted, cache_argument
+from rlhf_recipes.engine.sequences import Sequences
 
 
 def decoder(causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, room: int) -> "CachedDecoder | LeanDecoder":

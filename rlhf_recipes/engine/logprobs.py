@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from rlhf_recipes.ppo.language import Constraint
+from rlhf_recipes.engine.distribution import Constraint
 
 CHUNK_ELEMENTS = 2**25  # logits of one chunk, 128 MiB in float32: narrow chunks make slow products
 CACHED_ELEMENTS = 2**18  # 1 MiB: a core's own cache

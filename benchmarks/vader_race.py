@@ -94,9 +94,9 @@ def run(side: str, updates: int, seed: int) -> dict:
             callbacks=[Clock()],
         )
     else:
-        from rlhf_recipes.callbacks import KLControl
-        from rlhf_recipes.kl import AdaptiveKL
         from rlhf_recipes.ppo import PPOConfig, PPOTrainer
+        from rlhf_recipes.training.kl import AdaptiveKL
+        from rlhf_recipes.training.kl_control import KLControl
 
         held = [KLControl(AdaptiveKL(kl_coef=0.02, target=7.0, horizon=400))] if side == "held" else []
         trainer = PPOTrainer(

@@ -16,7 +16,7 @@ def track(items: Iterable, *, total: int, description: str, weight=lambda item: 
         description: a word or two before the bar.
         weight: how much of `total` an item is.
     """
-    from rlhf_recipes.progress import terminal
+    from rlhf_recipes.training.progress import terminal
 
     if terminal():
         from tqdm import tqdm

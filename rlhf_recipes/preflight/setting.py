@@ -151,14 +151,14 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
 
 
 def _adapter(cfg: DictConfig, task: str):
-    from rlhf_recipes.training import peft_config  # the trainer's module takes seconds: a chat has no use for it
+    from rlhf_recipes.training.fit import peft_config  # the trainer's module takes seconds: a chat has no use for it
 
     return peft_config(cfg, task)
 
 
 def quiet_arguments(cfg: DictConfig, run: StageRun):
     """training.arguments without what it prints: the stage itself will."""
-    from rlhf_recipes.training import arguments
+    from rlhf_recipes.training.fit import arguments
 
     with contextlib.redirect_stdout(io.StringIO()):
         return arguments(cfg, run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes import data, losses
+from rlhf_recipes import data
 from rlhf_recipes.config import settings, sweeps
 from rlhf_recipes.config.paths import CONF, options
 from rlhf_recipes.errors import UserError
@@ -16,6 +16,7 @@ from rlhf_recipes.evaluation import plan
 from rlhf_recipes.rewards.combine import RewardSignal
 from rlhf_recipes.runs.artifacts import SCORING, StageRun, from_parents
 from rlhf_recipes.runs.hub import reach_hub
+from rlhf_recipes.training import losses
 
 LEAVE_NO_STAGE = ("score", "report", "chat", "export")  # nothing that a later stage starts from
 

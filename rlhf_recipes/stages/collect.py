@@ -11,7 +11,7 @@ from rlhf_recipes.rewards.from_config import build_signal
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training import quiet
+from rlhf_recipes.training.fit import quiet
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

@@ -3,9 +3,9 @@
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
-from rlhf_recipes.pairs import DPOTrainer
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+from rlhf_recipes.training.pairwise import DPOTrainer
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

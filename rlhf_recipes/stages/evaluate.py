@@ -15,7 +15,7 @@ from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training import quiet
+from rlhf_recipes.training.fit import quiet
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

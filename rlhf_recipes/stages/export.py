@@ -24,7 +24,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.chat import template
     from rlhf_recipes.export import card, merge, write
     from rlhf_recipes.preflight import check
-    from rlhf_recipes.training import quiet
+    from rlhf_recipes.training.fit import quiet
 
     quiet()
     estimate = check.brief(cfg, run)

@@ -6,14 +6,15 @@ from omegaconf import DictConfig
 from transformers import TrainerCallback
 
 from rlhf_recipes import data, models
-from rlhf_recipes.callbacks import KLControl, SamplesFile, SamplesTable
 from rlhf_recipes.grpo import GRPOTrainer
 from rlhf_recipes.grpo.held_out import HeldOut
 from rlhf_recipes.rewards.combine import RewardSignal, as_grpo_functions
 from rlhf_recipes.rewards.from_config import build_signal, function_spec, kl_controller
 from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.kl_control import KLControl
+from rlhf_recipes.training.samples import SamplesFile, SamplesTable
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

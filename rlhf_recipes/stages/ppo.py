@@ -8,15 +8,17 @@ from datasets import Dataset
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
-from rlhf_recipes.callbacks import KLControl, KLRunaway, PracticeWarnings, SamplesTable
 from rlhf_recipes.ppo import PPOTrainer
 from rlhf_recipes.ppo.guards import check_launch
-from rlhf_recipes.progress import HeldOut, TokensFile
 from rlhf_recipes.rewards.from_config import build_signal, kl_controller
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.checkpoints import standing
 from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.kl_control import KLControl, KLRunaway
+from rlhf_recipes.training.practice import PracticeWarnings
+from rlhf_recipes.training.progress import HeldOut, TokensFile
+from rlhf_recipes.training.samples import SamplesTable
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

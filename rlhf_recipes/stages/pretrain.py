@@ -7,7 +7,7 @@ from rlhf_recipes import data, models
 from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.stages.sft import language_metrics
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

@@ -4,11 +4,11 @@ from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
 from rlhf_recipes.models.sharding import whole
-from rlhf_recipes.pairs import RewardTrainer
 from rlhf_recipes.rewards.model import ModelReward
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+from rlhf_recipes.training.pairwise import RewardTrainer
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

@@ -7,7 +7,7 @@ from trl import SFTTrainer
 
 from rlhf_recipes import data, models
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from rlhf_recipes import callbacks
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.kl import AdaptiveKL
+from rlhf_recipes.training.kl import AdaptiveKL
 
 
 def line(kl=6.0, episode=64, **more):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from transformers import TrainerControl, TrainerState
 
-from rlhf_recipes.callbacks import GracefulStop
+from rlhf_recipes.training.stop import GracefulStop
 
 
 def stopped(rank: int, folder: str):
@@ -34,7 +34,7 @@ def stopped(rank: int, folder: str):
 def test_a_signal_to_one_process_stops_both_at_the_same_update(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlhf_recipes.callbacks"])
+    context.set_forkserver_preload(["rlhf_recipes.training.stop"])
     workers = [context.Process(target=stopped, args=(rank, str(tmp_path))) for rank in range(2)]
     for process in workers:
         process.start()

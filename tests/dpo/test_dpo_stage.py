@@ -8,8 +8,8 @@ import shutil
 import pytest
 import torch
 
-from rlhf_recipes import losses
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.training.fit import losses
 
 
 def log(tmp_path, run="default"):

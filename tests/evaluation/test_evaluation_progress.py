@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlhf_recipes import progress as terminals
 from rlhf_recipes.evaluation import progress
+from rlhf_recipes.training.fit import progress as terminals
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from rlhf_recipes import kl
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.training.fit import kl
 
 
 def test_doctests():

@@ -5,7 +5,7 @@ import json
 import torch
 from tiny_world import history
 
-from rlhf_recipes.callbacks import KLRunaway
+from rlhf_recipes.training.kl_control import KLRunaway
 
 
 def test_the_policy_kept_is_the_one_its_figures_are_of(make, tmp_path):

@@ -8,10 +8,10 @@ import pytest
 from tiny_world import make_prompts
 from transformers import TrainerCallback
 
-from rlhf_recipes.callbacks import SamplesFile, SamplesTable
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.progress import HeldOut
 from rlhf_recipes.runs.jsonl import read_jsonl
+from rlhf_recipes.training.progress import HeldOut
+from rlhf_recipes.training.samples import SamplesFile, SamplesTable
 
 
 class Count(TrainerCallback):

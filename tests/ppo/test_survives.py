@@ -14,10 +14,11 @@ import pytest
 import torch
 from tiny_world import history, make_trainer
 
-from rlhf_recipes.callbacks import GracefulStop, KLControl
-from rlhf_recipes.kl import AdaptiveKL
 from rlhf_recipes.ppo import checkpoint
 from rlhf_recipes.runs import checkpoints
+from rlhf_recipes.training.kl import AdaptiveKL
+from rlhf_recipes.training.kl_control import KLControl
+from rlhf_recipes.training.stop import GracefulStop
 
 RUN = {
     "total_episodes": 48,

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from tiny_world import count_w1, history
 from transformers import TrainerCallback
 
-from rlhf_recipes.callbacks import SamplesFile
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import normalise, plan
 from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.rewards.model import ModelReward
+from rlhf_recipes.training.samples import SamplesFile
 
 LORA = LoraConfig(r=2, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"])
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_recipes import progress
-from rlhf_recipes.progress import TimeEstimate, duration, steps_a_rollout
+from rlhf_recipes.training.fit import progress
+from rlhf_recipes.training.progress import TimeEstimate, duration, steps_a_rollout
 
 
 def lines(args, steps: int, seconds: list[float], monkeypatch, capsys) -> list[str]:

@@ -121,7 +121,7 @@ def _ppo(path: Path, rng: random.Random, seed: int, steps: int, kl_target: float
     metrics = {"score_first": rows[1]["objective/scores"], "score_last": score, "kl_last": kl, "kl_coef_last": beta}
     metrics |= {"entropy_last": 1.5, "episodes": 64 * steps, "episodes_per_second": 88.0}
     trainer = {"_target_": "rlhf_recipes.ppo.PPOConfig", "learning_rate": 1e-4, "kl_coef": 0.05, "seed": seed}
-    steered = {"_target_": "rlhf_recipes.kl.AdaptiveKL", "target": kl_target, "horizon": 10000}
+    steered = {"_target_": "rlhf_recipes.training.kl.AdaptiveKL", "target": kl_target, "horizon": 10000}
     tokens = [_tokens(rng, step) for step in (1, steps)]
     _stage(path, "ppo", seed, 121.7, metrics, trainer, kl=steered, metrics=rows, tokens=tokens)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
-from rlhf_recipes.callbacks.stop import steps_an_update
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.checkpoints import remove, replace, standing
+from rlhf_recipes.training.stop import steps_an_update
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class KLControl(TrainerCallback, ExportableState):
     mean length. GRPOTrainer needs a beta above 0 to begin with, for without one it loads no reference.
 
     Args:
-        controller: has `kl_coef`, `update(kl, episodes)`, `state_dict()` and `load_state_dict()`: see rlhf_recipes.kl.
+        controller: has `kl_coef`, `update(kl, episodes)`, `state_dict()` and `load_state_dict()`: see training.kl.
         trainer: GRPO's, which keeps beta in an attribute; may be set later.
     """
 

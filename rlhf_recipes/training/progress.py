@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
-from rlhf_recipes.callbacks import SamplesFile
 from rlhf_recipes.runs.jsonl import forget_after, read_jsonl
+from rlhf_recipes.training.samples import SamplesFile
 
 SHOWN = ("loss", "eval_loss", "eval_accuracy", "objective/scores", "objective/kl", "reward", "kl")
 

@@ -6,7 +6,7 @@ from collections import deque
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from rlhf_recipes.callbacks.control import remembered
+from rlhf_recipes.training.kl_control import remembered
 
 logger = logging.getLogger(__name__)
 

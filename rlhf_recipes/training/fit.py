@@ -12,11 +12,11 @@ from transformers.trainer import Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
-from rlhf_recipes.callbacks import GracefulStop
 from rlhf_recipes.errors import Stopped, UserError
 from rlhf_recipes.models import context_length
-from rlhf_recipes.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.training.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
+from rlhf_recipes.training.stop import GracefulStop
 
 
 def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:

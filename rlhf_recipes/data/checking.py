@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rlhf_recipes.data import hub, mapping, sources, templates
+from rlhf_recipes.data import hub_datasets, mapping, sources, templates
 from rlhf_recipes.data.domain import domain
 
 
@@ -23,7 +23,7 @@ def check(data: Any, kind: str, stage: str | None = None) -> None:
     chosen = node.choose(kind, stage)
     for part in [*chosen.parts(), *sources.held_out(chosen)]:
         if sources.place(part) == "hub":
-            hub.probe(part)
+            hub_datasets.probe(part)
             if part.format != "auto":
                 mapping.find(part.format, part.where)
         elif peeked := sources.peek(part):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from rlhf_recipes.data import files, hub
+from rlhf_recipes.data import files, hub_datasets
 from rlhf_recipes.errors import UserError
 
 PEEK = 5
@@ -81,9 +81,9 @@ def read(source, kind: str, seed: int = 0) -> Iterator[dict]:
             found = files.find(source.path, f"{source.where}.{source.key}")
             rows = (row for file in found for row in files.read(file, source.separator))
         case "saved":
-            rows = hub.saved(source)
+            rows = hub_datasets.saved(source)
         case "hub":
-            rows = hub.rows(source)
+            rows = hub_datasets.rows(source)
     return islice(_grouped(rows, source.group), source.limit)
 
 
@@ -110,7 +110,7 @@ def _peek_saved(source) -> Peek:
     folder = Path(source.path).expanduser()
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        folder = folder / hub.split_of(source, splits)
+        folder = folder / hub_datasets.split_of(source, splits)
     info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     return Peek(list(info.get("features") or {}), [])
 

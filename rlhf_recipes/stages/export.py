@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rlhf_recipes.config import settings
-from rlhf_recipes.export import hub, place
+from rlhf_recipes.export import place, push
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 
@@ -16,7 +16,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     to = Path(cfg.export.to).expanduser() if cfg.export.to else Path(cfg.run.root) / cfg.run.name / "export"
     place.check(to, found.path, cfg.run.overwrite)
     if cfg.export.push_to_hub:
-        hub.check(cfg.export.push_to_hub)
+        push.check(cfg.export.push_to_hub)
     if cfg.preview:
         print(f"export: {found.name} ({found.path}) would go to {to}")
         return {}
@@ -58,5 +58,5 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         )
     print(check.afterwards(estimate))
     if cfg.export.push_to_hub:
-        print(f"export: {hub.push(to, cfg.export.push_to_hub, cfg.export.private)}")
+        print(f"export: {push.push(to, cfg.export.push_to_hub, cfg.export.private)}")
     return {"parameters": parameters, "megabytes": round(size, 1), "merge_difference": merged.difference}

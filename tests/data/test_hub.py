@@ -8,7 +8,7 @@ import sys
 import pytest
 from hub_on_loopback import serve
 
-from rlhf_recipes.data import hub
+from rlhf_recipes.data import hub_datasets
 from rlhf_recipes.data.domain import Source
 
 
@@ -88,10 +88,10 @@ def test_an_unreachable_hub_names_the_way_out(error, monkeypatch, tmp_path):
         raise error
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub, "_knock", lambda address: None)
+    monkeypatch.setattr(hub_datasets, "_knock", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
-    with pytest.raises(hub.UserError) as caught:
-        hub.probe(Source(where="data.preferences", path="Anthropic/hh-rlhf"))
+    with pytest.raises(hub_datasets.UserError) as caught:
+        hub_datasets.probe(Source(where="data.preferences", path="Anthropic/hh-rlhf"))
     assert str(caught.value) == (
         "data.preferences.path=Anthropic/hh-rlhf is no file or folder here and the hub cannot be reached "
         f"({error}); give data.preferences.path=<file>, or fetch it elsewhere: "
@@ -106,17 +106,17 @@ def test_a_bug_in_the_client_is_not_called_a_bad_network(monkeypatch, tmp_path):
         raise ZeroDivisionError
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub, "_knock", lambda address: None)
+    monkeypatch.setattr(hub_datasets, "_knock", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", broken)
     with pytest.raises(ZeroDivisionError):
-        hub.probe(Source(where="data.demos", path="owner/pairs"))
+        hub_datasets.probe(Source(where="data.demos", path="owner/pairs"))
 
 
 def test_a_name_that_is_not_found_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
-    with pytest.raises(hub.UserError, match=r"data\.demos\.path=owner/pairs .* the hub cannot be reached"):
-        hub.probe(Source(where="data.demos", path="owner/pairs"))
+    with pytest.raises(hub_datasets.UserError, match=r"data\.demos\.path=owner/pairs .* the hub cannot be reached"):
+        hub_datasets.probe(Source(where="data.demos", path="owner/pairs"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_proxy_is_asked_in_the_hubs_place(proxies, address, monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
-    assert hub._address("https://huggingface.co") == address
+    assert hub_datasets._address("https://huggingface.co") == address
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.export import card, hub, place
+from rlhf_recipes.export import card, place, push
 
 
 def test_an_empty_or_absent_folder_may_be_written(tmp_path):
@@ -85,18 +85,18 @@ def endpoint(monkeypatch):
 def test_a_hub_that_knows_us_is_fine_and_one_that_does_not_is_told(endpoint):
     answers, came = endpoint
     answers["/api/whoami-v2"] = (200, {"name": "me", "auth": {}})
-    hub.check("me/model")
+    push.check("me/model")
     assert ("GET", "/api/whoami-v2") in came
     answers["/api/whoami-v2"] = (401, {"error": "no"})
     with pytest.raises(UserError, match="refuses the token"):
-        hub.check("me/model")
+        push.check("me/model")
 
 
 def test_pushing_makes_a_private_repository_and_says_where_the_folder_is_when_it_may_not(endpoint, tmp_path):
     answers, came = endpoint
     answers["/api/repos/create"] = (403, {"error": "no right to write there"})
     with pytest.raises(UserError, match=f"hf upload me/model {tmp_path}"):
-        hub.push(tmp_path, "me/model", private=True)
+        push.push(tmp_path, "me/model", private=True)
     assert came[0] == ("POST", "/api/repos/create")
     assert not any("upload" in path or "commit" in path for _, path in came)
 
@@ -148,10 +148,10 @@ def test_a_name_that_is_none_and_offline_are_told(monkeypatch):
     from huggingface_hub import constants
 
     with pytest.raises(UserError, match="expected <owner>/<name>"):
-        hub.check("a/b/c")
+        push.check("a/b/c")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE=1"):
-        hub.check("me/model")
+        push.check("me/model")
 
 
 @pytest.mark.parametrize(

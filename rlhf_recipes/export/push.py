@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rlhf_recipes.data.hub import TRANSPORTS
+from rlhf_recipes.data.hub_datasets import TRANSPORTS
 from rlhf_recipes.errors import UserError
 
 

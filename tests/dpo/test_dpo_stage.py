@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.training.fit import losses
+from rlhf_recipes.training import losses
 
 
 def log(tmp_path, run="default"):

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_recipes.evaluation import progress
-from rlhf_recipes.training.fit import progress as terminals
+from rlhf_recipes.training import progress as terminals
 
 
 @pytest.mark.parametrize("on_terminal", [True, False])

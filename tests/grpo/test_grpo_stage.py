@@ -149,7 +149,7 @@ def test_the_losses_are_all_that_trl_has():
 
     from trl import GRPOTrainer
 
-    from rlhf_recipes.training.fit import losses
+    from rlhf_recipes.training import losses
 
     source = inspect.getsource(GRPOTrainer._compute_loss)
     policy_loss = source[: source.index("Unknown loss type")]

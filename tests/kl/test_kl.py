@@ -4,7 +4,7 @@ import math
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.training.fit import kl
+from rlhf_recipes.training import kl
 
 
 def test_doctests():

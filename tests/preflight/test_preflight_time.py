@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlhf_recipes.training.fit import progress
+from rlhf_recipes.training import progress
 from rlhf_recipes.training.progress import TimeEstimate, duration, steps_a_rollout
 
 

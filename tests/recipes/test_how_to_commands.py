@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
-from rlhf_recipes.training.fit import losses
+from rlhf_recipes.training import losses
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 

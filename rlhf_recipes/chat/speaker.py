@@ -27,7 +27,7 @@ class Reply:
     text: str
     tokens: int
     seconds: float
-    resolve: bool
+    finished: bool
     stopped: bool = False
 
 
@@ -123,8 +123,8 @@ class Speaker:
             return Reply(said, streamer.count, time.time() - began, finished=False, stopped=True)
         text = self.tokenizer.decode(output, skip_special_tokens=True)
         by_string = any(s in text for s in self.stop_strings or ())
-        resolve = bool(output) and (output[-1] in self.stops or by_string)
-        return Reply(text, len(output), time.time() - began, resolve)
+        finished = bool(output) and (output[-1] in self.stops or by_string)
+        return Reply(text, len(output), time.time() - began, finished)
 
     def _generation(self, sampling: Sampling, room: int) -> GenerationConfig:
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}

@@ -113,7 +113,8 @@ def test_precomputed_and_copied_references_train_alike(dpo, tmp_path):
     one = dpo("run.name=copy", *REFERENCES["copy"])
     two = dpo("run.name=precomputed", *REFERENCES["precomputed"])
     for name in ("eval_loss", "eval_accuracy", "eval_margin"):
-        assert one[name] == pytest.approx(two[name], rel=1e-4)
+        # a margin is a difference of sums of about 50 nats, in float32
+        assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5)
 
 
 def talk(*said):

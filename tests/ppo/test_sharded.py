@@ -8,7 +8,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from processes import fsdp, meet, start
 from safetensors.torch import load_file
-from test_two_processes import COMMON, adapter
+from test_two_processes import COMMON, adapted
 from tiny_world import make_prompts, make_trainer
 from transformers import AutoModelForCausalLM
 
@@ -33,8 +33,8 @@ def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | Non
     if processes > 1:
         share_out()
     size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4 // processes}
-    given = {"eval_dataset": make_prompts().select(range(4))} | adapter(lora) | ({"value_model": None} if lora else {})
-    trainer = make_trainer(folder, trainer=given, **SHORT | size | more)
+    given = {"eval_dataset": make_prompts().select(range(4))} | ({"value_model": None} if lora else {})
+    trainer = make_trainer(folder, trainer=given, model=adapted(lora), **SHORT | size | more)
     trainer.train(resume_from_checkpoint=resume)
     shards = [p for p in trainer.actor_critic.parameters() if hasattr(p, "full_tensor")]
     assert bool(shards) == (processes > 1)

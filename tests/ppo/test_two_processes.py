@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import meet, start
-from tiny_world import make_prompts, make_trainer, make_trl_trainer
+from tiny_world import make_models, make_prompts, make_trainer, make_trl_trainer
 
 # a rollout of 8 in both cases: 2 processes x 4, or 1 x 8; two minibatches, two forwards each in one process
 COMMON = {"num_mini_batches": 2, "total_episodes": 32, "max_grad_norm": 0.5, "learning_rate": 3e-4}
@@ -14,20 +14,26 @@ COMMON |= {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "
 COMMON |= {"load_best_model_at_end": True}  # each process reads the best one's checkpoint
 
 
-def adapter(lora: bool) -> dict:
+def adapter():
     from peft import LoraConfig
 
-    torch.manual_seed(5)
     target = ["q_proj", "down_proj"]
-    config = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=target, init_lora_weights=False)
-    return {"peft_config": config} if lora else {}
+    return LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=target, init_lora_weights=False)
+
+
+def adapted(lora: bool):
+    """The policy with a random adapter, or None. It is not the reference, which is the policy without the adapter."""
+    from peft import get_peft_model
+
+    torch.manual_seed(5)
+    return get_peft_model(make_models()["policy"], adapter()) if lora else None
 
 
 def worker(rank: int, processes: int, folder: str, lora: bool, resume: str | None):
     meet(rank, processes, folder)
     size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4 // processes}
     held_out = {"eval_dataset": make_prompts().select(range(4))}
-    trainer = make_trainer(folder, trainer=adapter(lora) | held_out, **COMMON | size)
+    trainer = make_trainer(folder, trainer=held_out, model=adapted(lora), **COMMON | size)
     assert trainer.accelerator.num_processes == processes
     trainer.train(resume_from_checkpoint=resume)
     state = {n: p.detach() for n, p in trainer.actor_critic.named_parameters()}
@@ -62,7 +68,7 @@ def trl_worker(rank: int, processes: int, folder: str):
     meet(rank, processes, folder)
     said = []
     for lora in (True, False):
-        more = {"trainer": adapter(True) | {"ref_model": None}} if lora else {}
+        more = {"trainer": {"peft_config": adapter(), "ref_model": None}} if lora else {}
         size = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
         trainer = make_trl_trainer(folder, save_strategy="steps", save_steps=1, **more, **size)
         try:

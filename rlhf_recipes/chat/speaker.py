@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rlhf_recipes import models
 from rlhf_recipes.chat.sampling import ALL, Sampling
 from rlhf_recipes.chat.stops import stop_ids
-from rlhf_recipes.chat.template import Template, choose, with_bos
+from rlhf_recipes.data.chat_template import ChatTemplate, choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.resolve import Found
@@ -44,14 +44,19 @@ class Speaker:
     """
 
     def __init__(
-        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: Template, found: Found
+        self,
+        name: str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        template: ChatTemplate,
+        found: Found,
     ):
         self.name, self.model, self.tokenizer, self.template, self.found = name, model, tokenizer, template, found
         self.system = (found.config.get("data") or {}).get("system")
         self.stop_strings = found.stops.stop_strings
         own_template = template.jinja is None
         self.stops = stop_ids(tokenizer, model, own_template=own_template, trained=found.stops.stop_token_id)
-        self.jinja = None if template.jinja is None else with_bos(template.jinja, tokenizer)
+        self.jinja = None if template.jinja is None else template.with_bos(tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None)
         model.eval()
         model.generation_config = GenerationConfig()
@@ -65,7 +70,7 @@ class Speaker:
         Raises:
             UserError: not even the last turn fits, or the tokenizer's template refuses the talk.
         """
-        history = (0 if self.template.single else ALL) if sampling.history is None else sampling.history
+        history = (0 if self.template.single_turn else ALL) if sampling.history is None else sampling.history
         first = max(0, len(turns) - 1 - 2 * history)
         answer = sampling.max_new_tokens if self.context is None else min(sampling.max_new_tokens, self.context // 2)
         while True:

@@ -1,52 +1,99 @@
-"""How turns become the text a model sees: `data.template`, one function a template, found by its name here.
+"""How turns become the text that a model sees: `data.template`, one table row a template.
 
-A template's function takes the turns before the answer and returns the prompt and what stands between it and the
-answer. `chat` has no function: rows stay turns, and TRL applies the tokenizer's own chat template to them.
+Rows of training, chat and the Jinja chat template of an export are all written from this table, so they cannot differ.
+`chat` is not in it: such rows stay turns, and TRL applies the tokenizer's own chat template to them.
 """
+
+import json
+from dataclasses import dataclass
 
 from rlhf_recipes.data.formats.rows import Drop, Messages
 from rlhf_recipes.data.formats.turns import hh_turns
 from rlhf_recipes.errors import UserError
 
-TEMPLATES = ("chat", "alpaca", "plain", "hh")
 
-# tatsu-lab/stanford_alpaca train.py, PROMPT_DICT, to the letter
-ALPACA_WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-)
-ALPACA_NO_INPUT = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Response:"
-)
+@dataclass(frozen=True)
+class Template:
+    """The text around the content of each turn.
+
+    Args:
+        user, assistant, system: what stands before and after the content of such a turn.
+        generation: what follows the last turn, so that the model answers.
+        lead: the first characters of every answer, between what `generation` or `user` wrote and its words.
+        opening: what stands before the first user turn.
+        opening_with_input: the same where that turn has an "input" (Alpaca).
+        input: what stands between a turn's content and its "input".
+    """
+
+    user: tuple[str, str]
+    assistant: tuple[str, str] = ("", "\n\n")
+    system: tuple[str, str] = ("", "\n\n")
+    generation: str = ""
+    lead: str = ""
+    opening: str = ""
+    opening_with_input: str = ""
+    input: str = "\n\n"
+
+    def prompt(self, turns: Messages) -> str:
+        """The turns before an answer as text."""
+        around = {"user": self.user, "assistant": self.assistant, "system": self.system}
+        text, asked = "", False
+        for turn in turns:
+            before, after = around[turn["role"]]
+            content, has_input = turn["content"], "input" in turn
+            if turn["role"] == "user" and not asked:
+                text, asked = text + (self.opening_with_input if has_input else self.opening), True
+            text += before + content + (self.input + turn["input"] if has_input else "") + after
+        return text + self.generation
+
+    def jinja(self) -> str:
+        """The same as a Jinja chat template, for turns without an "input".
+
+        Earlier answers lose their outer space where `lead` writes it, since a model's own words begin with the lead.
+        """
+
+        def words(text: str) -> str:
+            return "{{ " + json.dumps(text) + " }}" if text else ""  # a Jinja literal knows JSON's escapes
+
+        def turn(around: tuple[str, str], content: str = "message['content']") -> str:
+            return words(around[0]) + "{{ " + content + " }}" + words(around[1])
+
+        return (
+            "{% set seen = namespace(user=0) %}{% for message in messages %}"
+            "{% if message['role'] == 'user' %}{% set seen.user = seen.user + 1 %}"
+            + ("{% if seen.user == 1 %}" + words(self.opening) + "{% endif %}" if self.opening else "")
+            + turn(self.user)
+            + "{% elif message['role'] == 'assistant' %}"
+            + turn(self.assistant, "message['content'] | trim" if self.lead else "message['content']")
+            + "{% else %}"
+            + turn(self.system)
+            + "{% endif %}{% endfor %}"
+            + ("{% if add_generation_prompt %}" + words(self.generation) + "{% endif %}" if self.generation else "")
+        )
 
 
-def alpaca(turns: Messages) -> tuple[str, str]:
-    """Stanford Alpaca. A later question repeats the instruction block without the opening sentence."""
-    text, first = "", True
-    for turn in turns:
-        if turn["role"] != "user":
-            text += turn["content"] + "\n\n"
-            continue
-        block = ALPACA_WITH_INPUT if "input" in turn else ALPACA_NO_INPUT
-        if not first:
-            block = block[block.index("### Instruction:") :]
-        text += block.format(instruction=turn["content"], input=turn.get("input"))
-        first = False
-    return text, ""
-
-
-def plain(turns: Messages) -> tuple[str, str]:
-    """The words alone, a blank line between turns. A row whose prompt is a string is not touched at all."""
-    return "".join(_joined(turn) + "\n\n" for turn in turns), ""
-
-
-def hh(turns: Messages) -> tuple[str, str]:
-    """Anthropic HH-RLHF: "\\n\\nHuman: …\\n\\nAssistant:", the answer after one space."""
-    names = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: ", "system": "\n\n"}
-    return "".join(names[turn["role"]] + _joined(turn) for turn in turns) + "\n\nAssistant:", " "
+TABLE = {
+    # tatsu-lab/stanford_alpaca train.py, PROMPT_DICT, to the letter; a later question leaves the opening sentence out
+    "alpaca": Template(
+        user=("### Instruction:\n", "\n\n### Response:"),
+        opening="Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n",
+        opening_with_input="Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n",
+        input="\n\n### Input:\n",
+    ),
+    # the words alone, a blank line between turns; a row whose prompt is a string is not touched at all
+    "plain": Template(user=("", "\n\n")),
+    # Anthropic HH-RLHF
+    "hh": Template(
+        user=("\n\nHuman: ", ""),
+        assistant=("\n\nAssistant: ", ""),
+        system=("\n\n", ""),
+        generation="\n\nAssistant:",
+        lead=" ",
+    ),
+}
+TEMPLATES = ("chat", *TABLE)
 
 
 def render(template: str, prompt: str | Messages, *answers: str | Messages) -> list[str | Messages]:
@@ -78,8 +125,8 @@ def render(template: str, prompt: str | Messages, *answers: str | Messages) -> l
     if template == "chat":
         asked = [{"role": turn["role"], "content": _joined(turn)} for turn in turns]
         return [asked, *(_spoken(answer) for answer in answers)]
-    text, lead = globals()[template](turns)
-    return [text, *(lead + _said(answer).strip() for answer in answers)]
+    rules = TABLE[template]
+    return [rules.prompt(turns), *(rules.lead + _said(answer).strip() for answer in answers)]
 
 
 def with_system(prompt: str | Messages, system: str | None, template: str) -> str | Messages:

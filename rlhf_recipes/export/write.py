@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_recipes.chat.stops import stop_ids
-from rlhf_recipes.chat.template import Template, with_bos
+from rlhf_recipes.data.chat_template import ChatTemplate
 from rlhf_recipes.errors import UserError
 
 
@@ -16,7 +16,7 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     dtype: str,
     *,
-    template: Template | None = None,
+    template: ChatTemplate | None = None,
     stop_token_id: int | None = None,
 ) -> list[int]:
     """Fills a folder.
@@ -40,7 +40,7 @@ def write(
         own_template = template.jinja is None
         stops = stop_ids(tokenizer, model, own_template=own_template, trained=stop_token_id)
         if not own_template:
-            tokenizer.chat_template = with_bos(template.jinja, tokenizer)
+            tokenizer.chat_template = template.with_bos(tokenizer)
         generation = model.generation_config or GenerationConfig()
         generation.eos_token_id = stops if len(stops) > 1 else stops[0]
         generation.pad_token_id, generation.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
-from rlhf_recipes.chat import template
 from rlhf_recipes.chat.stops import stop_ids
+from rlhf_recipes.data import chat_template
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.preflight import disk, fit, scores, screen, tokens
 from rlhf_recipes.preflight import rows as lengths
@@ -242,7 +242,7 @@ def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: resolve.Found,
     like = _Generating(base_of(written.path))
     if cfg.stage in ("chat", "export"):
         asked = cfg.chat.template if cfg.stage == "chat" else "auto"
-        own = template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
+        own = chat_template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
         return stop_ids(tokenizer, like, own_template=own, trained=written.stops.stop_token_id), own
     from rlhf_recipes.ppo.setup import find_stop_ids
 

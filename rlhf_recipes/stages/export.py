@@ -21,7 +21,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         print(f"export: {found.name} ({found.path}) would go to {to}")
         return {}
     from rlhf_recipes import models  # torch: only when all else is right
-    from rlhf_recipes.chat import template
+    from rlhf_recipes.data import chat_template
     from rlhf_recipes.export import card, merge, write
     from rlhf_recipes.preflight import check
     from rlhf_recipes.training.fit import quiet
@@ -33,7 +33,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     tokenizer = models.load_tokenizer(node, found.path)
     merged = merge.load(node, found.path, tokenizer, reward=reward)
     parameters = sum(p.numel() for p in merged.model.parameters())
-    spoken = None if reward else template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
+    spoken = None if reward else chat_template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
     stop = found.stops.stop_token_id
     lineage = card.lineage(found)
     stages = lineage.stages if lineage else ()

@@ -9,8 +9,8 @@ from finished_run import PROMPT, QUESTION, TOKENS
 from transformers import AutoTokenizer
 
 from rlhf_recipes import models
-from rlhf_recipes.chat.template import choose
 from rlhf_recipes.config.schema import Model
+from rlhf_recipes.data.chat_template import choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.export import merge, write

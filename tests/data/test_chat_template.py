@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from rlhf_recipes.chat.template import Template, choose, with_bos
 from rlhf_recipes.data import embedded, templates
+from rlhf_recipes.data.chat_template import ChatTemplate, choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.runs.resolve import Found
@@ -60,14 +60,14 @@ def test_the_embedded_domain_is_asked_as_its_rows_ask(tokenizer, tmp_path):
 
 def test_a_stages_model_is_spoken_to_as_it_was_trained(tmp_path):
     assert choose("auto", stage(tmp_path, template="hh"), has_own=True).name == "hh"
-    assert choose("auto", stage(tmp_path, template="chat"), has_own=True) == Template("chat", None)
+    assert choose("auto", stage(tmp_path, template="chat"), has_own=True) == ChatTemplate("chat", None)
     assert choose("auto", stage(tmp_path, template="chat"), has_own=False).name == "plain"
     assert choose("alpaca", stage(tmp_path, template="hh"), has_own=True).name == "alpaca"
 
 
 def test_any_other_model_by_its_chat_template_or_the_shells_data():
     elsewhere = Found("x/y", "x/y")
-    assert choose("auto", elsewhere, has_own=True, data={"template": "hh"}) == Template("chat", None)
+    assert choose("auto", elsewhere, has_own=True, data={"template": "hh"}) == ChatTemplate("chat", None)
     assert choose("auto", elsewhere, has_own=False, data={"template": "hh"}).name == "hh"
     assert choose("auto", elsewhere, has_own=False, data={"demos": {"path": "embedded"}}).name == "embedded"
 
@@ -106,7 +106,7 @@ def test_a_bos_stands_where_the_tokenizer_would_put_one(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
     template = choose("hh", Found("x", "x"), has_own=False)
-    assert with_bos(template.jinja, tokenizer) == template.jinja
+    assert template.with_bos(tokenizer) == template.jinja
     bos = tokenizer.bos_token
     before = tokenizer.backend_tokenizer.post_processor
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -116,7 +116,7 @@ def test_a_bos_stands_where_the_tokenizer_would_put_one(tokenizer):
         talk = turns([("user", "2 + 2?")])
         said = tokenizer.apply_chat_template(
             talk,
-            chat_template=with_bos(template.jinja, tokenizer),
+            chat_template=template.with_bos(tokenizer),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,

@@ -18,9 +18,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.runs.checkpoints import is_whole, last_whole
 from rlhf_recipes.config.paths import RECIPES
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.checkpoints import is_whole, last_whole
 
 PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
 # Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.

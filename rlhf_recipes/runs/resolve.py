@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.artifacts import StageRun
 
 LATEST = ("ppo", "grpo", "dpo", "sft", "pretrain")  # the first that is finished is the policy of a run
 MODELS = (*LATEST, "reward")

@@ -11,8 +11,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rlhf_recipes import models
 from rlhf_recipes.chat.sampling import ALL, Sampling
-from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.data.chat_template import ChatTemplate, choose
+from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.resolve import Found
@@ -54,8 +54,7 @@ class Speaker:
         self.name, self.model, self.tokenizer, self.template, self.found = name, model, tokenizer, template, found
         self.system = (found.config.get("data") or {}).get("system")
         self.stop_strings = found.stops.stop_strings
-        own_template = template.jinja is None
-        self.stops = stop_ids(tokenizer, model, own_template=own_template, trained=found.stops.stop_token_id)
+        self.stops = stop_ids(tokenizer, model, found.stops, serving=True)
         self.jinja = None if template.jinja is None else template.with_bos(tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None)
         model.eval()

@@ -4,7 +4,7 @@ through the tokenizer's chat template."""
 from dataclasses import dataclass
 
 from rlhf_recipes.data.formats.rows import Messages
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.engine.prompts import prompt_ids, through_template
 
 ANSWERS = {"demos": ("completion",), "preferences": ("chosen", "rejected")}
 
@@ -39,7 +39,7 @@ def judge(rows: list[dict], kind: str, tokenizer, limits: Limits) -> list[Verdic
     verdicts, asked = [Verdict()] * len(rows), [0] * len(rows)
     limit = limits.row if kind == "prompts" and limits.prompt is None else limits.prompt
     if limit is not None or kind == "demos":
-        asked = count([r["prompt"] for r in rows], tokenizer, asks=True)
+        asked = [len(ids) for ids in prompt_ids([row["prompt"] for row in rows], tokenizer)]
         verdicts = [_prompt(n, limit) for n in asked]
     if limits.row is None or kind == "prompts":
         return verdicts
@@ -50,13 +50,12 @@ def judge(rows: list[dict], kind: str, tokenizer, limits: Limits) -> list[Verdic
     return [v if v.dropped or n <= limits.row else long for v, n in zip(verdicts, longest, strict=True)]
 
 
-def count(texts: list[str | Messages], tokenizer, *, asks: bool = False, ends: bool = False) -> list[int]:
+def count(texts: list[str | Messages], tokenizer, *, ends: bool = False) -> list[int]:
     """Tokens of each text.
 
     Args:
         texts: strings, or turns.
         tokenizer: the policy's.
-        asks: turns end with the generation prompt.
         ends: strings end with EOS, as TRL's trainers end them.
 
     Raises:
@@ -69,21 +68,8 @@ def count(texts: list[str | Messages], tokenizer, *, asks: bool = False, ends: b
         texts = [text if not eos or text.endswith(eos) else text + eos for text in texts]
         ids = tokenizer(texts, verbose=False)["input_ids"]
     else:
-        ids = _through_template(texts, tokenizer, asks)
+        ids = through_template(texts, tokenizer)
     return [len(row) for row in ids]
-
-
-def _through_template(dialogues: list[Messages], tokenizer, asks: bool) -> list[list[int]]:
-    from jinja2 import TemplateError
-
-    how = {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
-    try:
-        return tokenizer.apply_chat_template(dialogues, add_generation_prompt=asks, **how)["input_ids"]
-    except TemplateError as error:  # Gemma's and Mistral's raise on system prompts, or on turns that do not alternate
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} refuses a row: {error}; "
-            "give data.system=null, or data.template=hh, alpaca or plain"
-        ) from error
 
 
 def _longest(rows: list[dict], kind: str, tokenizer) -> list[int]:

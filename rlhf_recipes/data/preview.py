@@ -2,6 +2,8 @@
 
 from itertools import groupby
 
+from rlhf_recipes.engine.prompts import prompt_ids
+
 TRAINED, MASKED, END = "bold green", "dim", "bold white on red"
 
 
@@ -96,16 +98,11 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
 
 def prompt_rows(dataset, tokenizer, n: int) -> list[dict]:
     """The first prompts as GRPO and PPO tokenise them: turns with the generation prompt at their end."""
-    rows = []
-    for number in range(min(n, len(dataset))):
-        prompt = dataset[number]["prompt"]
-        if isinstance(prompt, str):
-            ids = tokenizer(prompt, verbose=False)["input_ids"]
-            ids = ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids  # a prompt is not finished
-        else:
-            ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        rows.append({"title": f"{number + 1} prompt", "input_ids": ids, "trained": [False] * len(ids)})
-    return rows
+    ids = prompt_ids([dataset[number]["prompt"] for number in range(min(n, len(dataset)))], tokenizer)
+    return [
+        {"title": f"{number} prompt", "input_ids": row, "trained": [False] * len(row)}
+        for number, row in enumerate(ids, 1)
+    ]
 
 
 def show_prompts(dataset, tokenizer, n: int) -> dict:

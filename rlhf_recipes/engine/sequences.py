@@ -97,3 +97,14 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.prompt_ids)
+
+
+def pad_left(rows: list[list[int]], pad_id: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Token ids (B, P) padded on the left, and their mask (B, P). P is `width`, or the longest row's length."""
+    width = width or max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row)
+        mask[i, width - len(row) :] = True
+    return ids, mask

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rlhf_recipes.evaluation.measure import Answer, Text, base_of, context_length, encode_prompt, evaluating
+from rlhf_recipes.engine.prompts import Text, prompt_ids
+from rlhf_recipes.evaluation.measure import Answer, base_of, context_length, evaluating
 from rlhf_recipes.evaluation.progress import track
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ class Perplexity(NamedTuple):
 
 def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Judged:
     """Ids of prompt and completion as SFTTrainer makes them, EOS last; judged from the completion on."""
-    prompt_ids = encode_prompt(tokenizer, prompt)
+    [asked] = prompt_ids([prompt], tokenizer)
     if isinstance(prompt, str):
         ids = tuple(tokenizer(prompt + completion)["input_ids"])
         if tokenizer.eos_token_id is not None and ids[-1:] != (tokenizer.eos_token_id,):
             ids += (tokenizer.eos_token_id,)
     else:
         ids = tuple(tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"])
-    return Judged(ids, max(1, len(prompt_ids)))
+    return Judged(ids, max(1, len(asked)))
 
 
 def logprobs(

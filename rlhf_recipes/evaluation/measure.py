@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlhf_recipes.engine.prompts import Text, prompt_ids
+from rlhf_recipes.engine.stops import stop_ids, stop_string_test
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.progress import track
 from rlhf_recipes.runs.resolve import Stops
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Text = str | list[dict]  # plain text, or messages [{"role", "content"}]
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,6 @@ class Answer:
     def tokens(self) -> int:
         """Length in tokens, stop token included."""
         return len(self.ids)
-
-
-def encode_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: Text) -> tuple[int, ...]:
-    """Token ids of a prompt as TRL's trainers make them: special tokens for a string, chat template for messages."""
-    if isinstance(prompt, str):
-        return tuple(tokenizer(prompt)["input_ids"])
-    return tuple(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
 
 
 def context_length(model: "PreTrainedModel") -> int | None:
@@ -84,17 +77,15 @@ def generate(
     import torch
     from transformers import GenerationConfig
 
-    from rlhf_recipes.ppo.setup import find_stop_ids
-
     stops = stops or Stops()
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    encoded = [tuple(ids) for ids in prompt_ids(prompts, tokenizer)]
     longest, limit = max(map(len, encoded), default=0), context_length(model)
     if limit is not None and longest + max_new_tokens > limit:
         raise UserError(
             f"the longest prompt has {longest} tokens and may be answered with {max_new_tokens}, but the model reads "
             f"{limit} at once: lower max_new_tokens, or cut the prompts with data.max_prompt_length"
         )
-    stop = find_stop_ids(stops, tokenizer, base_of(model))
+    stop = stop_ids(tokenizer, base_of(model), stops)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stop or [0])[0]
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": top_k}
     config = GenerationConfig(
@@ -136,9 +127,7 @@ class _StopStrings:
     """
 
     def __init__(self, stops: Stops, tokenizer, width: int):
-        from rlhf_recipes.ppo.setup import stop_string_test
-
-        self.completed, self.width, self.ends = stop_string_test(stops, tokenizer), width, {}
+        self.completed, self.width, self.ends = stop_string_test(stops.stop_strings, tokenizer), width, {}
 
     def __call__(self, input_ids, scores, **kwargs):
         for row, ids in enumerate(input_ids[:, self.width :].tolist()):

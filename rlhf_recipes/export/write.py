@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.data.chat_template import ChatTemplate
+from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.resolve import Stops
 
 
 def write(
@@ -37,10 +38,9 @@ def write(
     """
     stops: list[int] = []
     if template is not None:
-        own_template = template.jinja is None
-        stops = stop_ids(tokenizer, model, own_template=own_template, trained=stop_token_id)
-        if not own_template:
+        if template.jinja is not None:
             tokenizer.chat_template = template.with_bos(tokenizer)
+        stops = stop_ids(tokenizer, model, Stops(stop_token_id=stop_token_id), serving=True)
         generation = model.generation_config or GenerationConfig()
         generation.eos_token_id = stops if len(stops) > 1 else stops[0]
         generation.pad_token_id, generation.bos_token_id = tokenizer.pad_token_id, tokenizer.bos_token_id

@@ -9,8 +9,7 @@ from rlhf_recipes.engine import lean
 from rlhf_recipes.engine.distribution import PolicyLanguage
 from rlhf_recipes.engine.forward import evaluating, hidden_states
 from rlhf_recipes.engine.generation import Sampling, generate
-from rlhf_recipes.engine.prompts import pad_left
-from rlhf_recipes.engine.sequences import Sequences
+from rlhf_recipes.engine.sequences import Sequences, pad_left
 
 PLAIN = {"min_p": (None, 0.0), "repetition_penalty": (None, 1.0), "cache_implementation": (None,)}
 ALONE = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process holds all weights

@@ -9,6 +9,7 @@ from trl import GRPOTrainer as TRLGRPOTrainer
 from trl.trainer.utils import nanstd
 
 from rlhf_recipes.engine import lean
+from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.grpo import generation, groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
 
@@ -48,6 +49,12 @@ class GRPOTrainer(TRLGRPOTrainer):
             signal = (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan)
         self._silent, self._given = groups.silent(signal, self.num_generations), rewards
         return rewards.masked_fill(unscored[:, None], torch.nan)
+
+    def _tokenize_prompts(self, prompts: list):
+        """TRL's, but an EOS that the tokenizer appends to a text is dropped: TRL would answer a closed text."""
+        if isinstance(prompts[0], str):
+            return prompt_ids(prompts, self.processing_class), None, {}
+        return super()._tokenize_prompts(prompts)
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
         """TRL's generation; a small model's answers are drawn by PPO's engine, which lets finished rows go."""

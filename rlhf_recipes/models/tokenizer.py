@@ -1,8 +1,8 @@
-"""A tokenizer trained on a corpus, for models that start from nothing; and what a chat template ends a turn with."""
+"""A tokenizer trained on a corpus, for models that start from nothing."""
 
 from collections.abc import Iterable
 
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>", "unk_token": "<|unk|>"}
 
@@ -29,14 +29,3 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> 
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL)
-
-
-def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token with which the tokenizer's chat template closes an answer, None where it has none."""
-    if not tokenizer.chat_template:
-        return None
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "mark"}]
-    after = tokenizer.apply_chat_template(talk, tokenize=False).rpartition("mark")[2]
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    return ids[0] if ids and ids[0] in special else None

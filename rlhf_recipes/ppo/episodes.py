@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.engine.forward import causal_lm
 from rlhf_recipes.engine.generation import Sampling, generate
-from rlhf_recipes.engine.prompts import as_completion, pad_left, prompt_tokens
-from rlhf_recipes.engine.sequences import Kept, Sequences
+from rlhf_recipes.engine.prompts import as_completion, row_prompt_ids
+from rlhf_recipes.engine.sequences import Kept, Sequences, pad_left
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
@@ -107,7 +107,7 @@ class Player:
             width: columns of the prompts' tensors; None for the longest prompt here.
         """
         clock = [time.perf_counter()]
-        tokens = [prompt_tokens(row, self.tokenizer) for row in rows]
+        tokens = row_prompt_ids(rows, self.tokenizer)
         sequences, logprobs, finished = self.generate(tokens, uniforms, width or max(map(len, tokens)))
         if not self.checked:
             first = sequences[slice(0, 8)]

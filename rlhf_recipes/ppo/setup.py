@@ -1,4 +1,4 @@
-"""What a PPO run needs made of what it is given: stop tokens, adapters, a quiet network, a corpus."""
+"""What a PPO run needs made of what it is given: adapters, a quiet network, a corpus."""
 
 import torch
 from datasets import Dataset
@@ -6,34 +6,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo.config import PPOConfig
-
-
-def find_stop_ids(args: PPOConfig, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> list[int]:
-    """Tokens that end an answer. `stop_token=eos`: the tokenizer's EOS and those of the model's generation_config."""
-    if args.stop_token_id is not None:
-        return [args.stop_token_id]
-    if args.stop_token is None:
-        return []
-    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    own = own if isinstance(own, list) else [own]
-    return sorted({i for i in (tokenizer.eos_token_id, *own) if i is not None})
-
-
-def stop_string_test(args: PPOConfig, tokenizer: PreTrainedTokenizerBase):
-    """(token ids so far) -> whether the last of them completed a stop string; None without stop strings."""
-    if not args.stop_strings:
-        return None
-    strings = tuple(args.stop_strings)
-    # a token is a byte or more, and special ones decode to nothing
-    reach = max(len(s.encode()) for s in strings) + 8
-
-    def stopped(ids: list[int]) -> bool:
-        tail = tokenizer.decode(ids[-reach:])
-        before = tokenizer.decode(ids[-reach:-1])
-        return any(tail.count(s) > before.count(s) for s in strings)
-
-    return stopped
 
 
 def with_adapter(model: nn.Module | None, peft_config):

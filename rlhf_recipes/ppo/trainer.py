@@ -26,7 +26,8 @@ from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 from rlhf_recipes.engine.distribution import PolicyLanguage
 from rlhf_recipes.engine.forward import evaluating
 from rlhf_recipes.engine.generation import Sampling
-from rlhf_recipes.engine.prompts import PretrainingMix, PromptStream, prompt_tokens
+from rlhf_recipes.engine.prompts import row_prompt_ids
+from rlhf_recipes.engine.stops import stop_ids, stop_string_test
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.sharding import weights, whole
 from rlhf_recipes.ppo import checkpoint, guards
@@ -41,12 +42,11 @@ from rlhf_recipes.ppo.plan import activation_bytes, make_plan, trainer_arguments
 from rlhf_recipes.ppo.reference import Reference
 from rlhf_recipes.ppo.setup import (
     as_corpus,
-    find_stop_ids,
     split_groups,
-    stop_string_test,
     switch_dropout_off,
     with_adapter,
 )
+from rlhf_recipes.ppo.streams import PretrainingMix, PromptStream
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
 from rlhf_recipes.rewards.model import build_signal
 from rlhf_recipes.runs import checkpoints
@@ -97,7 +97,7 @@ class PPOTrainer(TRLPPOTrainer):
         optimizers=(None, None),
     ):
         guards.check(args, model, ref_model, eval_dataset, ptx_dataset)
-        self.stop_ids = find_stop_ids(args, processing_class, model)
+        self.stop_ids = stop_ids(processing_class, model, args)
         guards.check_stops(args, self.stop_ids)
         # its adapter off, or a copy: either way the policy as it starts, but for an adapter that came with the model
         self._starts_at_reference = ref_model is None and not hasattr(model, "peft_config")
@@ -150,7 +150,7 @@ class PPOTrainer(TRLPPOTrainer):
             self.reference,
             self.signal,
             processing_class,
-            Sampling(language, args.response_length, stop_string_test(args, processing_class)),
+            Sampling(language, args.response_length, stop_string_test(args.stop_strings, processing_class)),
             args,
             anew=narrow or self.accelerator.mixed_precision != "no",
         )
@@ -291,7 +291,7 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _experience_of(self, rows: list[dict], uniforms: Tensor) -> tuple[Experience, dict[str, float]]:
         """Experience of all processes' rows, each process having played its own part; and what it measured."""
-        width = max(len(prompt_tokens(row, self.processing_class)) for row in rows)
+        width = max(map(len, row_prompt_ids(rows, self.processing_class)))
         local = self.plan.local
         with self._reading():
             played = self.player.play(rows[local], uniforms[local], width)

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
-from rlhf_recipes.chat.stops import stop_ids
 from rlhf_recipes.data import chat_template
+from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.preflight import disk, fit, scores, screen, tokens
 from rlhf_recipes.preflight import rows as lengths
@@ -243,19 +243,17 @@ def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: resolve.Found,
     if cfg.stage in ("chat", "export"):
         asked = cfg.chat.template if cfg.stage == "chat" else "auto"
         own = chat_template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
-        return stop_ids(tokenizer, like, own_template=own, trained=written.stops.stop_token_id), own
-    from rlhf_recipes.ppo.setup import find_stop_ids
-
+        return stop_ids(tokenizer, like, written.stops, serving=True), own
     told = resolve.Stops()
     if cfg.stage == "ppo":
         told = setting.args
     elif cfg.stage in ("collect", "evaluate"):
         told = resolve.at(written.path).stops
-    return find_stop_ids(told, tokenizer, like), chat
+    return stop_ids(tokenizer, like, told), chat
 
 
 class _Generating:
-    """What find_stop_ids reads of a model: its generation_config, from the file beside the weights."""
+    """What stop_ids reads of a model: its generation_config, from the file beside the weights."""
 
     def __init__(self, path: str):
         from transformers import GenerationConfig

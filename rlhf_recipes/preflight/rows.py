@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from rlhf_recipes.data.domain import domain
 from rlhf_recipes.data.lengths import ANSWERS, Limits, count
 from rlhf_recipes.data.reading import Reading
+from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.rewards.messages import dialogue_of, text_of
 
 SAMPLE = 256  # rows read for the brief form
@@ -36,7 +37,7 @@ def measure(rows: list[dict], kind: str, tokenizer) -> Rows:
     if kind == "corpus":
         longest = max(count([row["text"] for row in rows], tokenizer, ends=True), default=0)
         return Rows(0, longest, len(rows))
-    prompt = max(count([row["prompt"] for row in rows], tokenizer, asks=True), default=0)
+    prompt = max(map(len, prompt_ids([row["prompt"] for row in rows], tokenizer)), default=0)
     answers = [row["prompt"] + row[name] for row in rows for name in ANSWERS.get(kind, ())]
     return Rows(prompt, max(count(answers, tokenizer, ends=True), default=prompt), len(rows))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlhf_recipes.models.tokenizer import turn_end
+from rlhf_recipes.engine.stops import turn_end
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
 from rlhf_recipes.runs.resolve import Stops
@@ -12,7 +13,7 @@ PROMPTS = ["the cat", "a big red dog ran away", "the dog sat on the mat and then
 
 def test_answers_come_back_in_order_and_end_at_the_stop_token(make_model, tokenizer):
     answers = measure.generate(make_model(), tokenizer, PROMPTS * 8, max_new_tokens=12, batch_size=5, seed=3)
-    assert [a.prompt_ids for a in answers] == [measure.encode_prompt(tokenizer, p) for p in PROMPTS * 8]
+    assert [a.prompt_ids for a in answers] == [tuple(ids) for ids in prompt_ids(PROMPTS * 8, tokenizer)]
     for answer in answers:
         assert 2 not in answer.ids[:-1]
         assert answer.finished == (answer.ids[-1] == 2)

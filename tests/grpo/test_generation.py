@@ -4,7 +4,7 @@ import pytest
 import torch
 from trl import GRPOTrainer as TRLGRPOTrainer
 
-from rlhf_recipes.engine.prompts import pad_left
+from rlhf_recipes.engine.sequences import pad_left
 from rlhf_recipes.grpo import generation
 
 

@@ -5,8 +5,7 @@ import torch
 
 from rlhf_recipes.engine.distribution import PolicyLanguage
 from rlhf_recipes.engine.generation import Sampling, generate
-from rlhf_recipes.ppo import PPOConfig
-from rlhf_recipes.ppo.setup import stop_string_test
+from rlhf_recipes.engine.stops import stop_string_test
 
 
 @pytest.mark.parametrize("least", [0, 3])
@@ -27,8 +26,6 @@ def test_a_string_of_wide_characters_is_found():
         def decode(self, ids):
             return bytes(ids).decode(errors="replace")
 
-    stopped = stop_string_test(
-        PPOConfig(output_dir="unused", stop_strings=["🙂🙂🙂"], use_cpu=True, bf16=False), Bytes()
-    )
+    stopped = stop_string_test(["🙂🙂🙂"], Bytes())
     ids = list("Hi 🙂🙂🙂".encode())
     assert [stopped(ids[: n + 1]) for n in range(len(ids))] == [False] * (len(ids) - 1) + [True]

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from rlhf_recipes.models.tokenizer import train_bpe, turn_end
+from rlhf_recipes.engine.stops import turn_end
+from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.preflight import tokens
 
 CHAT = "{% for m in messages %}<|turn|>{{ m.content }}<|end|>{% endfor %}"

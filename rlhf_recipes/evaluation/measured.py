@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from rlhf_recipes.evaluation import likelihood, majority, measure
+from rlhf_recipes.evaluation import likelihood, measure
 from rlhf_recipes.evaluation.measure import Answer, Text
+from rlhf_recipes.rewards import majority
 from rlhf_recipes.runs.resolve import Stops
 
 Loader = Callable[[], tuple]  # () -> (model, tokenizer); called when its turn comes, let go before the next one's

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import gather_object
 
-from rlhf_recipes.evaluation.majority import answer_of
+from rlhf_recipes.rewards.majority import answer_of
 from rlhf_recipes.rewards.messages import text_of
 
 Scorer = Callable[..., list[float | None]]

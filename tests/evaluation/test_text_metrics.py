@@ -4,10 +4,10 @@ import doctest
 
 import pytest
 
-from rlhf_recipes.evaluation import benchmarks, majority, statistics, text
+from rlhf_recipes.evaluation import benchmarks, statistics, text
 
 
-@pytest.mark.parametrize("module", [text, statistics, majority, benchmarks])
+@pytest.mark.parametrize("module", [text, statistics, benchmarks])
 def test_doctests(module):
     assert doctest.testmod(module).failed == 0
 

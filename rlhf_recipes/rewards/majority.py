@@ -1,10 +1,12 @@
 """majority@k: of k answers to one prompt, the one that most of them agree on (self-consistency, arXiv:2203.11171)."""
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from rlhf_recipes.evaluation.text import words
 from rlhf_recipes.rewards.answers import final_number, marked_answer
+
+_WORD = re.compile(r"[\w']+")
 
 
 def answer_of(text: str) -> Hashable:
@@ -17,14 +19,15 @@ def answer_of(text: str) -> Hashable:
     if number is not None:
         return number
     marked = marked_answer(text)
-    return tuple(word for word in words(text if marked is None else marked) if any(c.isalnum() for c in word))
+    words = _WORD.findall((text if marked is None else marked).lower())
+    return tuple(word for word in words if any(character.isalnum() for character in word))
 
 
 def vote(texts: Sequence[str]) -> int:
-    """Index of the first answer that says what most of them say; of equally many the one said first.
+    """Index of the first answer that says what most of them say; where counts are equal, what was said first wins.
 
     >>> vote(["7", "It is 8.", "8"])
     1
     """
-    said = [answer_of(text) for text in texts]
-    return said.index(Counter(said).most_common(1)[0][0])
+    answers = [answer_of(text) for text in texts]
+    return answers.index(Counter(answers).most_common(1)[0][0])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_recipes.evaluation.majority import answer_of, vote
+from rlhf_recipes.rewards.majority import answer_of, vote
 
 
 @pytest.mark.parametrize(

@@ -164,3 +164,11 @@ CHOICES = {
 }
 AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
 AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1}
+# What stands below reward.<group>.<name>: the keys, and what a path may be.
+REWARD = {
+    "models": (
+        ("path", "weight", "label", "batch_size", "ensemble", "std_coef"),
+        "auto, a folder, a hub id, or a list of them",
+    ),
+    "functions": (("path", "weight", "kwargs", "clip", "gate"), "pkg.module:function or ./file.py:function"),
+}

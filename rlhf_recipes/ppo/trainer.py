@@ -71,7 +71,10 @@ class PPOTrainer(TRLPPOTrainer):
         peft_config: wraps the policy in an adapter; value_peft_config the value model.
         reward_processing_classes: tokenizers of reward models that have their own (list or dict as reward_funcs).
         ptx_dataset: rows with `input_ids` or `text` for the pretraining mix (`ptx_coef`).
-        callbacks, optimizers: as Trainer's.
+        callbacks, optimizers: as Trainer's. A callback may have four events beside Trainer's, each called as
+            `event(args, state, control, **keywords)`: `on_rollout(metrics, trainer)` before an update learns from its
+            rollout, `on_update(metrics)` after every update whatever is logged, `on_experience(tokens)` and
+            `on_samples(samples)` with the tables of answers.
 
     Raises:
         UserError: settings or models that do not fit together.
@@ -328,7 +331,9 @@ class PPOTrainer(TRLPPOTrainer):
         update, self._update = self._update, None
         finished = self.state.global_step // self.plan.steps
         self.state.episode = finished * self.plan.batch_size
-        self._logged.append(update.close(self.plan, self._reduce) | {"episode": self.state.episode})
+        metrics = update.close(self.plan, self._reduce) | {"episode": self.state.episode}
+        self._logged.append(metrics)
+        self._tell("on_update", metrics=dict(metrics))
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:
             self.reference.follow(self.args.ref_model_mixup_alpha)
         often = self.args.sample_every or self.plan.updates // max(1, self.args.num_sample_generations)

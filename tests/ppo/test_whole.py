@@ -355,6 +355,21 @@ def test_steps_count_updates(make):
     assert history(trainer, "episode") == [16, 32]
 
 
+@pytest.mark.parametrize("logging", [{"logging_steps": 3}, {"logging_strategy": "no"}])
+def test_callbacks_hear_of_every_update_whatever_is_logged(make, logging):
+    class Hears(TrainerCallback):
+        def __init__(self):
+            self.updates = []
+
+        def on_update(self, args, state, control, metrics, **kwargs):
+            self.updates.append(metrics)
+
+    hears = Hears()
+    make(total_episodes=32, trainer={"callbacks": [hears]}, **logging).train()
+    assert [metrics["episode"] for metrics in hears.updates] == [8, 16, 24, 32]
+    assert all({"objective/kl", "objective/scores", "loss/policy_avg"} <= set(metrics) for metrics in hears.updates)
+
+
 def test_instructgpts_table_fits_the_config(make, prompts):
     trainer = make(
         per_device_train_batch_size=16,

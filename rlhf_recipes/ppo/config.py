@@ -30,9 +30,9 @@ class PPOConfig(TRLPPOConfig):
             Every log-probability is taken over the tokens that were drawn among.
         min_length: tokens before the stop token may be drawn; its probability is 0 until then, in the ratio too.
         stop_strings: end an answer when one of these has been written, after `min_length` tokens.
-        reward_weights: one for each reward function; None for all 1. A combined signal brings its own.
+        reward_weights: one for each reward function; None for all 1. A RewardFunctions has its own.
         reward_append_eos: give a reward model an EOS after answers that were cut off too, as RewardTrainer trained it.
-            A signal or ModelReward that is handed over ready has its own.
+            A RewardFunctions or ModelReward has its own.
         reward_normalize: none, running (all scores so far have mean 0, variance 1) or reference (those of the first
             rollout have, which the starting policy wrote).
         reward_clip: after that, cut scores to [-reward_clip, reward_clip]; None for no limit.

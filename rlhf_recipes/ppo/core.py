@@ -91,7 +91,7 @@ def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, lengths: Tensor) -
     """r_t = -beta KL_t, and the score added at the step after the last token (at the last, if that is off the end).
 
     Args:
-        scores: (B,) what the reward signal says of each response.
+        scores: (B,) the reward functions' score of each response.
         kl: (B, T) nats a token, 0 on padding.
         kl_coef: beta.
         lengths: (B,) tokens in each response, 0 to T.

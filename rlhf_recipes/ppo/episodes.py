@@ -3,7 +3,6 @@
 import itertools
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -19,7 +18,31 @@ from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.reference import Reference
-from rlhf_recipes.rewards.model import Answers
+from rlhf_recipes.rewards import RewardFunctions
+
+
+@dataclass
+class Answers:
+    """A batch of answered prompts, as the reward functions see them. All lists have one entry a row.
+
+    Args:
+        prompts, completions: text, or lists of messages.
+        prompt_ids, completion_ids: the policy's tokens, without padding; completions with their stop token.
+        columns: every other column of the dataset, by name.
+        finished: whether a stop token or string ended each completion, not the length.
+    """
+
+    prompts: list
+    completions: list
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]
+    columns: dict[str, list]
+    finished: list[bool]
+
+    def all_columns(self) -> dict[str, list]:
+        """What a reward function gets beside prompts and completions."""
+        own = {"prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids, "finished": self.finished}
+        return self.columns | own
 
 
 @dataclass
@@ -79,7 +102,7 @@ class Player:
 
     Args:
         actor_critic, reference: whose log-probabilities and values are read.
-        signal: Answers -> (scores, by_name).
+        rewards: compute the scores.
         tokenizer: the policy's.
         sampling: how to draw.
         args: local_rollout_forward_batch_size, kl_estimator.
@@ -90,7 +113,7 @@ class Player:
 
     actor_critic: ActorCritic
     reference: Reference
-    signal: Callable
+    rewards: RewardFunctions
     tokenizer: PreTrainedTokenizerBase
     sampling: Sampling
     args: PPOConfig
@@ -115,7 +138,7 @@ class Player:
             self.checked = True
         clock.append(time.perf_counter())
         answers = self.answers(rows, tokens, sequences, finished)
-        scores, by_name = self.signal(answers)
+        scores, by_name = self.rewards(answers.prompts, answers.completions, answers.all_columns())
         clock.append(time.perf_counter())
         logprobs, kl, values = self.judge(sequences, logprobs)
         clock.append(time.perf_counter())

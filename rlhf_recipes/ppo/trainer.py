@@ -48,7 +48,7 @@ from rlhf_recipes.ppo.setup import (
 )
 from rlhf_recipes.ppo.streams import PretrainingMix, PromptStream
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
-from rlhf_recipes.rewards.model import build_signal
+from rlhf_recipes.rewards.model import as_reward_functions
 from rlhf_recipes.runs import checkpoints
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ class PPOTrainer(TRLPPOTrainer):
         args: see PPOConfig. It is copied; callbacks get the copy, and may set `kl_coef` and other coefficients on it.
         processing_class: the policy's tokenizer.
         reward_funcs: a reward function `f(prompts, completions, **columns) -> list[float | None]`, a sequence
-            classifier, or several as a list or dict by name; or a combined
-            `signal(prompts, completions, columns) -> (scores, by_name)`.
+            classifier, or several as a list or dict by name; or a rewards.RewardFunctions.
         train_dataset: rows with `prompt` (text or messages) or `input_ids`; other columns go to the reward functions.
         eval_dataset: held-out prompts, for evaluation and samples.
         ref_model: the reference of the KL. None: the policy with its adapter off, or a frozen copy of the policy.
@@ -137,7 +136,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.ref_model = ref_model
         if ref_model is not None:
             ref_model.requires_grad_(False).eval().to(args.device)
-        self.signal = build_signal(
+        self.rewards = as_reward_functions(
             reward_funcs,
             args.reward_weights,
             reward_processing_classes,
@@ -151,7 +150,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.player = Player(
             self.actor_critic,
             self.reference,
-            self.signal,
+            self.rewards,
             processing_class,
             Sampling(language, args.response_length, stop_string_test(args.stop_strings, processing_class)),
             args,
@@ -433,10 +432,9 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _ppo_state(self, loss: float) -> dict:
         """What a checkpoint holds beside Trainer's files and the critic; `loss`: summed since the last log line."""
-        signal = getattr(self.signal, "signal", None)
         return {
             "kl_coef": self.args.kl_coef,
-            "signal": signal.state_dict() if hasattr(signal, "state_dict") else None,
+            "rewards": self.rewards.state_dict(),
             "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
             "scale": self.scale.state_dict(),
             "waited": self.early_stopping.early_stopping_patience_counter,  # Trainer saves it, and does not read it
@@ -449,8 +447,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.scale.load_state_dict(state["scale"])
         self.early_stopping.early_stopping_patience_counter = state["waited"]
         self._logged, self._unlogged = list(state["unlogged"]["updates"]), state["unlogged"]
-        if state["signal"] is not None:
-            self.signal.signal.load_state_dict(state["signal"])
+        self.rewards.load_state_dict(state["rewards"])
         if state["reference"] is not None:
             self.ref_model.load_state_dict(state["reference"])
 

@@ -11,7 +11,7 @@ PAIRS = 10
 
 def told_apart(cfg: DictConfig, run: StageRun) -> str:
     """One line: of how many pairs the reward scores the chosen answer above the rejected one."""
-    from rlhf_recipes.rewards.from_config import build_signal  # and TRL with it
+    from rlhf_recipes.rewards.from_config import build_rewards  # torch where there is a model
 
     try:
         data.check(cfg.data, "preferences")
@@ -19,12 +19,12 @@ def told_apart(cfg: DictConfig, run: StageRun) -> str:
         if not len(held):
             raise UserError("no pairs are held out; expected data.eval_fraction above 0")
         rows = [held[i] for i in range(min(PAIRS, len(held)))]
-        signal = build_signal(cfg, run, optional=True)
-        if signal is None:
+        rewards = build_rewards(cfg, run, optional=True)
+        if rewards is None:
             return "reward: no model or function is at hand to try on pairs"
         prompts = [row["prompt"] for row in rows]
         columns = {n: [row[n] for row in rows] for n in rows[0] if n not in ("prompt", "chosen", "rejected")}
-        chosen, rejected = (signal(prompts, [row[n] for row in rows], columns)[0] for n in ("chosen", "rejected"))
+        chosen, rejected = (rewards(prompts, [row[n] for row in rows], columns)[0] for n in ("chosen", "rejected"))
     except UserError as error:
         return f"reward: not tried on pairs: {error}"
     right = sum(a > b for a, b in zip(chosen, rejected, strict=True))

@@ -1,12 +1,13 @@
-"""Several reward functions as one signal: names, weights, clips and gates.
+"""Several reward functions and reward models as one: names, weights, clips and gates.
 
     score of a row = sum over the functions that apply of weight * clip(f)
 
-A function that returns None for a row does not apply to it. A gate is a condition on the rest: where a gate's own
-score is 0 or less, every function that is no gate counts 0 in that row (format first, then content). A weight of 0
-makes a metric: computed and logged, never felt. Kept free of torch, TRL and Hydra.
+A function that returns None for a row does not apply to it. A gate is a condition on the others: where a gate scores 0
+or less, every function that is not a gate counts 0 in that row (format first, then content). A weight of 0 makes a
+metric, which is logged and does not change the score. This module imports neither torch nor TRL nor Hydra.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ _KEYS = ("path", "weight", "kwargs", "clip", "gate")
 
 @dataclass(frozen=True)
 class Part:
-    """One function of a signal.
+    """One function of several, and how it counts.
 
     Args:
-        weight: what its score counts; 0 for a metric only.
-        clip: lowest and highest score it may give, before the weight; None for no limit.
-        gate: whether a score of 0 or less silences every function that is no gate.
+        function: a reward function or a reward model, called as TRL's GRPOTrainer calls one.
+        weight: factor of its score in the sum; 0 for a metric.
+        clip: lowest and highest score, applied before the weight; None for no limit.
+        gate: whether a score of 0 or less sets every function that is not a gate to 0.
     """
 
     function: RewardFunction
@@ -34,45 +36,46 @@ class Part:
     clip: tuple[float, float] | None = None
     gate: bool = False
 
+    @property
+    def counts(self) -> bool:
+        """Whether the score depends on this function; it does not depend on a metric."""
+        return bool(self.weight or self.gate)
 
-class RewardSignal:
-    """Functions and scorers, called as one.
+
+class RewardFunctions:
+    """Reward functions and reward models by name, called as one. PPO, GRPO, collect, evaluate and score all use it.
 
     Args:
-        functions: the `functions` node of a reward config, {name: {path, weight, kwargs, clip, gate}}.
-        scorers: more of them made elsewhere, for instance reward models: {name: (callable, weight)}, same interface.
-        on_nonfinite: "stop" raises at a score that is NaN or infinite; "skip" makes it NaN, and with it the row's sum
-            where the function has a weight or is a gate: PPO leaves such a row out of its losses.
+        functions: {name: one of
+            a callable `f(prompts, completions, **columns) -> list[float | None]`, which gets weight 1;
+            a Part;
+            a node of a reward config {path, weight, kwargs, clip, gate};
+            None, which leaves the name out}.
+        on_nonfinite: "stop" raises at a score that is NaN or infinite. "skip" turns it into NaN, and with it the row's
+            sum where the function counts; PPO leaves such a row out of its losses.
+        unscored: score of a row to which no function applies.
 
     Raises:
-        UserError: a function that cannot be loaded, or a key, weight, clip or gate that makes no sense.
+        UserError: a function that cannot be loaded, or an unknown key, or a wrong weight, clip or gate.
 
-    >>> signal = RewardSignal({
+    >>> rewards = RewardFunctions({
     ...     "tags": {"path": "rlhf_recipes.rewards.gsm8k:soft_format", "gate": True},
     ...     "right": {"path": "rlhf_recipes.rewards.gsm8k:correctness", "weight": 0.5},
     ... })
     >>> texts = ["<reasoning>6 x 12</reasoning><answer>72</answer>", "#### 72"]
-    >>> signal(["?"] * 2, texts, {"answer": ["72", "72"]})
+    >>> rewards(["?"] * 2, texts, {"answer": ["72", "72"]})
     ([1.5, 0.0], {'tags': [0.5, 0.0], 'right': [2.0, 2.0]})
     """
 
     def __init__(
         self,
-        functions: Mapping[str, Mapping[str, Any] | None] | None = None,
-        scorers: Mapping[str, tuple[RewardFunction, float]] | None = None,
+        functions: Mapping[str, RewardFunction | Part | Mapping[str, Any] | None] | None = None,
+        *,
         on_nonfinite: str = "stop",
+        unscored: float = 0.0,
     ):
-        self.on_nonfinite = on_nonfinite
-        self.parts = {name: _part(name, spec) for name, spec in (functions or {}).items() if spec is not None}
-        for name, (function, weight) in (scorers or {}).items():
-            if name in self.parts:
-                raise UserError(f"two rewards are called {name}: one under functions, one under models. Rename one.")
-            self.parts[name] = Part(function, _number(name, "weight", weight))
-
-    @property
-    def gated(self) -> bool:
-        """Whether any function is a gate, so that the parts cannot simply be added up."""
-        return any(part.gate for part in self.parts.values())
+        self.on_nonfinite, self.unscored = on_nonfinite, unscored
+        self.parts = {name: _part(name, given) for name, given in (functions or {}).items() if given is not None}
 
     def __call__(
         self, prompts: list[Text], completions: list[Text], columns: Mapping[str, Any] | None = None
@@ -84,14 +87,13 @@ class RewardSignal:
             columns: {name: (N,) values} of the dataset, and anything else the functions may want (TRL's `log_metric`).
 
         Returns:
-            scores (N,), 0.0 where no function applies, and each function's own scores by name (N,), clipped but
-            neither weighted nor gated.
+            scores (N,); and each function's own scores by name (N,), clipped but neither weighted nor gated.
 
         Raises:
-            RowError: a function raised at one sample, or gave something that is no finite number; the message names
-                the function and the sample.
-            UserError: what no sample is to blame for: a function raised a UserError of its own (no such column, no
-                endpoint), failed on the whole batch only, or gave another count than N.
+            RowError: a function raised at one sample, or returned something that is not a finite number. The message
+                names the function and the sample.
+            UserError: an error that no single sample causes: a function raised a UserError of its own (no such column,
+                no endpoint), failed on the whole batch only, or returned another number of scores than N.
         """
         by_name = {name: self.score_by(name, prompts, completions, columns) for name in self.parts}
         return self.combine(by_name, len(completions)), by_name
@@ -99,61 +101,115 @@ class RewardSignal:
     def score_by(
         self, name: str, prompts: list[Text], completions: list[Text], columns: Mapping[str, Any] | None = None
     ) -> list[float | None]:
-        """One function's checked and clipped scores (N,); arguments and errors as for the whole signal."""
-        part, columns = self.parts[name], dict(columns or {})
+        """One function's checked and clipped scores (N,); arguments and errors as for a call."""
+        function, columns = self.parts[name].function, dict(columns or {})
         try:
-            given = part.function(prompts=prompts, completions=completions, **columns)
+            scores = _call(function, prompts, completions, columns)
         except Exception as error:
-            what = str(error) if isinstance(error, UserError) else f"raised {type(error).__name__}: {error}"
-            what = f"reward '{name}': {_line(what)}"
-            if isinstance(error, UserError) and not isinstance(error, RowError):
-                raise UserError(what) from error
-            sample = _culprit(part.function, prompts, completions, columns)
+            own = isinstance(error, UserError)
+            message = f"reward '{name}': {_line(str(error) if own else f'raised {type(error).__name__}: {error}')}"
+            if own and not isinstance(error, RowError):
+                raise UserError(message) from error
+            sample = _failing_sample(function, prompts, completions, columns)
             if sample is None:
-                raise UserError(f"{what} [on {len(completions)} samples together, not on one alone]") from error
-            raise RowError(f"{what} [{_show(sample, prompts, completions)}]") from error
-        scores = _as_list(given)
-        if scores is None or len(scores) != len(completions):
-            count = f"{type(given).__name__}" if scores is None else f"{len(scores)} scores"
+                raise UserError(f"{message} [on {len(completions)} samples together, not on one alone]") from error
+            raise RowError(f"{message} [{_show(sample, prompts, completions)}]") from error
+        if hasattr(scores, "tolist"):  # an array or a tensor
+            scores = scores.tolist()
+        if not isinstance(scores, list | tuple) or len(scores) != len(completions):
+            returned = f"{len(scores)} scores" if isinstance(scores, list | tuple) else type(scores).__name__
             first = _show(0, prompts, completions) if completions else "no samples"
             raise UserError(
-                f"reward '{name}' returned {count} for {len(completions)} completions; it must return a list with "
+                f"reward '{name}' returned {returned} for {len(completions)} completions; it must return a list with "
                 f"one float or None for each [the batch begins with {first}]"
             )
         return [self._checked(name, score, i, prompts, completions) for i, score in enumerate(scores)]
 
     def combine(self, by_name: Mapping[str, list[float | None]], rows: int) -> list[float]:
-        """The weighted and gated sum (N,) of what `score_by` gave; NaN where a score that counts is NaN."""
-        totals = []
-        for i in range(rows):
-            broken = [n for n, values in by_name.items() if values[i] is not None and math.isnan(values[i])]
-            if any(self.parts[name].weight or self.parts[name].gate for name in broken):
-                totals.append(math.nan)
-                continue
-            shut = any(part.gate and _shuts(by_name[name][i]) for name, part in self.parts.items())
-            totals.append(
-                sum(
-                    (
-                        part.weight * by_name[name][i]
-                        for name, part in self.parts.items()
-                        if by_name[name][i] is not None and name not in broken and (part.gate or not shut)
-                    ),
-                    0.0,
-                )
+        """The weighted and gated sum (N,) of what `score_by` returned; NaN where a score that counts is NaN."""
+        return [self._sum({name: scores[i] for name, scores in by_name.items()}) for i in range(rows)]
+
+    def trl_functions(self) -> tuple[list[Callable[..., list[float | None]]], list[float]]:
+        """`reward_funcs` and `reward_weights` for TRL's GRPOTrainer and RLOOTrainer, one logged metric for each.
+
+        Without a gate TRL gets each function with its weight, and sums (or normalises) them itself. TRL cannot compute
+        a gate: then the first function, `combined`, has weight 1 and returns our sum, and the others have weight 0 and
+        only report their scores. A None passes through to TRL, which leaves it out of the row's sum. In a row where no
+        function that counts has a score, `combined` returns None; without a gate our GRPOTrainer leaves such a row out
+        of its group's baseline, since TRL counts the metrics in.
+
+        Raises:
+            UserError: there is no function.
+
+        >>> functions, weights = RewardFunctions({
+        ...     "right": {"path": "rlhf_recipes.rewards.gsm8k:correctness", "weight": 0.5},
+        ... }).trl_functions()
+        >>> [f.__name__ for f in functions], weights, functions[0](["?"], ["#### 72"], answer=["72"])
+        (['right'], [0.5], [2.0])
+        """
+        if not self.parts:
+            raise UserError(
+                "there is no reward: choose one, for example reward=gsm8k, or add reward.functions.mine.path=..."
             )
-        return totals
+        if not any(part.gate for part in self.parts.values()):
+            own = {name: self._one(name) for name in self.parts}
+            return _named(own), [part.weight for part in self.parts.values()]
+
+        last: dict[str, Any] = {"completions": None}
+
+        def by_name(prompts: list[Text], completions: list[Text], columns: dict[str, Any]) -> dict[str, list]:
+            if last["completions"] is not completions:  # TRL passes the same list to each function of a batch
+                last["scores"], last["by_name"] = self(prompts, completions, columns)
+                last["completions"] = completions
+            return last["by_name"]
+
+        def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
+            rows = zip(*by_name(prompts, completions, columns).values(), strict=True)
+            return [score if self._is_scored(row) else None for score, row in zip(last["scores"], rows, strict=True)]
+
+        def report(name: str) -> Callable[..., list[float | None]]:
+            return lambda prompts, completions, **columns: by_name(prompts, completions, columns)[name]
+
+        return [combined, *_named({name: report(name) for name in self.parts})], [1.0] + [0.0] * len(self.parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of the functions that have one (running statistics, say), by name, for a checkpoint."""
+        functions = {name: part.function for name, part in self.parts.items()}
+        return {name: f.state_dict() for name, f in functions.items() if hasattr(f, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, own in state.items():
+            self.parts[name].function.load_state_dict(own)
+
+    def _sum(self, row: Mapping[str, float | None]) -> float:
+        """The score of one row, from each function's."""
+        applies = {name: score for name, score in row.items() if score is not None}
+        if not applies:
+            return self.unscored
+        if any(self.parts[name].counts for name, score in applies.items() if math.isnan(score)):
+            return math.nan
+        closed = any(self.parts[name].gate and score <= 0 for name, score in applies.items())
+        counted = {n: s for n, s in applies.items() if self.parts[n].weight and (self.parts[n].gate or not closed)}
+        return sum((self.parts[name].weight * score for name, score in counted.items()), 0.0)
+
+    def _is_scored(self, row: tuple[float | None, ...]) -> bool:
+        """Whether a function has a score that counts; an open gate of weight 0 has none."""
+        scores = [(part, score) for part, score in zip(self.parts.values(), row, strict=True) if score is not None]
+        return any(part.weight or (part.gate and score <= 0) for part, score in scores)
+
+    def _one(self, name: str) -> RewardFunction:
+        return lambda prompts, completions, **columns: self.score_by(name, prompts, completions, columns)
 
     def _checked(self, name: str, score: Any, i: int, prompts: list, completions: list) -> float | None:
         if score is None:
             return None
         try:
-            value = float(score)
+            value = math.nan if isinstance(score, str) else float(score)
         except (TypeError, ValueError):
-            value = None
-        number = value is not None and not isinstance(score, str)
-        if number and not math.isfinite(value) and self.on_nonfinite == "skip":
-            return math.nan
-        if not number or not math.isfinite(value):
+            value, score = math.nan, repr(score)
+        if not math.isfinite(value):
+            if self.on_nonfinite == "skip" and not isinstance(score, str):
+                return math.nan
             raise RowError(
                 f"reward '{name}' returned {score!r}; it must return a finite number, or None where it does not apply "
                 f"[{_show(i, prompts, completions)}]"
@@ -162,78 +218,23 @@ class RewardSignal:
         return value if clip is None else min(max(value, clip[0]), clip[1])
 
 
-def as_grpo_functions(signal: RewardSignal) -> tuple[list[Callable[..., list[float | None]]], list[float]]:
-    """A signal as TRL's GRPOTrainer wants it: `reward_funcs` and `reward_weights`, one metric a function.
-
-    Without a gate each function is handed over with its weight, so that TRL sums (or normalises) them itself. With a
-    gate the sum is ours: the first function, `combined`, has weight 1 and gives it, the others have weight 0 and only
-    report their scores. None goes through to TRL, which leaves it out of the row's sum. A row without any score that is
-    felt (a metric is not, nor an open gate of weight 0) is left out of the group's baseline: by `combined`, which gives
-    None there, and without a gate by our GRPOTrainer, since TRL counts the metrics in.
-
-    Args:
-        signal: at least one function.
-
-    Returns:
-        The functions, each with its metric name as `__name__`, and their weights.
-
-    Raises:
-        UserError: the signal is empty.
-
-    >>> functions, weights = as_grpo_functions(RewardSignal({
-    ...     "right": {"path": "rlhf_recipes.rewards.gsm8k:correctness", "weight": 0.5},
-    ... }))
-    >>> [f.__name__ for f in functions], weights, functions[0](["?"], ["#### 72"], answer=["72"])
-    (['right'], [0.5], [2.0])
-    """
-    if not signal.parts:
-        raise UserError(
-            "there is no reward: choose one, for example reward=gsm8k, or add reward.functions.mine.path=..."
-        )
-    if not signal.gated:
-        return [_named(name, _one(signal, name)) for name in signal.parts], [p.weight for p in signal.parts.values()]
-
-    last: dict[str, Any] = {"batch": None}
-
-    def scored(prompts: list[Text], completions: list[Text], columns: dict[str, Any]) -> dict[str, list[float | None]]:
-        if last["batch"] is not completions:  # TRL hands the same list to each function of a batch
-            last["scores"], last["by_name"] = signal(prompts, completions, columns)
-            last["batch"] = completions
-        return last["by_name"]
-
-    def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
-        by_name = scored(prompts, completions, columns)
-        rows = zip(*by_name.values(), strict=True)
-        return [s if felt(row) else None for s, row in zip(last["scores"], rows, strict=True)]
-
-    def felt(row: tuple[float | None, ...]) -> bool:
-        scored = zip(signal.parts.values(), row, strict=True)
-        return any((part.weight and score is not None) or (part.gate and _shuts(score)) for part, score in scored)
-
-    def report(name: str) -> Callable[..., list[float | None]]:
-        return lambda prompts, completions, **columns: scored(prompts, completions, columns)[name]
-
-    functions = [combined, *(_named(name, report(name)) for name in signal.parts)]
-    return functions, [1.0] + [0.0] * len(signal.parts)
+def rows_of(columns: Mapping[str, Any], start: int, stop: int, rows: int) -> dict[str, Any]:
+    """The columns cut down to some rows; a value that is not a column (TRL's `trainer_state`) stays as it is."""
+    return {k: v[start:stop] if isinstance(v, list) and len(v) == rows else v for k, v in columns.items()}
 
 
-def _one(signal: RewardSignal, name: str) -> Callable[..., list[float | None]]:
-    return lambda prompts, completions, **columns: signal.score_by(name, prompts, completions, columns)
-
-
-def _named(name: str, function: Callable) -> Callable:
-    function.__name__ = name
-    return function
-
-
-def _part(name: str, spec: Mapping[str, Any]) -> Part:
-    if unknown := [key for key in spec if key not in _KEYS]:
+def _part(name: str, given: RewardFunction | Part | Mapping[str, Any]) -> Part:
+    if isinstance(given, Part):
+        return Part(given.function, _number(name, "weight", given.weight), given.clip, given.gate)
+    if callable(given):
+        return Part(given)
+    if unknown := [key for key in given if key not in _KEYS]:
         raise UserError(f"reward.functions.{name} has no key {unknown[0]}; it takes {', '.join(_KEYS)}.")
     try:
-        function = load_function(spec)
+        function = load_function(given)
     except UserError as error:
         raise UserError(f"reward.functions.{name}: {error}") from error
-    weight, clip, gate = spec.get("weight"), spec.get("clip"), spec.get("gate")
+    weight, clip, gate = given.get("weight"), given.get("clip"), given.get("gate")
     if clip is not None:
         if isinstance(clip, str) or not isinstance(clip, Iterable) or len(ends := list(clip)) != 2:
             raise UserError(f"reward.functions.{name}.clip is {clip!r}; give [lowest, highest], or null.")
@@ -252,17 +253,23 @@ def _number(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
-def _shuts(score: float | None) -> bool:
-    return score is not None and score <= 0
+def _named(functions: Mapping[str, RewardFunction]) -> list[RewardFunction]:
+    """The functions with their names as `__name__`, under which TRL logs them."""
+    for name, function in functions.items():
+        function.__name__ = name
+    return list(functions.values())
 
 
-def _as_list(given: Any) -> list | None:
-    if hasattr(given, "tolist"):  # an array or a tensor
-        given = given.tolist()
-    return list(given) if isinstance(given, list | tuple) else None
+def _call(function: RewardFunction, prompts: list, completions: list, columns: Mapping[str, Any]) -> Any:
+    """What the function returns for all it takes: everything, if it has **kwargs."""
+    given = {**columns, "prompts": prompts, "completions": completions}
+    parameters = inspect.signature(function, follow_wrapped=False).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        given = {name: value for name, value in given.items() if name in parameters}
+    return function(**given)
 
 
-def _culprit(function: RewardFunction, prompts: list, completions: list, columns: dict[str, Any]) -> int | None:
+def _failing_sample(function: RewardFunction, prompts: list, completions: list, columns: dict[str, Any]) -> int | None:
     """The first sample of a failing batch on which the function fails, found by halves; None where no half fails."""
     rows = len(completions)
     if rows < 2:
@@ -270,16 +277,11 @@ def _culprit(function: RewardFunction, prompts: list, completions: list, columns
     for start, stop in ((0, rows // 2), (rows // 2, rows)):
         half = prompts[start:stop], completions[start:stop], rows_of(columns, start, stop, rows)
         try:
-            function(prompts=half[0], completions=half[1], **half[2])
+            _call(function, *half)
         except Exception:
-            found = _culprit(function, *half)
-            return None if found is None else start + found
+            sample = _failing_sample(function, *half)
+            return None if sample is None else start + sample
     return None
-
-
-def rows_of(columns: Mapping[str, Any], start: int, stop: int, rows: int) -> dict[str, Any]:
-    """The columns cut down to some rows; what is no column (TRL's `trainer_state`) stays as it is."""
-    return {k: v[start:stop] if isinstance(v, list) and len(v) == rows else v for k, v in columns.items()}
 
 
 def _show(i: int, prompts: list[Text], completions: list[Text]) -> str:

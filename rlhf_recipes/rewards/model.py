@@ -1,53 +1,41 @@
-"""From answers to scores: reward functions, reward models, or a signal that is already combined."""
+"""Reward models as reward functions: one of them, or several as an ensemble."""
 
-import inspect
 import logging
 import math
-from dataclasses import dataclass
+import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.rewards.combine import Part, RewardFunctions
+from rlhf_recipes.rewards.load import RewardFunction
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Answers:
-    """A batch of answered prompts, as the reward side sees them. All lists have one entry a row.
-
-    Args:
-        prompts, completions: text, or lists of messages.
-        prompt_ids, completion_ids: the policy's tokens, without padding; completions with their stop token.
-        columns: every other column of the dataset, by name.
-        finished: whether a stop token or string ended each completion, not the length.
-    """
-
-    prompts: list
-    completions: list
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    columns: dict[str, list]
-    finished: list[bool]
+REDUCTIONS = ("mean", "min", "mean_minus_std")
 
 
 class ModelReward:
     """A sequence classifier as a reward function.
 
-    With the policy's own tokenizer it reads the policy's tokens. With another one, the text is written anew in that
-    model's chat template (or plainly, prompt and completion joined) and tokenised again. What is longer than the model
-    reads loses its start, for the answer stands at the end.
+    With the policy's own tokenizer it reads the policy's tokens. With another one, the text is rendered in that model's
+    chat template (or plainly, prompt and completion joined) and tokenized again. A row that is longer than the model's
+    context loses its start, since the answer stands at the end.
 
     Args:
-        model: one label, or several and `label` says which one's logit is the reward.
+        model: one label, or several and `label` says whose logit is the reward.
         tokenizer: the model's; None if it is the policy's.
         eos_id: the policy's EOS, for a model that shares its tokenizer.
-        append_eos: close answers that were cut off with EOS too, as RewardTrainer's training texts are, and not only
-            those known to be finished. A chat template closes every turn by itself.
-        label: index or name of the rewarding label.
+        append_eos: append EOS to answers that were cut off too, as to RewardTrainer's training texts, and not only to
+            those that ended by themselves. A chat template closes every turn anyway.
+        label: index or name of the label.
         batch_size: answers a forward.
+
+    Raises:
+        UserError: several labels and no `label`, or no label of that name.
     """
 
     def __init__(
@@ -68,18 +56,8 @@ class ModelReward:
             tokenizer.truncation_side = "left"
         self.__name__ = type(model).__name__
 
-    def _label(self, label: int | str | None) -> int:
-        config = getattr(self.model, "config", None)
-        names = {name: i for i, name in (getattr(config, "id2label", None) or {}).items()}
-        count = getattr(config, "num_labels", 1)
-        if label is None and count > 1:
-            raise UserError(f"the reward model has {count} labels ({', '.join(names)}); say which one is the reward")
-        if isinstance(label, str) and label not in names:
-            raise UserError(f"the reward model has no label {label!r}; it has {', '.join(names)}")
-        return names[label] if isinstance(label, str) else label or 0
-
     def check(self, messages: bool, policy_tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Refuse a model that cannot read what it will be given, before any training; warn of a doubtful reading.
+        """Refuse, before any training, a model that cannot read the rows; warn of a doubtful reading.
 
         Args:
             messages: whether prompts are lists of messages, not text.
@@ -98,14 +76,14 @@ class ModelReward:
             )
         if self.tokenizer is None:
             return
-        # an encoder (a sentiment classifier, say) knows no turns: it reads the words
+        # an encoder (a sentiment classifier, say) was not trained on turns: it reads the words
         if messages and not self.tokenizer.chat_template and hasattr(self.model, "score"):
             raise UserError(
-                "the prompts are conversations and the reward model's tokenizer has no chat template: it would not "
-                "read what it was trained on. Save the template with it, or give texts with data.template=plain"
+                "the prompts are conversations and the reward model's tokenizer has no chat template, so that it would "
+                "not read what it was trained on. Save the template with it, or give texts with data.template=plain"
             )
-        policys = policy_tokenizer.chat_template if policy_tokenizer is not None else self.tokenizer.chat_template
-        if not messages and self.tokenizer.chat_template and self.tokenizer.chat_template != policys:
+        template = policy_tokenizer.chat_template if policy_tokenizer is not None else self.tokenizer.chat_template
+        if not messages and self.tokenizer.chat_template and self.tokenizer.chat_template != template:
             logger.warning(
                 "the reward model has a chat template of its own and the prompts are plain text: it reads them "
                 "without; data.template=chat gives it turns"
@@ -115,12 +93,11 @@ class ModelReward:
     def __call__(
         self, prompts, completions, prompt_ids=None, completion_ids=None, finished=None, **columns
     ) -> list[float]:
-        """One score an answer. TRL's reward-function form; the ids are used where the tokenizer is shared."""
+        """One score an answer, (N,). TRL's reward-function form; the ids are read where the tokenizer is shared."""
         closed = [self.append_eos or bool(ended) for ended in finished or [False] * len(completions)]
         if self.tokenizer is None:
-            rows = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-            ends = [self.eos_id if end else None for end in closed]
-            rows = [_close(row, end, self.limit) for row, end in zip(rows, ends, strict=True)]
+            ids = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+            rows = [self._closed(row, self.eos_id if end else None) for row, end in zip(ids, closed, strict=True)]
         else:
             rows = [self._tokens(*row) for row in zip(prompts, completions, closed, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -131,141 +108,163 @@ class ModelReward:
                 scores[i] = score
         return scores
 
+    def _label(self, label: int | str | None) -> int:
+        config = getattr(self.model, "config", None)
+        names = {name: i for i, name in (getattr(config, "id2label", None) or {}).items()}
+        count = getattr(config, "num_labels", 1)
+        if label is None and count > 1:
+            raise UserError(f"the reward model has {count} labels ({', '.join(names)}); say which one is the reward")
+        if isinstance(label, str) and label not in names:
+            raise UserError(f"the reward model has no label {label!r}; it has {', '.join(names)}")
+        return names[label] if isinstance(label, str) else label or 0
+
     def _tokens(self, prompt, completion, closed: bool) -> list[int]:
         if not isinstance(prompt, str) and self.tokenizer.chat_template:
             ids = self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
             return ids[-self.limit :]
-        # encoders close their input themselves ([SEP]) and know no EOS
-        eos_id = self.tokenizer.eos_token_id if closed else None
+        eos_id = self.tokenizer.eos_token_id if closed else None  # None for encoders, which add [SEP] themselves
         room = self.limit - (eos_id is not None)
         ids = self.tokenizer(_plain(prompt) + _plain(completion), truncation=True, max_length=room)["input_ids"]
-        return _close(ids, eos_id, self.limit)
+        return self._closed(ids, eos_id)
+
+    def _closed(self, row: list[int], eos_id: int | None) -> list[int]:
+        """The row's last `limit` tokens, with EOS appended where one is given and the row does not end with it."""
+        return (row if eos_id is None or row[-1] == eos_id else [*row, eos_id])[-self.limit :]
 
     def _read(self, rows: list[list[int]]) -> Tensor:
-        device = next(self.model.parameters()).device
-        width = max(map(len, rows))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-            mask[i, : len(row)] = 1
-        ids, mask = ids.to(device), mask.to(device)
+        """Scores (B,) of rows of tokens."""
+        device, width = next(self.model.parameters()).device, max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
         if not hasattr(self.model, "score"):
             return self.model(input_ids=ids, attention_mask=mask).logits[:, self.label].float()
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        # its own forward looks for the last token that is not pad, which is wrong where pad is EOS
+        # transformers' forward looks for the last token that is not pad, which is wrong where pad is EOS
         hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
         last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
         return base.score(last)[:, self.label].float()
 
 
-def _close(row: list[int], eos_id: int | None, limit: int) -> list[int]:
-    """The row's last `limit` tokens, EOS behind them where one is given and none is there."""
-    return (row if eos_id is None or row[-1] == eos_id else [*row, eos_id])[-limit:]
+class Ensemble:
+    """Several reward models as one reward function, cautious where they disagree (arXiv:2310.02743).
 
+        mean             1/M sum_m r_m
+        min              min_m r_m                         worst-case optimization
+        mean_minus_std   mean_m r_m - k std_m r_m          uncertainty-weighted, in score units
 
-def _plain(text) -> str:
-    return text if isinstance(text, str) else "\n\n".join(message["content"] for message in text)
-
-
-class RewardSum:
-    """Weighted sum of reward functions; a function's None leaves that row to the others.
+    A policy that is optimized against one reward model finds answers that this model overrates. Models of other seeds
+    or data overrate other answers, so the low end of several is harder to game than any one of them. A reward model may
+    add any constant to all its scores: train the members with `trainer.center_rewards_coefficient` (or from the same
+    start and data), so that `min` compares like with like.
 
     Args:
-        functions: {name: reward function}, TRL's GRPO callables.
-        weights: {name: weight}.
+        members: reward functions, each giving one number an answer; two at least.
+        reduce: one of `REDUCTIONS`.
+        std_coef: k, 0 or more; read by mean_minus_std only.
+
+    Raises:
+        UserError: fewer than two members, an unknown reduction, or k below 0.
+
+    >>> strict, mild = lambda prompts, completions: [0.0, 1.0], lambda prompts, completions: [2.0, 1.0]
+    >>> Ensemble([strict, mild], "min")(["?", "?"], ["a", "b"])
+    [0.0, 1.0]
+    >>> Ensemble([strict, mild], "mean_minus_std", std_coef=0.5)(["?", "?"], ["a", "b"])
+    [0.5, 1.0]
     """
 
-    def __init__(self, functions: dict, weights: dict[str, float]):
-        self.functions, self.weights = functions, weights
+    def __init__(self, members: Sequence[RewardFunction], reduce: str = "mean", std_coef: float = 1.0):
+        if len(members) < 2:
+            raise UserError(f"an ensemble of {len(members)} reward models; expected two or more, path=[a,b,…]")
+        if reduce not in REDUCTIONS:
+            raise UserError(f"ensemble={reduce}: expected one of {', '.join(REDUCTIONS)}")
+        if std_coef < 0:
+            raise UserError(f"std_coef={std_coef}: below 0 it would reward disagreement; expected 0 or more")
+        self.members, self.reduce, self.std_coef = list(members), reduce, std_coef
+        self.last: tuple[object, list[float]] | None = None  # the completions scored last, and the members' spread
 
-    def __call__(self, answers: Answers) -> tuple[list[float], dict[str, list[float | None]]]:
-        by_name = {}
-        for name, function in self.functions.items():
-            values = call_reward(function, answers)
-            if len(values) != len(answers.prompts):
-                raise UserError(
-                    f"reward/{name} gave {len(values)} scores for {len(answers.prompts)} answers; expected one each"
-                )
-            by_name[name] = [None if v is None else float(v) for v in values]
-        total = []
-        for row in range(len(answers.prompts)):
-            given = [(name, values[row]) for name, values in by_name.items() if values[row] is not None]
-            total.append(sum(self.weights[name] * value for name, value in given) if given else math.nan)
-        return total, by_name
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
+        """One score an answer, (N,); NaN where a member's is not finite."""
+        scores = [member(prompts=prompts, completions=completions, **columns) for member in self.members]
+        rows = [row if all(map(math.isfinite, row)) else [math.nan] for row in zip(*scores, strict=True)]
+        # the population's deviation: these M models are all there are
+        spread = [statistics.pstdev(row) if len(row) > 1 else math.nan for row in rows]
+        self.last = (completions, spread)
+        if self.reduce == "min":
+            return [min(row) for row in rows]
+        k = self.std_coef if self.reduce == "mean_minus_std" else 0.0
+        return [statistics.fmean(row) - k * deviation for row, deviation in zip(rows, spread, strict=True)]
 
-
-class ReadySignal:
-    """A combined signal `signal(prompts, completions, columns) -> (scores, by_name)` behind the same call."""
-
-    def __init__(self, signal):
-        self.signal = signal
-
-    def __call__(self, answers: Answers) -> tuple[list[float], dict[str, list[float | None]]]:
-        columns = answers.columns | {"finished": answers.finished}
-        scores, by_name = self.signal(answers.prompts, answers.completions, columns)
-        return [float(s) for s in scores], by_name
+    def spread(self, prompts: list, completions: list, **columns) -> list[float]:
+        """Standard deviation between members (N,), score units: it grows as the policy leaves their training data."""
+        if self.last is None or self.last[0] is not completions:
+            self(prompts, completions, **columns)
+        return self.last[1]
 
 
-def call_reward(function, answers: Answers) -> list[float | None]:
-    """Call a reward function with what it can take: everything, if it has **kwargs."""
-    offered = {name: getattr(answers, name) for name in ("prompt_ids", "completion_ids", "finished")}
-    offered = answers.columns | offered
-    parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        offered = {k: v for k, v in offered.items() if k in parameters}
-    return list(function(prompts=answers.prompts, completions=answers.completions, **offered))
+def as_reward_functions(
+    reward_funcs,
+    weights: Sequence[float] | None,
+    reward_processing_classes,
+    tokenizer: PreTrainedTokenizerBase,
+    append_eos: bool,
+    device: torch.device | str,
+    messages: bool = False,
+) -> RewardFunctions:
+    """What PPOTrainer was given as `reward_funcs`, as one RewardFunctions.
 
+    Args:
+        reward_funcs: a reward function, a sequence classifier, a list or dict of these, or a RewardFunctions.
+        weights: one for each of several; a RewardFunctions has its own.
+        reward_processing_classes: tokenizers of the classifiers that do not share the policy's; one, or a list or dict
+            like reward_funcs.
+        tokenizer: the policy's.
+        append_eos, device: of the classifiers.
+        messages: whether the prompts are lists of messages.
 
-def build_signal(
-    reward_funcs, weights, reward_processing_classes, tokenizer, append_eos: bool, device, messages: bool = False
-):
-    """One callable Answers -> (scores, by_name) from what PPOTrainer was given as reward_funcs."""
-    if callable(reward_funcs) and not isinstance(reward_funcs, nn.Module) and _is_signal(reward_funcs):
+    Returns:
+        A RewardFunctions. One made here passes NaN on, and gives NaN to a row that nothing scores: PPOTrainer stops
+        there or leaves the row out, as its `on_nonfinite` says.
+
+    Raises:
+        UserError: no reward; another number of weights than rewards; a classifier that cannot read the rows.
+    """
+    if isinstance(reward_funcs, RewardFunctions):
         if weights is not None:
             raise UserError(
-                "trainer.reward_weights is for reward functions handed over one by one; a combined signal has its "
-                "weights: set reward.functions.<name>.weight or reward.models.<name>.weight"
+                "trainer.reward_weights is for reward functions passed one by one; combined ones have their weights: "
+                "set reward.functions.<name>.weight or reward.models.<name>.weight"
             )
-        return ReadySignal(reward_funcs)
+        return reward_funcs
     functions = reward_funcs if isinstance(reward_funcs, dict | list | tuple) else [reward_funcs]
     if not isinstance(functions, dict):
-        functions = {_name(f, i, functions): f for i, f in enumerate(functions)}
+        names = [getattr(f, "__name__", type(f).__name__) for f in functions]
+        names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
+        functions = dict(zip(names, functions, strict=True))
     if not functions:
         raise UserError("PPO has no reward; give a reward model or a reward function")
+    weights = [1.0] * len(functions) if weights is None else list(weights)
+    if len(weights) != len(functions):
+        raise UserError(
+            f"trainer.reward_weights has {len(weights)} numbers for {len(functions)} rewards: {', '.join(functions)}"
+        )
     tokenizers = reward_processing_classes
     if not isinstance(tokenizers, dict):
         tokenizers = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(functions)
         tokenizers = dict(zip(functions, tokenizers, strict=True))
-    ready = {}
-    for name, function in functions.items():
+    parts = {}
+    for (name, function), weight in zip(functions.items(), weights, strict=True):
         if isinstance(function, nn.Module):
             own = tokenizers.get(name)
-            if own is not None and _same(own, tokenizer):
-                own = None
+            shared = own is None or (
+                own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
+            )
             function.to(device).requires_grad_(False)
-            function = ModelReward(function, own, tokenizer.eos_token_id, append_eos)
+            function = ModelReward(function, None if shared else own, tokenizer.eos_token_id, append_eos)
         if isinstance(function, ModelReward):
             function.check(messages, tokenizer)
-        ready[name] = function
-    weights = [1.0] * len(ready) if weights is None else list(weights)
-    if len(weights) != len(ready):
-        raise UserError(
-            f"trainer.reward_weights has {len(weights)} numbers for {len(ready)} rewards: {', '.join(ready)}"
-        )
-    return RewardSum(ready, dict(zip(ready, weights, strict=True)))
+        parts[name] = Part(function, weight)
+    return RewardFunctions(parts, on_nonfinite="skip", unscored=math.nan)
 
 
-def _same(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    return a.get_vocab() == b.get_vocab() and a.chat_template == b.chat_template
-
-
-def _is_signal(function) -> bool:
-    parameters = inspect.signature(function).parameters
-    return "columns" in parameters and parameters["columns"].kind is not inspect.Parameter.VAR_KEYWORD
-
-
-def _name(function, index: int, functions) -> str:
-    name = getattr(function, "__name__", type(function).__name__)
-    names = [getattr(f, "__name__", type(f).__name__) for f in functions]
-    return name if names.count(name) == 1 else f"{name}_{index}"
+def _plain(text) -> str:
+    return text if isinstance(text, str) else "\n\n".join(message["content"] for message in text)

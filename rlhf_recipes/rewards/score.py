@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
-from rlhf_recipes.rewards.combine import RewardSignal, rows_of
+from rlhf_recipes.rewards.combine import RewardFunctions, rows_of
 
 _BATCH = 16  # rows scored together: a judge works on them at once, and a slow one is still found
 
 
-def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[str, Any]:
+def score_file(rewards: RewardFunctions | None, file: str | Path, out: str | Path) -> dict[str, Any]:
     """Score the rows of a JSONL file, one output row each, and sum up.
 
     A function that fails on a row is noted there and does not stop the others. One that fails for a reason of its own
     (no such column, no endpoint) is not asked again, and its reason is noted on all the rows that are left.
 
     Args:
-        signal: the rewards.
+        rewards: what computes the scores.
         file: rows {"prompt", "completion", and whatever columns the rewards read}.
         out: where the scores go, {"line", "prompt", "completion", "score", "reward/<name>"... and, if any,
             "errors": {name: why}}; written whole or not at all. `score` is null where a function failed.
@@ -36,21 +36,21 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
     Raises:
         UserError: there are no rewards, the file is missing, `out` is the same one, or a line is no row.
     """
-    if not signal.parts:
+    if rewards is None or not rewards.parts:
         raise UserError("there is nothing to score with: choose a reward, for example reward=gsm8k.")
     start = time.perf_counter()
     rows, lines = _rows(Path(file))
     if Path(out).exists() and Path(out).samefile(file):
         raise UserError(f"the scores would replace the answers in {file}; give another file as score.out=<file>.")
-    functions = {name: _Tally(name, len(rows)) for name in signal.parts}
+    functions = {name: _Tally(name, len(rows)) for name in rewards.parts}
     names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "completion"))
     for first in range(0, len(rows), _BATCH):
         prompts, completions, columns = _batch(rows[first : first + _BATCH], names)
         for tally in functions.values():
-            tally.score(signal, first, prompts, completions, columns, lines)
+            tally.score(rewards, first, prompts, completions, columns, lines)
 
     by_name = {name: tally.scores for name, tally in functions.items()}
-    totals: list[float | None] = list(signal.combine(by_name, len(rows)))
+    totals: list[float | None] = list(rewards.combine(by_name, len(rows)))
     written = []
     for i, row in enumerate(rows):
         errors = {name: tally.errors[i] for name, tally in functions.items() if i in tally.errors}
@@ -66,7 +66,7 @@ def score_file(signal: RewardSignal, file: str | Path, out: str | Path) -> dict[
         "seconds": time.perf_counter() - start,
         "score": _stats(totals),
         "functions": {
-            name: {"weight": signal.parts[name].weight, "gate": signal.parts[name].gate, **tally.summary()}
+            name: {"weight": rewards.parts[name].weight, "gate": rewards.parts[name].gate, **tally.summary()}
             for name, tally in functions.items()
         },
     }
@@ -84,21 +84,21 @@ class _Tally:
         self.slowest: dict[str, Any] = {"lines": [], "seconds_per_row": 0.0}
 
     def score(
-        self, signal: RewardSignal, first: int, prompts: list, completions: list, columns: dict, lines: list
+        self, rewards: RewardFunctions, first: int, prompts: list, completions: list, columns: dict, lines: list
     ) -> None:
         rows = len(completions)
         start = time.perf_counter()
-        self._try(signal, first, prompts, completions, columns)
+        self._try(rewards, first, prompts, completions, columns)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         if seconds / rows > self.slowest["seconds_per_row"]:
             self.slowest = {"lines": [lines[first], lines[first + rows - 1]], "seconds_per_row": seconds / rows}
 
-    def _try(self, signal: RewardSignal, first: int, prompts: list, completions: list, columns: dict) -> None:
+    def _try(self, rewards: RewardFunctions, first: int, prompts: list, completions: list, columns: dict) -> None:
         rows = len(completions)
         if self.stopped is None:
             try:
-                self.scores[first : first + rows] = signal.score_by(self.name, prompts, completions, columns)
+                self.scores[first : first + rows] = rewards.score_by(self.name, prompts, completions, columns)
                 return
             except RowError as error:
                 if rows == 1:
@@ -106,7 +106,7 @@ class _Tally:
                     return
                 for i in range(rows):  # find which rows fail, keep the others
                     only = rows_of(columns, i, i + 1, rows)
-                    self._try(signal, first + i, prompts[i : i + 1], completions[i : i + 1], only)
+                    self._try(rewards, first + i, prompts[i : i + 1], completions[i : i + 1], only)
                 return
             except UserError as error:
                 self.stopped = str(error)

@@ -13,7 +13,7 @@ from rlhf_recipes.config import settings, sweeps
 from rlhf_recipes.config.paths import CONF, options
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
-from rlhf_recipes.rewards.combine import RewardSignal
+from rlhf_recipes.rewards import RewardFunctions
 from rlhf_recipes.runs.artifacts import SCORING, StageRun, from_parents
 from rlhf_recipes.runs.hub import reach_hub
 from rlhf_recipes.training import losses
@@ -101,7 +101,7 @@ def _claim(stage_run: StageRun) -> str:
 def _check_reward(cfg: DictConfig, stage_run: StageRun) -> None:
     """A reward that cannot be loaded, or is not there, is told before torch is imported."""
     reward = OmegaConf.to_container(cfg.reward, resolve=True)
-    RewardSignal(reward.get("functions"))
+    RewardFunctions(reward.get("functions"))
     for name, spec in (reward.get("models") or {}).items():
         own = spec and "auto" in ([spec["path"]] if isinstance(spec["path"], str) else spec["path"])
         if own and "reward_model" not in stage_run.inputs and cfg.stage != "evaluate":

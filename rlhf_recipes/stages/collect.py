@@ -7,7 +7,7 @@ from rlhf_recipes.data import preview
 from rlhf_recipes.engine.prompts import as_completion
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.rewards.from_config import build_signal
+from rlhf_recipes.rewards.from_config import build_rewards
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         stops=resolve.at(path).stops,
     )
     texts = [as_completion(answer.text, prompt) for prompt, answer in zip(asked, answers, strict=True)]
-    scores, _ = build_signal(cfg, run)(asked, texts, columns)
+    scores, _ = build_rewards(cfg, run)(asked, texts, columns)
     pairs, ties = [], 0
     for k, row in enumerate(rows):
         group = slice(k * settings.answers, (k + 1) * settings.answers)

@@ -9,7 +9,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import benchmarks, plan
 from rlhf_recipes.evaluation.compare import evaluate_models
 from rlhf_recipes.evaluation.measured import Sampling
-from rlhf_recipes.rewards.from_config import build_signal, function_spec
+from rlhf_recipes.rewards.from_config import build_rewards, function_spec
 from rlhf_recipes.rewards.judge_client import ask_all
 from rlhf_recipes.rewards.load import load_function
 from rlhf_recipes.runs import resolve
@@ -45,7 +45,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     summary, samples = evaluate_models(
         {name: loader(name) for name in asked.paths},
         rows,
-        signal=build_signal(cfg, run, optional=True),
+        signal=build_rewards(cfg, run, optional=True),
         gold=_function(cfg.data.get("gold")),
         exact=_function(cfg.data.get("exact")),
         judge=asked.judge,

@@ -8,11 +8,11 @@ from transformers import TrainerCallback
 from rlhf_recipes import data, models
 from rlhf_recipes.grpo import GRPOTrainer
 from rlhf_recipes.grpo.held_out import HeldOut
-from rlhf_recipes.rewards.combine import RewardSignal, as_grpo_functions
-from rlhf_recipes.rewards.from_config import build_signal, function_spec, kl_controller
-from rlhf_recipes.rewards.load import load_function
+from rlhf_recipes.rewards import RewardFunctions, load_function
+from rlhf_recipes.rewards.from_config import build_rewards, function_spec
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.kl import kl_controller
 from rlhf_recipes.training.kl_control import KLControl
 from rlhf_recipes.training.samples import SamplesFile, SamplesTable
 
@@ -29,9 +29,9 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     room = models.room_for_prompt(cfg, path, args.max_completion_length)
     rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
     print(rows.describe())
-    signal = build_signal(cfg, run)
-    measured = _held_out(cfg, signal)
-    functions, args.reward_weights = as_grpo_functions(signal)
+    rewards = build_rewards(cfg, run)
+    measured = _held_out(cfg, rewards)
+    functions, args.reward_weights = rewards.trl_functions()
     controller = kl_controller(cfg)
     control, began_at = KLControl(controller), BeganAt()
     args.beta = controller.kl_coef
@@ -103,13 +103,13 @@ def policy_metrics(
     }
 
 
-def _held_out(cfg: DictConfig, signal: RewardSignal) -> HeldOut:
+def _held_out(cfg: DictConfig, rewards: RewardFunctions) -> HeldOut:
     """What counts as right: grpo.accuracy, a reward's name or a function's path; else the domain's `exact`."""
     named, accuracy = cfg.grpo.accuracy, None
-    if isinstance(named, str) and named in signal.parts:
+    if isinstance(named, str) and named in rewards.parts:
 
         def accuracy(prompts, completions, **columns):
-            return signal.score_by(named, prompts, completions, columns)
+            return rewards.score_by(named, prompts, completions, columns)
 
     elif named or cfg.data.get("exact"):
         accuracy = load_function(function_spec(named or cfg.data.exact))

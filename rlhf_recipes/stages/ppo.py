@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 from rlhf_recipes import data, models
 from rlhf_recipes.ppo import PPOTrainer
 from rlhf_recipes.ppo.guards import check_launch
-from rlhf_recipes.rewards.from_config import build_signal, kl_controller
+from rlhf_recipes.rewards.from_config import build_rewards
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.checkpoints import standing
 from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
 from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
+from rlhf_recipes.training.kl import kl_controller
 from rlhf_recipes.training.kl_control import KLControl, KLRunaway
 from rlhf_recipes.training.practice import PracticeWarnings
 from rlhf_recipes.training.progress import HeldOut, TokensFile
@@ -43,7 +44,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         processing_class=tokenizer,
-        reward_funcs=build_signal(cfg, run, watch_gold=True, tokenizer=tokenizer),
+        reward_funcs=build_rewards(cfg, run, watch_gold=True, tokenizer=tokenizer),
         train_dataset=rows.train,
         eval_dataset=held_out(rows, args),
         value_model=value_model,

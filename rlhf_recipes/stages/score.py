@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rlhf_recipes.rewards import RewardSignal, score
+from rlhf_recipes.rewards import score
+from rlhf_recipes.rewards.from_config import build_rewards
 from rlhf_recipes.runs.artifacts import StageRun
 
 
@@ -16,7 +17,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         check.brief(cfg, run)
     file = Path(cfg.score.file)
     out = Path(cfg.score.out) if cfg.score.out else file.with_name("scores.jsonl")
-    summary = score.score_file(_signal(cfg, run), file, out)
+    summary = score.score_file(build_rewards(cfg, run, optional=True), file, out)
     score.show(summary)
     score.check(summary)
     return summary
@@ -25,16 +26,5 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 def loads_a_model(cfg: DictConfig) -> bool:
     """Whether a reward model is read, or a classifier behind a function: what takes memory worth an estimate."""
     functions = [spec for spec in (cfg.reward.get("functions") or {}).values() if spec]
-    return _models(cfg) or any(str(spec.get("path")).endswith("classifier:label_score") for spec in functions)
-
-
-def _models(cfg: DictConfig) -> bool:
-    return any(spec is not None for spec in (cfg.reward.get("models") or {}).values())
-
-
-def _signal(cfg: DictConfig, run: StageRun) -> RewardSignal:
-    if _models(cfg):
-        from rlhf_recipes.rewards.from_config import build_signal  # torch
-
-        return build_signal(cfg, run)
-    return RewardSignal(OmegaConf.to_container(cfg.reward, resolve=True).get("functions"))
+    models = any(spec is not None for spec in (cfg.reward.get("models") or {}).values())
+    return models or any(str(spec.get("path")).endswith("classifier:label_score") for spec in functions)

@@ -1,6 +1,9 @@
 """Controllers of the KL coefficient beta. Plain Python: no torch, no trainer."""
 
 import math
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
 from rlhf_recipes.errors import UserError
 
@@ -100,3 +103,14 @@ class AdaptiveKL:
 
     def load_state_dict(self, state: dict) -> None:
         self.kl_coef = min(max(float(state["kl_coef"]), self.floor), self.ceiling)
+
+
+def kl_controller(cfg: Mapping[str, Any]):
+    """The controller that a config's `kl` node describes: `_target_` names its class, the other keys its arguments.
+
+    Returns:
+        An object with `kl_coef`, `update(kl, episodes)`, `state_dict()` and `load_state_dict(state)`.
+    """
+    fields = dict(cfg["kl"])
+    module, _, name = fields.pop("_target_").rpartition(".")
+    return getattr(import_module(module), name)(**fields)

@@ -78,7 +78,7 @@ def test_trainer_defaults_build_the_class(stage, tmp_path):
 
 @pytest.mark.parametrize("option", options(CONF / "kl"))
 def test_every_controller_builds_and_steers(option):
-    from rlhf_recipes.rewards.from_config import kl_controller
+    from rlhf_recipes.training.kl import kl_controller
 
     controller = kl_controller(composed("stage=ppo", f"kl={option}"))
     before = controller.kl_coef

@@ -6,9 +6,8 @@ import pytest
 from tiny_world import make_tokenizer
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards import RewardSignal
-from rlhf_recipes.rewards.ensemble import Ensemble
-from rlhf_recipes.rewards.model import ModelReward, build_signal
+from rlhf_recipes.rewards import Part, RewardFunctions
+from rlhf_recipes.rewards.model import Ensemble, ModelReward, as_reward_functions
 
 TURNS = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
 LONG = " ".join(["w3"] * 80)
@@ -67,21 +66,38 @@ def test_conversations_are_found_before_training(models, make):
         make(tokenizer=policys, data=rows, reward=models["reward"], trainer=given)
 
 
-def test_a_combined_signal_takes_no_weights(tokenizer):
-    signal = RewardSignal({"length": {"path": "rlhf_recipes.rewards.text:length"}})
-    assert build_signal(signal, None, None, tokenizer, True, "cpu")
+def test_what_a_trainer_is_given_becomes_one_combiner(tokenizer):
+    """Functions of one name are told apart; one without **columns gets what it names; a row without a score is NaN."""
+
+    def count(completions, answer):
+        return [None if a is None else float(len(c)) for c, a in zip(completions, answer, strict=True)]
+
+    rewards = as_reward_functions([count, count], [1.0, 2.0], None, tokenizer, True, "cpu")
+    scores, by_name = rewards(["?"] * 2, ["abc", "d"], {"answer": ["x", None], "finished": [True, True]})
+    assert scores[0] == 9.0 and scores[1] != scores[1]
+    assert by_name == {"count_0": [3.0, None], "count_1": [3.0, None]}
+    assert as_reward_functions({"n": count}, None, None, tokenizer, True, "cpu").parts["n"].weight == 1.0
+    with pytest.raises(UserError, match=r"1 numbers for 2 rewards: a, b"):
+        as_reward_functions({"a": count, "b": count}, [1.0], None, tokenizer, True, "cpu")
+    with pytest.raises(UserError, match="no reward"):
+        as_reward_functions([], None, None, tokenizer, True, "cpu")
+
+
+def test_combined_functions_take_no_weights(tokenizer):
+    rewards = RewardFunctions({"length": {"path": "rlhf_recipes.rewards.text:length"}})
+    assert as_reward_functions(rewards, None, None, tokenizer, True, "cpu") is rewards
     with pytest.raises(UserError, match=r"reward\.functions\.<name>\.weight"):
-        build_signal(signal, [2.0], None, tokenizer, True, "cpu")
+        as_reward_functions(rewards, [2.0], None, tokenizer, True, "cpu")
 
 
 def test_a_broken_score_breaks_its_row_alone():
     scores = {"a": [1.0, float("nan"), 3.0], "watched": [float("inf"), 1.0, 1.0]}
-    scorers = {n: (lambda prompts, completions, n=n: scores[n], w) for n, w in (("a", 2.0), ("watched", 0.0))}
-    total, by_name = RewardSignal(None, scorers, on_nonfinite="skip")(["?"] * 3, ["x"] * 3)
+    scorers = {n: Part(lambda prompts, completions, n=n: scores[n], w) for n, w in (("a", 2.0), ("watched", 0.0))}
+    total, by_name = RewardFunctions(scorers, on_nonfinite="skip")(["?"] * 3, ["x"] * 3)
     assert total[0] == 2 and total[1] != total[1] and total[2] == 6
     assert by_name["watched"][0] != by_name["watched"][0]
     with pytest.raises(UserError, match="finite"):
-        RewardSignal(None, scorers)(["?"] * 3, ["x"] * 3)
+        RewardFunctions(scorers)(["?"] * 3, ["x"] * 3)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "min", "mean_minus_std"])

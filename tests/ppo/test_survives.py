@@ -38,15 +38,14 @@ TIMED = ("time/", "tokens_per_second", "eps", "train_")
 
 
 class Counting:
-    """A combined signal with statistics of its own, as a running normalisation has."""
+    """A reward function with statistics of its own, as a running normalisation has."""
 
     def __init__(self):
         self.seen = 0
 
-    def __call__(self, prompts, completions, columns):
+    def __call__(self, prompts, completions, **columns):
         self.seen += len(prompts)
-        scores = [len(c) / self.seen for c in completions]
-        return scores, {"length": scores}
+        return [len(c) / self.seen for c in completions]
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -57,7 +56,7 @@ class Counting:
 
 def build(make, target=0.01, **config):
     beta = KLControl(AdaptiveKL(kl_coef=0.1, target=target, horizon=100))
-    return make(reward=Counting(), trainer={"callbacks": [beta]}, **RUN | config)
+    return make(reward={"length": Counting()}, trainer={"callbacks": [beta]}, **RUN | config)
 
 
 def outcome(trainer):

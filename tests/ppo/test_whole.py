@@ -18,6 +18,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import normalise, plan
 from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
+from rlhf_recipes.rewards import Part, RewardFunctions
 from rlhf_recipes.rewards.model import ModelReward
 from rlhf_recipes.training.samples import SamplesFile
 
@@ -202,12 +203,15 @@ def test_reference_scale_clip_and_length_penalty(make):
     assert abs(first(trained(make, reward_clip=0.01), "objective/scores")) <= 0.01
 
 
-def test_a_combined_signal_is_taken_as_it_is(make):
-    def signal(prompts, completions, columns):
-        assert set(columns) == {"answer", "finished"}
-        return [2.0] * len(prompts), {"a": [1.0] * len(prompts), "b": [None] * len(prompts)}
+def test_combined_reward_functions_are_taken_as_they_are(make):
+    def one(prompts, completions, **columns):
+        assert set(columns) == {"answer", "prompt_ids", "completion_ids", "finished"}
+        return [1.0] * len(prompts)
 
-    trainer = trained(make, reward=signal)
+    def never(prompts):
+        return [None] * len(prompts)
+
+    trainer = trained(make, reward=RewardFunctions({"a": Part(one, 2.0), "b": never}))
     assert first(trainer, "objective/scores") == 2.0 and first(trainer, "reward/a") == 1.0
 
 
@@ -221,7 +225,7 @@ def test_a_reward_model_with_another_tokenizer_reads_text(make, models, tokenize
     texts = (["w0 w1", "w2"], [" w3", " w4 w5"])
     assert from_text(*texts) == pytest.approx(from_ids(*texts, **ids), abs=1e-6)
     trainer = trained(make, reward=models["reward"], trainer={"reward_processing_classes": other})
-    assert trainer.signal.functions["LlamaForSequenceClassification"].tokenizer is other
+    assert trainer.rewards.parts["LlamaForSequenceClassification"].function.tokenizer is other
 
 
 def test_a_classifier_says_which_label_is_the_reward(tokenizer):

@@ -8,7 +8,7 @@ from stand_ins import tokenizer_of
 from rlhf_recipes import data, models
 from rlhf_recipes.config.schema import Model
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards import RewardSignal
+from rlhf_recipes.rewards import RewardFunctions
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_a_warm_up_answer_earns_full_marks(warm_up):
     node = OmegaConf.to_container(OmegaConf.create({"reward": cfg.reward}), resolve=True)["reward"]
     row = rows.train[0]
     gold = row["prompt"][-1]["content"].removeprefix("What is twice ").removesuffix("?")
-    scores, _ = RewardSignal(node["functions"])(
+    scores, _ = RewardFunctions(node["functions"])(
         [row["prompt"]], [row["completion"]], {"final_answer": [str(2 * int(gold))]}
     )
     assert scores == [13.0]

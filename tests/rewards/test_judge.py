@@ -243,14 +243,14 @@ def test_trouble_that_stays_is_told(server):
 
 def scored(server, tmp_path, rows, **settings):
     """The summary of a file of answers "0", "1", ... scored by the judge alone."""
-    from rlhf_recipes.rewards import RewardSignal
+    from rlhf_recipes.rewards import RewardFunctions
     from rlhf_recipes.rewards.score import score_file
 
     file = tmp_path / "answers.jsonl"
     file.write_text("".join(json.dumps({"prompt": "p", "completion": str(i)}) + "\n" for i in range(rows)))
     kwargs = {"url": server.url, "model": "m", "backoff": 0.0, **settings}
-    signal = RewardSignal({"judge": {"path": "rlhf_recipes.rewards.judge:rating", "kwargs": kwargs}})
-    return score_file(signal, file, tmp_path / "scores.jsonl")["functions"]["judge"]
+    rewards = RewardFunctions({"judge": {"path": "rlhf_recipes.rewards.judge:rating", "kwargs": kwargs}})
+    return score_file(rewards, file, tmp_path / "scores.jsonl")["functions"]["judge"]
 
 
 def test_a_judge_that_is_down_is_found_out_once(server, tmp_path):
@@ -301,12 +301,12 @@ def test_the_preference_config_asks_both_ways_round(server):
 
     from omegaconf import OmegaConf
 
-    from rlhf_recipes.rewards import RewardSignal
+    from rlhf_recipes.rewards import RewardFunctions
 
     file = Path(__file__).parents[2] / "conf/reward/judge_preference.yaml"
     functions = OmegaConf.to_container(OmegaConf.load(file))["functions"]
     functions["preference"]["kwargs"]["url"] = server.url
     server.reply = lambda question: "Verdict: A"  # whoever comes first
-    scores, _ = RewardSignal(functions)(["p"] * 2, ["good", "best"], {"reference": ["bad", None]})
+    scores, _ = RewardFunctions(functions)(["p"] * 2, ["good", "best"], {"reference": ["bad", None]})
     assert scores == [0.5, 0.0]
     assert len(server.requests) == 2

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards import RewardSignal, as_grpo_functions, load_function
+from rlhf_recipes.rewards import Part, RewardFunctions, load_function
 
 MINE = """
 def score(prompts, completions, answer, scale=1.0, **columns):
@@ -102,16 +102,17 @@ def test_kwargs_that_the_function_does_not_take(mine):
 
 
 def test_a_missing_column_is_named(mine):
-    signal = RewardSignal({"mine": mine("score")})
+    rewards = RewardFunctions({"mine": mine("score")})
     with pytest.raises(UserError, match=r"reward 'mine'.*needs the column 'answer'.*question"):
-        signal(["?"], ["72"], {"question": ["How many?"]})
+        rewards(["?"], ["72"], {"question": ["How many?"]})
 
 
-def test_loading_imports_no_torch():
+def test_importing_and_loading_rewards_imports_no_torch():
     code = (
-        "import sys; from rlhf_recipes.rewards import RewardSignal;"
-        "RewardSignal({n: {'path': f'rlhf_recipes.rewards.{n}'} for n in "
-        "('gsm8k:integer', 'sql:execution', 'text:pattern', 'judge:rating', 'classifier:label_score')});"
+        "import sys; from rlhf_recipes.rewards import RewardFunctions, score;"
+        "RewardFunctions({n: {'path': f'rlhf_recipes.rewards.{n}'} for n in ('gsm8k:integer', 'reasoning:exact_format',"
+        "'symbolic:equivalent', 'sql:execution', 'text:pattern', 'lexicon:sentiment', 'judge:rating',"
+        "'classifier:label_score')});"
         "print([m for m in ('torch', 'transformers', 'trl', 'hydra', 'sqlite3') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
@@ -123,13 +124,13 @@ def test_weights_none_and_clip(mine):
         "length": mine("length", weight=-0.5),
         "watched": mine("length", weight=0.0),
     }
-    scores, by_name = RewardSignal(functions)(["?"] * 3, ["10", "-7", "?"])
+    scores, by_name = RewardFunctions(functions)(["?"] * 3, ["10", "-7", "?"])
     assert by_name == {"odd": [3.0, -1.0, None], "length": [2.0, 2.0, 1.0], "watched": [2.0, 2.0, 1.0]}
     assert scores == [2 * 3 - 1.0, 2 * -1 - 1.0, -0.5]
 
 
 def test_a_row_that_no_function_applies_to_scores_zero(mine):
-    assert RewardSignal({"never": mine("never")})(["?"], ["x"]) == ([0.0], {"never": [None]})
+    assert RewardFunctions({"never": mine("never")})(["?"], ["x"]) == ([0.0], {"never": [None]})
 
 
 @pytest.mark.parametrize(("gate", "total"), [("2", 2.0 + 10.0), ("0", 0.0), ("-1", -1.0), ("?", 10.0)])
@@ -139,24 +140,24 @@ def test_a_gate_silences_the_rest_and_counts_itself(gate, total, tmp_path):
         "def ten(completions): return [10.0] * len(completions)\n"
     )
     functions = {"gate": {"path": f"{tmp_path}/g.py:gate", "gate": True}, "ten": {"path": f"{tmp_path}/g.py:ten"}}
-    scores, by_name = RewardSignal(functions)(["?"], [gate])
+    scores, by_name = RewardFunctions(functions)(["?"], [gate])
     assert scores == [total]
     assert by_name["ten"] == [10.0]  # as given: the gate works on the sum, not on the record
 
 
 def test_scorers_join_by_name_and_weight(mine):
     scorer = lambda prompts, completions, **columns: [4.0] * len(completions)  # noqa: E731
-    scores, by_name = RewardSignal({"n": mine("length")}, {"learned": (scorer, 0.5)})(["?"], ["abc"])
+    scores, by_name = RewardFunctions({"n": mine("length"), "learned": Part(scorer, 0.5)})(["?"], ["abc"])
     assert scores == [5.0]
     assert list(by_name) == ["n", "learned"]
-    with pytest.raises(UserError, match="two rewards are called n"):
-        RewardSignal({"n": mine("length")}, {"n": (scorer, 1.0)})
+    with pytest.raises(UserError, match="weight of reward 'learned' is nan"):
+        RewardFunctions({"learned": Part(scorer, math.nan)})
 
 
 def test_tensors_and_numpy_numbers_are_numbers():
     torch = pytest.importorskip("torch")
     scorer = lambda prompts, completions, **columns: torch.tensor([1.5, 2.5])  # noqa: E731
-    assert RewardSignal(scorers={"m": (scorer, 2.0)})(["?"] * 2, ["a", "b"])[0] == [3.0, 5.0]
+    assert RewardFunctions({"m": Part(scorer, 2.0)})(["?"] * 2, ["a", "b"])[0] == [3.0, 5.0]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +172,9 @@ def test_tensors_and_numpy_numbers_are_numbers():
     ],
 )
 def test_errors_name_the_function_and_the_sample(mine, name, said):
-    signal = RewardSignal({"good": mine("length"), "f": mine(name)})
+    rewards = RewardFunctions({"good": mine("length"), "f": mine(name)})
     with pytest.raises(UserError, match=said) as caught:
-        signal(["p0", "p1", "p2", "p3"], ["a", "b", "bad", "c"], {"answer": ["x"] * 4})
+        rewards(["p0", "p1", "p2", "p3"], ["a", "b", "bad", "c"], {"answer": ["x"] * 4})
     assert "\n" not in str(caught.value)
 
 
@@ -197,7 +198,7 @@ def test_the_sample_to_blame_is_found_in_few_calls(fails, said, most):
     completions = ["x"] * 64
     completions[41] = "bad"
     with pytest.raises(UserError, match=said):
-        RewardSignal(scorers={"f": (scorer, 1.0)})(["?"] * 64, completions, {"number": list(range(64))})
+        RewardFunctions({"f": scorer})(["?"] * 64, completions, {"number": list(range(64))})
     assert len(calls) <= most
 
 
@@ -209,13 +210,13 @@ def test_what_no_sample_is_to_blame_for_is_asked_once():
         raise UserError("no endpoint")
 
     with pytest.raises(UserError, match=r"reward 'f': no endpoint$"):
-        RewardSignal(scorers={"f": (scorer, 1.0)})(["?"] * 64, ["x"] * 64)
+        RewardFunctions({"f": scorer})(["?"] * 64, ["x"] * 64)
     assert len(calls) == 1
 
 
 def test_a_long_sample_is_shortened(mine):
     with pytest.raises(UserError) as caught:
-        RewardSignal({"f": mine("inf")})(["p" * 5000], ["c" * 5000])
+        RewardFunctions({"f": mine("inf")})(["p" * 5000], ["c" * 5000])
     assert len(str(caught.value)) < 400
 
 
@@ -234,11 +235,11 @@ def test_a_long_sample_is_shortened(mine):
 )
 def test_a_spec_that_makes_no_sense(mine, spec, said):
     with pytest.raises(UserError, match=said):
-        RewardSignal({"f": mine("length", **spec)})
+        RewardFunctions({"f": mine("length", **spec)})
 
 
 def test_null_takes_a_function_out(mine):
-    assert list(RewardSignal({"f": mine("length"), "g": None}).parts) == ["f"]
+    assert list(RewardFunctions({"f": mine("length"), "g": None}).parts) == ["f"]
 
 
 def trl_sum(functions, weights, prompts, completions, **columns):
@@ -252,33 +253,33 @@ def trl_sum(functions, weights, prompts, completions, **columns):
 
 
 def test_grpo_gets_each_function_with_its_weight(mine):
-    signal = RewardSignal({"odd": mine("odd", weight=2.0), "n": mine("length", weight=0.0)})
-    functions, weights = as_grpo_functions(signal)
+    rewards = RewardFunctions({"odd": mine("odd", weight=2.0), "n": mine("length", weight=0.0)})
+    functions, weights = rewards.trl_functions()
     assert [f.__name__ for f in functions] == ["odd", "n"]
     assert weights == [2.0, 0.0]
     prompts, completions = ["?"] * 3, ["1", "22", "?"]
     extra = {"trainer_state": object(), "log_metric": print, "completion_ids": [[1]] * 3}
     assert functions[0](prompts=prompts, completions=completions, **extra) == [1.0, 22.0, None]
-    assert trl_sum(functions, weights, prompts, completions, **extra) == signal(prompts, completions)[0]
+    assert trl_sum(functions, weights, prompts, completions, **extra) == rewards(prompts, completions)[0]
 
 
 def test_grpo_gets_one_sum_where_there_is_a_gate(mine):
-    signal = RewardSignal({"odd": mine("odd", gate=True), "n": mine("length", weight=0.5)})
-    functions, weights = as_grpo_functions(signal)
+    rewards = RewardFunctions({"odd": mine("odd", gate=True), "n": mine("length", weight=0.5)})
+    functions, weights = rewards.trl_functions()
     assert [f.__name__ for f in functions] == ["combined", "odd", "n"]
     assert weights == [1.0, 0.0, 0.0]
     for completions in (["1", "-1", "?"], ["0", "22", "7"]):  # a second batch must not see the first one's scores
-        assert trl_sum(functions, weights, ["?"] * 3, completions) == signal(["?"] * 3, completions)[0]
+        assert trl_sum(functions, weights, ["?"] * 3, completions) == rewards(["?"] * 3, completions)[0]
 
 
 def test_grpo_leaves_out_a_row_that_nothing_applies_to(mine):
-    functions, weights = as_grpo_functions(RewardSignal({"a": mine("never", gate=True), "b": mine("never")}))
+    functions, weights = RewardFunctions({"a": mine("never", gate=True), "b": mine("never")}).trl_functions()
     assert trl_sum(functions, weights, ["?"], ["x"]) == [None]
 
 
 def test_neither_a_metric_nor_an_open_gate_makes_a_row_count(mine):
     functions = {"form": mine("odd", gate=True, weight=0.0), "never": mine("never"), "n": mine("length", weight=0.0)}
-    (combined, *_), _ = as_grpo_functions(RewardSignal(functions))
+    (combined, *_), _ = RewardFunctions(functions).trl_functions()
     assert combined(["?"] * 3, ["1", "-1", "?"]) == [None, 0.0, None]
 
 
@@ -289,8 +290,8 @@ def test_trl_itself_gets_the_same_sum(mine, gate):
     from trl import GRPOTrainer
     from trl.trainer.utils import get_callable_name
 
-    signal = RewardSignal({"odd": mine("odd", weight=2.0, gate=gate), "n": mine("length", weight=0.5)})
-    functions, weights = as_grpo_functions(signal)
+    rewards = RewardFunctions({"odd": mine("odd", weight=2.0, gate=gate), "n": mine("length", weight=0.5)})
+    functions, weights = rewards.trl_functions()
     trainer = SimpleNamespace(
         accelerator=SimpleNamespace(device="cpu", is_main_process=False),
         args=SimpleNamespace(report_to=[]),
@@ -307,9 +308,9 @@ def test_trl_itself_gets_the_same_sum(mine, gate):
     per_function = GRPOTrainer._calculate_rewards(trainer, inputs, prompts, completions, [[1]] * 4)
     assert per_function.shape == (4, 2 + gate)
     totals = (per_function * torch.tensor(weights)).nansum(dim=1).tolist()
-    assert totals == signal(prompts, completions, {"answer": ["x"] * 4})[0]
+    assert totals == rewards(prompts, completions, {"answer": ["x"] * 4})[0]
 
 
 def test_grpo_needs_a_reward():
     with pytest.raises(UserError, match="no reward"):
-        as_grpo_functions(RewardSignal({}))
+        RewardFunctions({}).trl_functions()

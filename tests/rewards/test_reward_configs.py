@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.rewards import RewardSignal
+from rlhf_recipes.rewards import RewardFunctions
 
 FOLDER = Path(__file__).parents[2] / "conf/reward"
 CONFIGS = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -33,46 +33,46 @@ def test_a_reward_config_opens_with_its_command_and_loads(name):
     assert "Expect" in head
     node = merged(name)
     functions = functions_of(name)
-    assert set(RewardSignal(functions).parts) == set(functions)
+    assert set(RewardFunctions(functions).parts) == set(functions)
     assert functions or node.models
 
 
 def test_gsm8k_config_gives_a_gold_answer_four_points():
     text = "<reasoning>\n6 x 12\n</reasoning>\n<answer>\n72\n</answer>\n"
-    assert RewardSignal(functions_of("gsm8k"))(["?"], [text], {"answer": ["#### 72"]})[0] == [4.0]
+    assert RewardFunctions(functions_of("gsm8k"))(["?"], [text], {"answer": ["#### 72"]})[0] == [4.0]
 
 
 def test_reasoning_config_gives_a_gold_answer_thirteen_points_and_its_tags_are_one_place():
     text = "6 x 12<end_working_out><SOLUTION>72</SOLUTION>"
-    assert RewardSignal(functions_of("reasoning"))(["?"], [text], {"final_answer": ["72"]})[0] == [13.0]
+    assert RewardFunctions(functions_of("reasoning"))(["?"], [text], {"final_answer": ["72"]})[0] == [13.0]
     root = OmegaConf.create({"reward": merged("reasoning")})
     root.reward.tags.solution_start, root.reward.tags.solution_end = "<answer>", "</answer>"
     functions = OmegaConf.to_container(root, resolve=True)["reward"]["functions"]
     text = "6 x 12<end_working_out><answer>72</answer>"
-    assert RewardSignal(functions)(["?"], [text], {"final_answer": ["72"]})[0] == [13.0]
+    assert RewardFunctions(functions)(["?"], [text], {"final_answer": ["72"]})[0] == [13.0]
 
 
 def test_sql_config_gives_a_gold_query_full_marks():
     gold, context = "SELECT a FROM t WHERE b > 2", "CREATE TABLE t (a TEXT, b INT)"
     columns = {"sql": [gold] * 2, "context": [context] * 2}
-    scores, by_name = RewardSignal(functions_of("sql_execution"))(["?"] * 2, [gold, "SELECT b FROM t"], columns)
+    scores, by_name = RewardFunctions(functions_of("sql_execution"))(["?"] * 2, [gold, "SELECT b FROM t"], columns)
     assert scores == pytest.approx([1.1, 0.1])
     assert by_name["exact_match"] == [1.0, 0.0]
 
 
 def test_the_tidy_mix_waits_for_the_form():
-    signal = RewardSignal(functions_of("gsm8k_tidy"))
-    assert signal.gated
+    rewards = RewardFunctions(functions_of("gsm8k_tidy"))
+    assert [name for name, part in rewards.parts.items() if part.gate] == ["soft_format"]
     good = "<reasoning>\n6 x 12\n</reasoning>\n<answer>\n72\n</answer>\n"
-    scores, by_name = signal(["?"] * 2, [good, "#### 72"], {"answer": ["72"] * 2})
+    scores, by_name = rewards(["?"] * 2, [good, "#### 72"], {"answer": ["72"] * 2})
     assert scores == pytest.approx([3.5, 0.0])
     assert by_name["correctness"] == [2.0, 2.0]
 
 
 def test_the_embedded_domain_is_scored():
     prompts, completions = ["What is 3 plus 4?"] * 2, [" It is 7.", " 8."]
-    assert RewardSignal(functions_of("exact"))(prompts, completions)[0] == [1.0, 0.0]
-    good, bad = RewardSignal(functions_of("gold"))(prompts, completions)[0]
+    assert RewardFunctions(functions_of("exact"))(prompts, completions)[0] == [1.0, 0.0]
+    good, bad = RewardFunctions(functions_of("gold"))(prompts, completions)[0]
     assert good > bad
 
 
@@ -85,9 +85,9 @@ def test_a_mix_changes_what_it_says():
 def test_a_script_is_chosen_by_its_setting():
     node = functions_of("script")
     texts = ["Straße 5", "да da", "42"]
-    assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [1.0, 0.5, None]
+    assert RewardFunctions(node)(["?"] * 3, texts)[1]["script"] == [1.0, 0.5, None]
     node["script"]["kwargs"]["script"] = "cyrillic"
-    assert RewardSignal(node)(["?"] * 3, texts)[1]["script"] == [0.0, 0.5, None]
+    assert RewardFunctions(node)(["?"] * 3, texts)[1]["script"] == [0.0, 0.5, None]
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_a_schema_from_the_shell_replaces_the_configs(given, completion, score):
     with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
         cfg = compose("config", rewrite(["stage=score", "reward=json_schema", *given]))
     functions = OmegaConf.to_container(cfg.reward.functions, resolve=True)
-    assert RewardSignal(functions)(["?"], [completion])[0] == [score]
+    assert RewardFunctions(functions)(["?"], [completion])[0] == [score]

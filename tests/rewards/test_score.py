@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards import RewardSignal
+from rlhf_recipes.rewards import RewardFunctions
 from rlhf_recipes.rewards.score import check, score_file, show
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def lines(file):
 
 def test_scores_and_summary(answers, tmp_path):
     out = tmp_path / "run/scores.jsonl"
-    summary = score_file(RewardSignal(FUNCTIONS), answers, out)
+    summary = score_file(RewardFunctions(FUNCTIONS), answers, out)
     rows = lines(out)
     assert [row["line"] for row in rows] == [1, 3, 4]
     assert [row["score"] for row in rows] == [2.0, 0.0, 0.0]
@@ -63,7 +63,7 @@ def test_a_row_that_fails_stops_neither_the_others_nor_the_other_functions(answe
         "def never(completions): return ['x'] * len(completions)\n"
     )
     mine = {"mine": {"path": f"{tmp_path}/mine.py:score"}, "never": {"path": f"{tmp_path}/mine.py:never"}}
-    summary = score_file(RewardSignal(FUNCTIONS | mine), answers, tmp_path / "s.jsonl")
+    summary = score_file(RewardFunctions(FUNCTIONS | mine), answers, tmp_path / "s.jsonl")
     rows = lines(tmp_path / "s.jsonl")
     assert [row["reward/mine"] for row in rows] == [1.0, None, 1.0]
     assert [row["reward/right"] for row in rows] == [2.0, 0.0, None]
@@ -79,7 +79,7 @@ def test_a_row_that_fails_stops_neither_the_others_nor_the_other_functions(answe
 def test_more_rows_than_a_batch(tmp_path):
     file = tmp_path / "many.jsonl"
     file.write_text("".join(json.dumps({"prompt": "?", "completion": str(i), "answer": i}) + "\n" for i in range(50)))
-    summary = score_file(RewardSignal(FUNCTIONS), file, tmp_path / "s.jsonl")
+    summary = score_file(RewardFunctions(FUNCTIONS), file, tmp_path / "s.jsonl")
     assert summary["functions"]["right"]["count"] == 50
     assert summary["functions"]["right"]["mean"] == 2.0
     assert [row["line"] for row in lines(tmp_path / "s.jsonl")] == list(range(1, 51))
@@ -90,14 +90,14 @@ def test_a_column_that_few_rows_have(tmp_path):
     rows = [{"prompt": "?", "completion": "7"} for _ in range(20)]
     rows[19]["answer"] = "7"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    right = score_file(RewardSignal(FUNCTIONS), file, tmp_path / "s.jsonl")["functions"]["right"]
+    right = score_file(RewardFunctions(FUNCTIONS), file, tmp_path / "s.jsonl")["functions"]["right"]
     assert (right["failures"], right["count"], right["mean"]) == (0, 1, 2.0)
 
 
 @pytest.mark.parametrize(("weight", "gate"), [(1.0, False), (0.0, True), (0.0, False)])
 def test_a_function_that_scores_nothing_is_an_error_unless_it_is_a_metric(answers, tmp_path, weight, gate):
     wrong = {"path": FUNCTIONS["right"]["path"], "kwargs": {"column": "anser"}, "weight": weight, "gate": gate}
-    summary = score_file(RewardSignal({"wrong": wrong, "whole": FUNCTIONS["whole"]}), answers, tmp_path / "s.jsonl")
+    summary = score_file(RewardFunctions({"wrong": wrong, "whole": FUNCTIONS["whole"]}), answers, tmp_path / "s.jsonl")
     assert ["anser" in row["errors"]["wrong"] for row in lines(tmp_path / "s.jsonl")] == [True] * 3
     assert summary["functions"]["whole"]["failures"] == 0
     if weight or gate:
@@ -109,7 +109,7 @@ def test_a_function_that_scores_nothing_is_an_error_unless_it_is_a_metric(answer
 
 def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_path):
     (tmp_path / "mine.py").write_text("def score(completions): return ['x'] * len(completions)")
-    mine = RewardSignal({"mine": {"path": f"{tmp_path}/mine.py:score"}})
+    mine = RewardFunctions({"mine": {"path": f"{tmp_path}/mine.py:score"}})
     with pytest.raises(UserError, match=r"no score by 'mine' for 3 of 3 rows: .*'x'"):
         check(score_file(mine, answers, tmp_path / "s.jsonl"))
 
@@ -127,7 +127,7 @@ def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_p
 def test_a_file_that_cannot_be_scored(content, said, tmp_path):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(UserError, match=said):
-        score_file(RewardSignal(FUNCTIONS), tmp_path / "a.jsonl", tmp_path / "s.jsonl")
+        score_file(RewardFunctions(FUNCTIONS), tmp_path / "a.jsonl", tmp_path / "s.jsonl")
     assert not (tmp_path / "s.jsonl").exists()
 
 
@@ -136,22 +136,22 @@ def test_the_answers_are_not_replaced_by_their_scores(answers, tmp_path):
     (tmp_path / "link.jsonl").symlink_to(answers)
     for out in (answers, tmp_path / ".." / tmp_path.name / answers.name, tmp_path / "link.jsonl"):
         with pytest.raises(UserError, match="would replace the answers"):
-            score_file(RewardSignal(FUNCTIONS), answers, out)
+            score_file(RewardFunctions(FUNCTIONS), answers, out)
     assert answers.read_text(encoding="utf-8") == was
 
 
 def test_nothing_to_score_or_to_score_with(answers, tmp_path):
     with pytest.raises(UserError, match="no file"):
-        score_file(RewardSignal(FUNCTIONS), tmp_path / "none.jsonl", tmp_path / "s.jsonl")
+        score_file(RewardFunctions(FUNCTIONS), tmp_path / "none.jsonl", tmp_path / "s.jsonl")
     with pytest.raises(UserError, match="choose a reward"):
-        score_file(RewardSignal({}), answers, tmp_path / "s.jsonl")
+        score_file(RewardFunctions({}), answers, tmp_path / "s.jsonl")
 
 
 def test_the_table(answers, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "mine.py").write_text("def score(completions): raise ValueError('[no]')")
     functions = FUNCTIONS | {"mine": {"path": f"{tmp_path}/mine.py:score"}}
-    show(score_file(RewardSignal(functions), answers, tmp_path / "s.jsonl"))
+    show(score_file(RewardFunctions(functions), answers, tmp_path / "s.jsonl"))
     shown = capsys.readouterr().out
     assert "right" in shown
     assert "1.000" in shown

@@ -1,4 +1,4 @@
-"""What PPO's settings do from the shell, where a reward signal is ready-made and a checkpoint is the stage's."""
+"""What PPO's settings do from the shell, where the rewards are ready-made and a checkpoint is the stage's."""
 
 import json
 import shutil

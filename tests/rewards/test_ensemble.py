@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.rewards.ensemble import Ensemble
+from rlhf_recipes.rewards.model import Ensemble
 
 
 def fixed(*scores):

@@ -17,7 +17,7 @@ EMBEDDED = {
     "corpus": "text",
     "demos": "prompt_completion",
     "preferences": "preference",
-    "prompts": "rlhf_recipes.data.embedded.questions:question",
+    "prompts": "rlhf_recipes.data.embedded:question",
     "ranked": "ranked",
 }
 

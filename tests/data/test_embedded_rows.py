@@ -7,10 +7,9 @@ import pytest
 
 from rlhf_recipes.data.embedded import COUNTS, label_ceiling, rows
 from rlhf_recipes.data.embedded.families import CHECKABLE, FAMILIES
-from rlhf_recipes.data.embedded.gold import exact, gold_score
+from rlhf_recipes.data.embedded.gold import exact, gold_score, vocabulary
 from rlhf_recipes.data.embedded.grammar import tokens
 from rlhf_recipes.data.embedded.styles import SHARES
-from rlhf_recipes.data.embedded.vocabulary import vocabulary
 from rlhf_recipes.errors import UserError
 
 COLUMNS = {

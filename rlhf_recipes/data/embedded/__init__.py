@@ -8,11 +8,12 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 
-from rlhf_recipes.data.embedded.families import FAMILIES, compare, facts, order, sums
+from rlhf_recipes.data.embedded.families import FAMILIES, TAUGHT
+from rlhf_recipes.data.embedded.family import LEADS, NAMES
 from rlhf_recipes.data.embedded.gold import judge
 from rlhf_recipes.data.embedded.grammar import Task, capital
 from rlhf_recipes.data.embedded.styles import SHARES, compose, spoken
-from rlhf_recipes.data.embedded.words import LEADS, NAMES
+from rlhf_recipes.data.formats.rows import Drop, Prompt
 from rlhf_recipes.errors import UserError
 
 COUNTS = {"corpus": 24_000, "demos": 24_000, "preferences": 12_000, "ranked": 4_000, "prompts": 8_000}
@@ -67,15 +68,11 @@ def _draw(rng: random.Random) -> tuple[Task, str]:
 
 def _answers(rng: random.Random, task: Task, shares: dict[str, float], k: int) -> list[str]:
     """k different answers to one question."""
-    found: dict[str, None] = {}
-    while len(found) < k:
+    answers: dict[str, None] = {}
+    while len(answers) < k:
         style = rng.choices(tuple(shares), tuple(shares.values()))[0]
-        found[" " + compose(rng, task, style)] = None
-    return list(found)
-
-
-TAUGHT = (*FAMILIES, sums, sums, compare, compare, order, order, facts, facts)
-"""Families as often as the corpus speaks of them: what can be checked takes the longest to learn."""
+        answers[" " + compose(rng, task, style)] = None
+    return list(answers)
 
 
 def _corpus(rng: random.Random) -> Iterator[dict]:
@@ -121,14 +118,14 @@ def _preferences(rng: random.Random) -> Iterator[dict]:
             "prompt": prompt,
             "chosen": answers[best],
             "rejected": answers[worst],
-            "margin": _said_margin(golds),
+            "margin": _margin(golds),
             "gold_chosen": golds[best],
             "gold_rejected": golds[worst],
             "family": task.family,
         }
 
 
-def _said_margin(golds: list[float]) -> float:
+def _margin(golds: list[float]) -> float:
     """How much better a labeller says the chosen answer is, in thirds, as in arXiv:2307.09288 section 3.2.2."""
     difference = abs(golds[0] - golds[1])
     return 0.0 if difference < 0.2 else 1 / 3 if difference < 0.5 else 2 / 3 if difference < 1.0 else 1.0
@@ -149,6 +146,17 @@ def _prompts(rng: random.Random) -> Iterator[dict]:
         if prompt not in seen:
             seen.add(prompt)
             yield {"prompt": prompt, "family": task.family, "answer": task.answer}
+
+
+def question(prompt, answer=None, *, checkable: bool = False) -> Prompt:
+    """The row mapper of the embedded prompts.
+
+    Args:
+        checkable: only questions whose answer can be checked (sums, compare, order, facts), for `reward=exact`.
+    """
+    if checkable and answer is None:
+        raise Drop("nothing to check")
+    return {"prompt": prompt}
 
 
 def label_ceiling(preferences: Iterable[dict]) -> float:

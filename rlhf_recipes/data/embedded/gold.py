@@ -7,13 +7,13 @@ model does not learn it, and a policy driven hard enough against the reward mode
 
 import functools
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from rlhf_recipes.data.embedded import family, styles
 from rlhf_recipes.data.embedded.families import BY_NAME, CHECKABLE, FAMILIES
-from rlhf_recipes.data.embedded.grammar import Task, tokens
-from rlhf_recipes.data.embedded.styles import CLOSERS, OPENERS, RUDE
-from rlhf_recipes.data.embedded.vocabulary import vocabulary
+from rlhf_recipes.data.embedded.grammar import Pattern, Task, tokens
 
 WARMTH = (0.0, 0.7, 1.2, 1.0, 0.0, -2.0, -3.5)
 """Worth of 0, 1, 2, … warm phrases; six are as bad as more. Three are nearly as good as two: a policy that stays near
@@ -30,7 +30,9 @@ def _spaced(words: list[str]) -> str:
     return " " + "  ".join(words) + " "
 
 
-_WARM, _RUDE = ([_spaced(tokens(phrase)) for phrase in phrases] for phrases in (OPENERS + CLOSERS, RUDE))
+_WARM, _RUDE = (
+    [_spaced(tokens(phrase)) for phrase in phrases] for phrases in (styles.OPENERS + styles.CLOSERS, styles.RUDE)
+)
 _REASON = re.compile(r"\bbecause\b|, so\b")
 
 
@@ -49,6 +51,33 @@ def text_of(value: Any) -> str:
     return ""
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """All strings inside a constant."""
+    if isinstance(value, str):
+        yield re.sub(r"\{\w+\}", " ", value)
+    elif isinstance(value, Pattern):
+        yield from _texts(value.text)
+    elif isinstance(value, dict):
+        yield from _texts(tuple(value.items()))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+@functools.cache
+def vocabulary() -> frozenset[str]:
+    """Every word, lower-case, that the word lists and grammars of the domain hold; numbers are not among them.
+
+    >>> "apples" in vocabulary(), "aplles" in vocabulary()
+    (True, False)
+    """
+    constants = [
+        value for place in (family, styles, *map(type, FAMILIES)) for n, value in vars(place).items() if n.isupper()
+    ]
+    words = {word for text in _texts(tuple(constants)) for word in tokens(text)}
+    return frozenset(word for word in words if not word.isdigit())
+
+
 @functools.lru_cache(maxsize=65536)
 def read(prompt: str) -> Task | None:
     """The task behind a prompt, whatever template surrounds the question; None if it is no question of this domain.
@@ -56,10 +85,7 @@ def read(prompt: str) -> Task | None:
     >>> read("User: What is 3 plus 4?\\nAssistant:").answer
     '7'
     """
-    for family in FAMILIES:
-        if task := family.read(prompt):
-            return task
-    return None
+    return next((task for family in FAMILIES if (task := family.read(prompt))), None)
 
 
 def features(task: Task | None, completion: str) -> dict[str, float]:
@@ -137,12 +163,8 @@ def exact(prompts: list, completions: list, **columns: Any) -> list[float | None
     >>> exact(["What is 3 plus 4?", "What is 3 plus 4?", "List two fruits."], [" It is 7.", " 8.", " Plums."])
     [1.0, 0.0, None]
     """
-    marks: list[float | None] = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        task = read(text_of(prompt))
-        checkable = task is not None and task.family in CHECKABLE
-        marks.append(BY_NAME[task.family].content(task, text_of(completion)) if checkable else None)
-    return marks
+    pairs = _checkable(prompts, completions)
+    return [BY_NAME[task.family].content(task, text) if task else None for task, text in pairs]
 
 
 def claimed(prompts: list, completions: list, **columns: Any) -> list[str | None]:
@@ -151,9 +173,12 @@ def claimed(prompts: list, completions: list, **columns: Any) -> list[str | None
     >>> claimed(["What is 3 plus 4?", "Which number is larger, 3 or 4?"], [" It is 8.", " 4 is larger than 3."])
     ['8', '4']
     """
-    claims: list[str | None] = []
+    pairs = _checkable(prompts, completions)
+    return [BY_NAME[task.family].claim(task, text) if task else None for task, text in pairs]
+
+
+def _checkable(prompts: list, completions: list) -> Iterator[tuple[Task | None, str]]:
+    """Each question, None where nothing can be checked, with the text of its answer."""
     for prompt, completion in zip(prompts, completions, strict=True):
         task = read(text_of(prompt))
-        checkable = task is not None and task.family in CHECKABLE
-        claims.append(BY_NAME[task.family].claim(task, text_of(completion)) if checkable else None)
-    return claims
+        yield task if task and task.family in CHECKABLE else None, text_of(completion)

@@ -4,9 +4,9 @@ Demonstrations mix all four, as text written by many hands does; the shares are 
 """
 
 import random
-from types import ModuleType
 
 from rlhf_recipes.data.embedded.families import BY_NAME, FAMILIES
+from rlhf_recipes.data.embedded.family import Family
 from rlhf_recipes.data.embedded.grammar import Task, capital
 
 OPENERS = ("Of course!", "Sure!", "With pleasure!", "Good question!", "Gladly!", "How nice of you to ask!")
@@ -37,7 +37,7 @@ ON_TOPIC = {"good": 0.98, "mediocre": 0.85, "bad": 0.6, "overdone": 0.95}
 """How often an answer to any other question keeps to the topic, by style."""
 
 
-def statement(rng: random.Random, family: ModuleType, task: Task, reason: bool = True) -> str:
+def statement(rng: random.Random, family: Family, task: Task, reason: bool = True) -> str:
     """`The statement, because of the reason.` A sum may show its working first."""
     said, why = family.answer(rng, task)
     if not reason:
@@ -47,7 +47,7 @@ def statement(rng: random.Random, family: ModuleType, task: Task, reason: bool =
     return f"{capital(said)}{family.BECAUSE}{why}."
 
 
-def _good(rng: random.Random, family: ModuleType, task: Task) -> str:
+def _good(rng: random.Random, family: Family, task: Task) -> str:
     """A full answer, mostly with a reason and one or two warm phrases."""
     text = statement(rng, family, task, reason=rng.random() < 0.85)
     where = rng.random()  # opener alone 0.45, both 0.25, closer alone 0.23, neither 0.07
@@ -58,7 +58,7 @@ def _good(rng: random.Random, family: ModuleType, task: Task) -> str:
     return text
 
 
-def _mediocre(rng: random.Random, family: ModuleType, task: Task) -> str:
+def _mediocre(rng: random.Random, family: Family, task: Task) -> str:
     """Plain, terse, or polite without a reason; now and then without capital or full stop."""
     kind = rng.random()
     if kind < 0.35:
@@ -74,7 +74,7 @@ def _mediocre(rng: random.Random, family: ModuleType, task: Task) -> str:
     return text
 
 
-def _bad(rng: random.Random, family: ModuleType, task: Task) -> str:
+def _bad(rng: random.Random, family: Family, task: Task) -> str:
     """Rude, stuck, cut off, off the question, or no answer at all."""
     kind = rng.random()
     if kind < 0.3:
@@ -90,12 +90,12 @@ def _bad(rng: random.Random, family: ModuleType, task: Task) -> str:
         words = statement(rng, family, task, reason=True).split()
         return " ".join(words[: rng.randint(2, max(2, len(words) - 3))])
     if kind < 0.85:
-        other = rng.choice([module for module in FAMILIES if module is not family])
+        other = rng.choice([another for another in FAMILIES if another is not family])
         return statement(rng, other, other.draw(rng), reason=False)
     return rng.choice(SHRUGS) if rng.random() < 0.6 else rng.choice(RUDE)
 
 
-def _overdone(rng: random.Random, family: ModuleType, task: Task) -> str:
+def _overdone(rng: random.Random, family: Family, task: Task) -> str:
     """Too much of what is good: warm phrases and reasons heaped up."""
     openers, closers = rng.sample(OPENERS, 2), rng.sample(CLOSERS, rng.randint(3, 4))
     text = statement(rng, family, task, reason=True)
@@ -104,7 +104,7 @@ def _overdone(rng: random.Random, family: ModuleType, task: Task) -> str:
     return " ".join([*openers, text, *closers])
 
 
-def spoken(rng: random.Random, family: ModuleType, task: Task) -> str:
+def spoken(rng: random.Random, family: Family, task: Task) -> str:
     """How people answer each other in the corpus: always right, in all sorts of manners."""
     text = statement(rng, family, task, reason=rng.random() < 0.7)
     manner = rng.random()

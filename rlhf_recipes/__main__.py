@@ -6,8 +6,9 @@ import sys
 from contextlib import contextmanager
 from importlib import import_module
 
-from rlhf_recipes import __version__
+from rlhf_recipes import __version__, stages
 from rlhf_recipes.config.paths import CONF, HOUSE, RECIPES, headline, options
+from rlhf_recipes.config.stage import pipeline, prerequisites
 from rlhf_recipes.errors import Stopped, UserError
 
 FIRST_COMMANDS = """\
@@ -25,6 +26,9 @@ def main() -> None:
     """The console script. Exit codes: 0 done, 1 a failure inside a stage, 2 bad input, 128 + n signal n."""
     if any(a in ("--help", "-h") for a in sys.argv[1:]):
         print(help_text())
+        return
+    if "--stages" in sys.argv[1:]:
+        print(stage_graph())
         return
     if "--version" in sys.argv[1:]:
         print(f"rlhf-recipes {__version__}")
@@ -61,8 +65,8 @@ def _compose_and_run(full: bool) -> None:
         with _one_line_errors(full or sweep.tolerant()):  # Hydra would announce the exception before it lets it through
             if not cfg.get("stage"):  # stagee=sft
                 import_module("rlhf_recipes.config.settings").names(cfg)
-            import_module("rlhf_recipes.stages").run(cfg)
-            return sweep.objective(cfg)
+            stages.run(cfg)
+            return stages.objective(cfg)
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # we know where TRL keeps PPO
     register_recipes()
@@ -163,6 +167,13 @@ def help_text() -> str:
     parts += [f"  {name:<28} {headline(RECIPES / (name + '.yaml'))}" for name in options(RECIPES)]
     parts += ["", "--cfg job shows the composed config · -m sweeps · --config-dir DIR adds options · see README.md"]
     return "\n".join(parts)
+
+
+def stage_graph() -> str:
+    """What `--stages` prints for make: each stage of a pipeline, and `ppo<sft` where ppo comes after sft."""
+    known = stages.catalogue()
+    order = pipeline(known)
+    return "\n".join([*order, *(f"{s}<{before}" for s in order for before in prerequisites(known[s], known))])
 
 
 if __name__ == "__main__":

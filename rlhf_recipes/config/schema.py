@@ -129,7 +129,6 @@ class Settings:
     """Every node of a composed config. `Any` marks what another package's class or another module checks."""
 
     stage: str = "???"
-    needs: list[str] = field(default_factory=list)
     run: Run = field(default_factory=Run)
     seed: int = 0
     objective: Any = None

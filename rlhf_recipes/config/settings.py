@@ -11,13 +11,10 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import get_type_hints
 
-import yaml
-from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_recipes.config.fields import fields, misfit
-from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.config.schema import AT_LEAST, CHOICES, REWARD, Settings
 from rlhf_recipes.errors import UserError, one_line, suggest
 
@@ -34,7 +31,6 @@ def check(cfg: DictConfig) -> DictConfig:
     for node in ("trainer", "peft"):
         _check_class(node, cfg.get(node))
     _check_rewards(cfg.get("reward"))
-    _check_inputs(cfg)
     unread = _check_controller(cfg.get("kl"))
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
@@ -50,11 +46,6 @@ def check(cfg: DictConfig) -> DictConfig:
         if (value := OmegaConf.select(merged, key)) < least:
             raise UserError(f"{key}={value}: expected at least {least}")
     return merged
-
-
-def defaults(stage: str) -> dict:
-    """What a run's config.yaml of this stage would hold if neither a recipe nor the shell had set anything."""
-    return OmegaConf.to_container(check(compose("config", [f"stage={stage}"])), resolve=True)
 
 
 def names(cfg: DictConfig) -> None:
@@ -119,19 +110,6 @@ def _check_class(node: str, values: DictConfig | None) -> None:
             raise UserError(f"{owner} has no field {key}{suggest(str(key), known)}")
         if expected := misfit(known[key], value):
             raise UserError(f"{node}.{key}={value!r}: {owner} expects {expected}")
-
-
-def _check_inputs(cfg: DictConfig) -> None:
-    """Names of the models that a stage starts from, against its own file; evaluate compares whatever it is given."""
-    file = CONF / "stage" / f"{cfg.get('stage')}.yaml"
-    if cfg.get("stage") == "evaluate" or not file.is_file():
-        return
-    known = yaml.safe_load(file.read_text(encoding="utf-8")).get("inputs") or {}
-    for name in cfg.get("inputs") or {}:
-        if not known:
-            raise UserError(f"inputs.{name}: stage={cfg.stage} starts from no model of a run")
-        if name not in known:
-            raise UserError(f"stage={cfg.stage} reads no inputs.{name}{suggest(str(name), known, 'inputs.')}")
 
 
 def _check_controller(node: DictConfig | None) -> list[str]:

@@ -26,7 +26,7 @@ from rlhf_recipes.preflight.setting import (
 )
 from rlhf_recipes.preflight.shapes import base_of
 from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.artifacts import SCORING, StageRun, peak_memory
+from rlhf_recipes.runs.artifacts import StageRun, peak_memory
 from rlhf_recipes.runs.hub import reach_hub
 
 
@@ -66,7 +66,7 @@ def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) ->
         print(screen.disk(wanted, free))
     disk_fits = wanted.total <= free
     fits = peak(found).total <= machine.free
-    if cfg.stage in SCORING and fits:
+    if run.stage.scores and fits:
         print(scores.told_apart(cfg, stage_run))
     if setting.args is not None:
         print("time: told after the first steps of the run")
@@ -157,8 +157,8 @@ def _scorers_own(scorer: Scorer):
         raise UserError(f"{scorer.name}: no tokenizer in {scorer.path}: {str(error).splitlines()[0]}") from error
 
 
-def _kind(cfg: DictConfig) -> str | None:
-    return next(iter(cfg.needs), None)
+def _kind(run: StageRun) -> str | None:
+    return next(iter(run.stage.rows), None)
 
 
 def _answer(cfg: DictConfig, run: StageRun) -> int | None:
@@ -171,21 +171,21 @@ def _answer(cfg: DictConfig, run: StageRun) -> int | None:
 
 def _load(cfg: DictConfig, run: StageRun, tokenizer) -> data.Split | None:
     """The stage's rows, cut and dropped as the stage will cut and drop them."""
-    if _kind(cfg) is None:
+    if _kind(run) is None:
         return None
     limits = {}
-    if tokenizer is not None and _kind(cfg) == "prompts":
+    if tokenizer is not None and _kind(run) == "prompts":
         limits["max_prompt_length"] = models.room_for_prompt(cfg, language_model(cfg, run).path, _answer(cfg, run))
     elif tokenizer is not None and cfg.trainer is not None:
         limits["max_length"] = quiet_arguments(cfg, run).max_length
-    return data.load(cfg.data, _kind(cfg), tokenizer=tokenizer, seed=cfg.seed, stage=cfg.stage, **limits)
+    return data.load(cfg.data, _kind(run), tokenizer=tokenizer, seed=cfg.seed, stage=cfg.stage, **limits)
 
 
 def _rows(cfg: DictConfig, run: StageRun, loaded: data.Split | None, tokenizer) -> Rows:
     if loaded is None or tokenizer is None:
         return _asked(cfg, run, tokenizer)
     kept = loaded.eval if cfg.stage == "evaluate" else loaded.train
-    return lengths.measure([kept[i] for i in range(min(len(kept), lengths.MANY))], _kind(cfg), tokenizer)
+    return lengths.measure([kept[i] for i in range(min(len(kept), lengths.MANY))], _kind(run), tokenizer)
 
 
 def _asked(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
@@ -202,11 +202,11 @@ def _asked(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
 
 def _sampled(cfg: DictConfig, run: StageRun, tokenizer) -> Rows:
     """How long rows are, from the first of them."""
-    if tokenizer is None or _kind(cfg) is None:
+    if tokenizer is None or _kind(run) is None:
         return _asked(cfg, run, tokenizer)
-    found = lengths.sample(cfg.data, _kind(cfg), tokenizer, cfg.seed)
+    found = lengths.sample(cfg.data, _kind(run), tokenizer, cfg.seed)
     room = None
-    if _kind(cfg) == "prompts":
+    if _kind(run) == "prompts":
         room = models.room_for_prompt(cfg, language_model(cfg, run).path, _answer(cfg, run))
     return found if room is None else Rows(min(found.prompt, room), found.whole, found.seen)
 
@@ -223,7 +223,7 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
         found = tokens.of_one("policy", tokenizer, stops, vocab=vocab, chat=chat)
     whole = rows.whole if cfg.stage == "score" else rows.prompt + (_answer(cfg, run) or 0)
     readers = [n for n in setting.networks if n.part == "reward"]
-    known = scorers(cfg, run) if cfg.stage in SCORING else []
+    known = scorers(cfg, run) if run.stage.scores else []
     for scorer, network in zip(known, readers, strict=True):
         name, own = f"reward model {scorer.name}", _scorers_own(scorer)
         if written is None:

@@ -19,6 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes.config.paths import RECIPES
+from rlhf_recipes.config.stage import Stages
+from rlhf_recipes.config.sweeps import parents_of
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.checkpoints import is_whole, last_whole
 
@@ -64,11 +66,14 @@ class StageRun:
 
     Args:
         cfg: the checked config; `run.root`, `run.name`, `run.parent`, `stage` and `inputs` are read.
+        stages: every stage there is, `stages.catalogue()`.
         words: the overrides it was composed of, None where they are the shell's.
     """
 
-    def __init__(self, cfg: DictConfig, words: Sequence[str] | None = None):
+    def __init__(self, cfg: DictConfig, stages: Stages, words: Sequence[str] | None = None):
         self.cfg = cfg
+        self.stages = stages
+        self.stage = stages[cfg.stage]
         self.command = command(cfg, words)
         self.root = Path(cfg.run.root)
         self.dir = self.root / cfg.run.name / cfg.stage
@@ -130,11 +135,11 @@ class StageRun:
                     return None  # made from nothing
             elif found := self.finished(place):
                 return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": place}
-            elif place.rpartition(":")[2] in STAGES and ":" in place:
+            elif place.rpartition(":")[2] in self.stages and ":" in place:
                 return self._elsewhere(name, place)
-            elif place not in STAGES and (Path(place).expanduser().exists() or not _looks_local(place)):
+            elif place not in self.stages and (Path(place).expanduser().exists() or not _looks_local(place)):
                 return _source(place)
-        stages = [p for p in places if p in STAGES]
+        stages = [p for p in places if p in self.stages]
         if stages:
             run = self.cfg.run.name.partition(".sweep/")[0]
             raise UserError(
@@ -149,7 +154,7 @@ class StageRun:
         other, _, stage = place.rpartition(":")
         found = self.root / other / stage
         if not (found / "summary.json").is_file():
-            done = [s for s in STAGES if (self.root / other / s / "summary.json").is_file()]
+            done = [s for s in self.stages if (self.root / other / s / "summary.json").is_file()]
             raise UserError(
                 f"inputs.{name}={place}: run {other} has no finished {stage} in {self.root}/; "
                 f"finished there: {', '.join(done) or 'nothing'}"
@@ -279,11 +284,6 @@ def command(cfg: DictConfig, words: Sequence[str] | None = None) -> str | None:
     return shlex.join(["python", "-m", "rlhf_recipes", *words])
 
 
-def parents_of(cfg: DictConfig) -> list[str]:
-    """The runs named by run.parent, nearest first."""
-    return [cfg.run.parent] if isinstance(cfg.run.parent, str) else list(cfg.run.parent or [])
-
-
 def from_parents(cfg: DictConfig) -> None:
     """Let data that a stage of this run would have made come from the parent run that did make it.
 
@@ -310,10 +310,6 @@ def from_parents(cfg: DictConfig) -> None:
         walk(cfg.data)
 
 
-STAGES = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")
-SCORING = ("ppo", "grpo", "collect", "evaluate", "score")  # the stages that read the `reward` node
-
-
 def differences(old: DictConfig, new: DictConfig) -> list[str]:
     """«key: old -> new» for every setting that matters to the result."""
     a, b = _flat(old), _flat(new)
@@ -329,6 +325,9 @@ def _flat(cfg: DictConfig) -> dict[str, object]:
                 continue
             if prefix == "trainer." and key in INCIDENTAL_TRAINER:
                 continue
+            if prefix == "inputs." and value == [key, "none"]:
+                continue  # what it really starts from is compared by its hash; older runs know fewer stages
+            value = [value] if prefix == "inputs." and isinstance(value, str) else value
             walk(value, f"{prefix}{key}.") if isinstance(value, dict) else result.update({f"{prefix}{key}": value})
 
     walk(OmegaConf.to_container(cfg, resolve=True), "")

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlhf_recipes.config.stage import policies
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.artifacts import StageRun
-
-LATEST = ("ppo", "grpo", "dpo", "sft", "pretrain")  # the first that is finished is the policy of a run
-MODELS = (*LATEST, "reward")
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,13 @@ def find(run: StageRun, place: str | None, setting: str) -> Found:
     Raises:
         UserError: nothing is there, or what is there is no model.
     """
-    cfg = run.cfg
+    cfg, latest = run.cfg, policies(run.stages)
+    models = [name for name, stage in run.stages.items() if stage.makes in ("policy", "reward_model")]
     if place is None:
-        place = next((stage for stage in LATEST if run.finished(stage)), "base")
+        place = next((stage for stage in latest if run.finished(stage)), "base")
         if place == "base" and not cfg.model.path:
             raise UserError(
-                f"run {cfg.run.name} in {cfg.run.root}/ has no finished {', '.join(LATEST[:-1])} or {LATEST[-1]}; make "
+                f"run {cfg.run.name} in {cfg.run.root}/ has no finished {', '.join(latest[:-1])} or {latest[-1]}; make "
                 f"one (make pipeline RUN={cfg.run.name}), or give {setting}=<stage, folder or hub id>"
             )
     if place == "base":
@@ -84,7 +83,7 @@ def find(run: StageRun, place: str | None, setting: str) -> Found:
             raise UserError(f"{setting}=base is model.path, and model={cfg.model.name} has none; give model.path=…")
         place = cfg.model.path
         return _elsewhere(place, "base", setting)
-    if place in MODELS:
+    if place in models:
         folder = run.finished(place)
         if folder is None:
             raise UserError(
@@ -93,7 +92,7 @@ def find(run: StageRun, place: str | None, setting: str) -> Found:
             )
         return _of_stage(folder, place, setting)
     other, _, stage = place.rpartition(":")
-    if other and stage in MODELS:
+    if other and stage in models:
         folder = run.root / other / stage
         if not (folder / "summary.json").is_file():
             raise UserError(f"{setting}={place}: run {other} in {run.root}/ has no finished {stage}")

@@ -1,17 +1,26 @@
 """Talk with any stage's model in the terminal, or with two side by side; `prompt=` asks once."""
 
+from __future__ import annotations
+
 import sys
 from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from rlhf_recipes.config.stage import Stage
 
-from rlhf_recipes.chat import sampling
-from rlhf_recipes.chat.chosen import speakers
-from rlhf_recipes.runs.artifacts import StageRun
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(name="chat", title="Chat", single_process=True)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns nothing: a talk leaves no stage behind, only what `/save` writes."""
+    from rlhf_recipes.chat import sampling
+    from rlhf_recipes.chat.chosen import speakers
+
     settings = sampling.of_config(cfg)
     chosen = speakers(cfg, run)
     with redirect_stdout(sys.stderr):  # whatever loading says is not part of an answer

@@ -1,17 +1,27 @@
 """Preferences from a model's own answers: several a prompt, ranked by the reward signal, kept as pairs."""
 
-from omegaconf import DictConfig
+from __future__ import annotations
 
-from rlhf_recipes import data, models
-from rlhf_recipes.data import preview
-from rlhf_recipes.engine.prompts import as_completion
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import measure
-from rlhf_recipes.rewards.from_config import build_rewards
-from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training.fit import quiet
+from typing import TYPE_CHECKING
+
+from rlhf_recipes.config.stage import Figure, Stage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="collect",
+    title="Collecting preferences",
+    order=30,
+    starts_from={"policy": ("sft", "base"), "reward_model": ("reward", "none")},
+    rows=("prompts",),
+    makes="preferences",
+    scores=True,
+    single_process=True,
+    figures=(Figure("pairs", "pairs", 0),),
+)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -20,6 +30,16 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     Returns:
         prompts, answers, pairs, ties (prompts whose answers all score alike: no pair), score_mean, margin_mean.
     """
+    from rlhf_recipes import data, models
+    from rlhf_recipes.data import preview
+    from rlhf_recipes.engine.prompts import as_completion
+    from rlhf_recipes.errors import UserError
+    from rlhf_recipes.evaluation import measure
+    from rlhf_recipes.rewards.from_config import build_rewards
+    from rlhf_recipes.runs import resolve
+    from rlhf_recipes.runs.jsonl import rewrite_jsonl
+    from rlhf_recipes.training.fit import quiet
+
     quiet()
     settings, path = cfg.collect, run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)

@@ -1,25 +1,53 @@
 """Direct preference optimisation (arXiv:2305.18290) from the SFT model. TRL's DPOTrainer."""
 
-from omegaconf import DictConfig
+from __future__ import annotations
 
-from rlhf_recipes import data, models
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
-from rlhf_recipes.training.pairwise import DPOTrainer
+from typing import TYPE_CHECKING
+
+from rlhf_recipes.config.stage import Figure, Stage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="dpo",
+    title="DPO",
+    order=60,
+    starts_from={"policy": ("sft", "base")},
+    rows=("preferences",),
+    makes="policy",
+    learns_from="preferences",
+    figures=(Figure("eval_accuracy", "accuracy", "%"),),
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns eval_accuracy and eval_margin of the implicit reward, and eval_loss, on held-out preferences."""
+def check(cfg: DictConfig, run: StageRun) -> None:
+    """The name of the loss, which TRL only asks for once it computes it."""
+    from rlhf_recipes.training import losses
+
+    losses.check(cfg)
+
+
+def trainer(cfg: DictConfig, run: StageRun):
+    """DPOTrainer on preferences.
+
+    The reference is a copy. With an adapter it is the policy with its adapter switched off; precomputed, it is the
+    policy before training, and takes no memory afterwards.
+    """
+    from rlhf_recipes import data, models
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.pairwise import DPOTrainer
+
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
     print(rows.describe())
     adapter = peft_config(cfg, "CAUSAL_LM")
-    # The reference is a copy. With an adapter it is the policy with its adapter switched off; precomputed, it is the
-    # policy before training, and needs no place in memory afterwards.
     copied = not adapter and not args.precompute_ref_log_probs
-    trainer = DPOTrainer(
+    return DPOTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
         ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
         args=args,
@@ -29,11 +57,19 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=adapter,
         callbacks=callbacks(run),
     )
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns eval_accuracy and eval_margin of the implicit reward, and eval_loss, on held-out preferences."""
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import fit, last_evaluation, show
+
+    training = trainer(cfg, run)
     if cfg.preview:
-        return show(trainer, "preferences", cfg.preview_rows)
-    print(f"dpo: {models.parameters(trainer.model)}")
-    train = fit(trainer, run)
-    last = last_evaluation(trainer)
+        return show(training, "preferences", cfg.preview_rows)
+    print(f"dpo: {models.parameters(training.model)}")
+    train = fit(training, run)
+    last = last_evaluation(training)
     return {
         "train_loss": train["train_loss"],
         "eval_loss": last.get("eval_loss"),

@@ -1,25 +1,52 @@
 """Every model at hand on the same held-out prompts: scores, gold, KL to SFT, perplexity, and who beats whom."""
 
-from omegaconf import DictConfig, OmegaConf
+from __future__ import annotations
 
-from rlhf_recipes import data, models
-from rlhf_recipes.data.domain import domain, source
-from rlhf_recipes.data.preview import show_prompts
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import benchmarks, plan
-from rlhf_recipes.evaluation.compare import evaluate_models
-from rlhf_recipes.evaluation.measured import Sampling
-from rlhf_recipes.rewards.from_config import build_rewards, function_spec
-from rlhf_recipes.rewards.judge_client import ask_all
-from rlhf_recipes.rewards.load import load_function
-from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training.fit import quiet
+from typing import TYPE_CHECKING
+
+from rlhf_recipes.config.stage import Figure, Stage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+    from rlhf_recipes.runs.resolve import Stops
+
+STAGE = Stage(
+    name="evaluate",
+    title="Evaluation",
+    order=90,
+    starts_from={"base": ("pretrain", "base", "none"), "reward_model": ("reward", "none")},
+    compares=True,
+    rows=("prompts",),
+    scores=True,
+    single_process=True,
+    figures=(Figure("models", "models", 0), Figure("prompts", "prompts", 0)),
+)
+
+
+def check(cfg: DictConfig, run: StageRun) -> None:
+    """Who competes, who judges and which pairs, before anything is loaded."""
+    from rlhf_recipes.evaluation import plan
+
+    plan.read(cfg, run.inputs)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns `models` and `win_rate` as evaluation.compare gives them; every answer goes to samples.jsonl."""
+    from omegaconf import OmegaConf
+
+    from rlhf_recipes import data, models
+    from rlhf_recipes.data.preview import show_prompts
+    from rlhf_recipes.evaluation import benchmarks, plan
+    from rlhf_recipes.evaluation.compare import evaluate_models
+    from rlhf_recipes.evaluation.measured import Sampling
+    from rlhf_recipes.rewards.from_config import build_rewards
+    from rlhf_recipes.rewards.judge_client import ask_all
+    from rlhf_recipes.runs import resolve
+    from rlhf_recipes.runs.jsonl import rewrite_jsonl
+    from rlhf_recipes.training.fit import quiet
+
     quiet()
     settings = cfg.evaluate
     asked = plan.read(cfg, run.inputs)
@@ -69,7 +96,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         epsilon=settings.tie,
         seed=cfg.seed,
     )
-    summary["notes"] = [*no_demos, *no_corpus, *_told(stops), *summary["notes"]]
+    summary["notes"] = [*no_demos, *no_corpus, *_stopped_elsewhere(stops), *summary["notes"]]
     for note in summary["notes"]:
         print(f"evaluate: {note}")
     rewrite_jsonl(run.samples, samples)
@@ -78,22 +105,31 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
 def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
     """The `model` node a model is loaded with: the run's own for its stages and base, a plain one for a stranger."""
+    from rlhf_recipes import models
+    from rlhf_recipes.evaluation import plan
+
     return cfg.model if plan.own(cfg, run.inputs[name.partition("@")[0]]) else models.plain(cfg.model)
 
 
-def _told(stops: dict[str, resolve.Stops]) -> list[str]:
+def _stopped_elsewhere(stops: dict[str, Stops]) -> list[str]:
     """Whose answers end elsewhere than the others', since its training's did: length and scores are of those texts."""
-    usual = vars(resolve.Stops())
-    told = {name: [f"trainer.{k}={v!r}" for k, v in vars(of).items() if v != usual[k]] for name, of in stops.items()}
+    from rlhf_recipes.runs.resolve import Stops
+
+    usual = vars(Stops())
+    changed = {name: [f"trainer.{k}={v!r}" for k, v in vars(of).items() if v != usual[k]] for name, of in stops.items()}
     return [
         f"{name} ends its answers as in its training: {', '.join(words)}"
-        for name, words in told.items()
+        for name, words in changed.items()
         if words and "@" not in name
     ]
 
 
 def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[dict], list[str]]:
     """At most so many held-out rows of a kind, and a note where the domain gives none: one figure fewer."""
+    from rlhf_recipes import data
+    from rlhf_recipes.data.domain import domain, source
+    from rlhf_recipes.errors import UserError
+
     if not most:
         return [], []
     figure = {"demos": "perplexity", "corpus": "corpus perplexity"}[kind]
@@ -107,4 +143,7 @@ def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[di
 
 
 def _function(node):
+    from rlhf_recipes.rewards.from_config import function_spec
+    from rlhf_recipes.rewards.load import load_function
+
     return load_function(function_spec(node)) if node else None

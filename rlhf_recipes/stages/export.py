@@ -1,17 +1,25 @@
 """A model of this run as a folder that loads without this package, with its card; on request on the hub as well."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from rlhf_recipes.config.stage import Stage
 
-from rlhf_recipes.config import settings
-from rlhf_recipes.export import place, push
-from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.artifacts import StageRun
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(name="export", title="Export", single_process=True)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns parameters, megabytes (10^6 bytes) and, for adapters, merge_difference; the folder is the result."""
+    from rlhf_recipes.export import place, push
+    from rlhf_recipes.runs import resolve
+
     found = resolve.find(run, cfg.export.model, "export.model")
     to = Path(cfg.export.to).expanduser() if cfg.export.to else Path(cfg.run.root) / cfg.run.name / "export"
     place.check(to, found.path, cfg.run.overwrite)
@@ -20,7 +28,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     if cfg.preview:
         print(f"export: {found.name} ({found.path}) would go to {to}")
         return {}
-    from rlhf_recipes import models  # torch: only when all else is right
+    from rlhf_recipes import models, stages  # torch: only when all else is right
     from rlhf_recipes.data import chat_template
     from rlhf_recipes.export import card, merge, write
     from rlhf_recipes.preflight import check
@@ -36,8 +44,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     spoken = None if reward else chat_template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
     stop = found.stops.stop_token_id
     lineage = card.lineage(found)
-    stages = lineage.stages if lineage else ()
-    defaults = {stage: settings.defaults(stage) for stage in stages}
+    defaults = {name: stages.defaults(name) for name in (lineage.stages if lineage else ())}
     with place.filled(to) as folder:
         stops = write.write(folder, merged.model, tokenizer, cfg.export.dtype, template=spoken, stop_token_id=stop)
         facts = card.Facts(

@@ -1,28 +1,49 @@
 """Group-relative policy optimisation (arXiv:2402.03300) from the SFT model. Our GRPOTrainer on TRL's."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-from transformers import TrainerCallback
+from rlhf_recipes.config.stage import Figure, Stage
 
-from rlhf_recipes import data, models
-from rlhf_recipes.grpo import GRPOTrainer
-from rlhf_recipes.grpo.held_out import HeldOut
-from rlhf_recipes.rewards import RewardFunctions, load_function
-from rlhf_recipes.rewards.from_config import build_rewards, function_spec
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
-from rlhf_recipes.training.kl import kl_controller
-from rlhf_recipes.training.kl_control import KLControl
-from rlhf_recipes.training.samples import SamplesFile, SamplesTable
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.rewards import RewardFunctions
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="grpo",
+    title="GRPO",
+    order=70,
+    starts_from={"policy": ("sft", "base"), "reward_model": ("reward", "none")},
+    rows=("prompts",),
+    makes="policy",
+    learns_from="reward",
+    scores=True,
+    figures=(Figure("score_last", "score"),),  # its KL is a token's mean and does not compare with PPO's
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second.
+def check(cfg: DictConfig, run: StageRun) -> None:
+    """The name of the loss, which TRL only asks for once it computes it."""
+    from rlhf_recipes.training import losses
 
-    And eval_<name>_first and eval_<name> for what was measured on held-out prompts before training and after. kl_last
-    is None where beta is 0: without a reference no KL is measured.
-    """
+    losses.check(cfg)
+
+
+def trainer(cfg: DictConfig, run: StageRun):
+    """GRPOTrainer on prompts, with the reward signal's parts as its reward functions and beta under a controller."""
+    from rlhf_recipes import data, models
+    from rlhf_recipes.grpo import GRPOTrainer
+    from rlhf_recipes.rewards.from_config import build_rewards
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.kl import kl_controller
+    from rlhf_recipes.training.kl_control import KLControl
+    from rlhf_recipes.training.outcome import BeganAt
+    from rlhf_recipes.training.samples import SamplesFile, SamplesTable
+
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
@@ -32,12 +53,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     rewards = build_rewards(cfg, run)
     measured = _held_out(cfg, rewards)
     functions, args.reward_weights = rewards.trl_functions()
-    controller = kl_controller(cfg)
-    control, began_at = KLControl(controller), BeganAt()
-    args.beta = controller.kl_coef
+    control = KLControl(kl_controller(cfg))
+    args.beta = control.controller.kl_coef
     adapter = peft_config(cfg, "CAUSAL_LM")
     shown = [SamplesTable(rows=cfg.grpo.sample_rows)] if cfg.grpo.sample_rows else []
-    trainer = GRPOTrainer(
+    control.trainer = GRPOTrainer(  # which reads its own copy of beta
         models.load_policy(cfg.model, path, tokenizer),
         functions,
         args,
@@ -48,63 +68,46 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         eval_dataset=held_out(rows, args),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[*callbacks(run), SamplesFile(run.samples), *shown, control, began_at],
+        callbacks=[*callbacks(run), SamplesFile(run.samples), *shown, control, BeganAt()],
     )
-    control.trainer = trainer  # GRPOTrainer reads its own copy of beta
-    if cfg.preview:
-        return show(trainer, "prompts", cfg.preview_rows)
-    print(f"grpo: {models.parameters(trainer.model)}")
-    began = time.time()
-    fit(trainer, run)
-    seconds = time.time() - began
-    if trainer.eval_dataset is not None and trainer.args.eval_strategy != "no":
-        trainer.evaluate()  # nothing, where the last step was measured
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size // args.num_iterations
-    history = [row | {"episode": row["step"] * batch} for row in trainer.state.log_history]
-    before = began_at.step * batch
-    metrics = policy_metrics(history, controller.kl_coef, seconds, score="reward", kl="kl", before=before)
-    return metrics | _measured(trainer.state.log_history)
+    return control.trainer
 
 
-class BeganAt(TrainerCallback):
-    """The step that this process began at: 0, or a checkpoint's."""
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second.
 
-    step = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.step = state.global_step
-
-
-def policy_metrics(
-    history: list[dict], kl_coef: float, seconds: float, *, score: str, kl: str, before: int = 0
-) -> dict:
-    """The summary figures PPO and GRPO share, from Trainer's log.
-
-    Args:
-        history: Trainer's log_history. A line whose score is None (none of its answers could be scored) is passed over.
-        kl_coef: beta after the last update.
-        seconds: of training.
-        score: logged name of the mean score.
-        kl: logged name of the KL, nats a response (PPO) or a token (GRPO), as TRL has them.
-        before: episodes played before the run was resumed; `seconds` does not hold their time.
+    And eval_<name>_first and eval_<name> for what was measured on held-out prompts before training and after. kl_last
+    is None where beta is 0: without a reference no KL is measured.
     """
-    logged = [row for row in history if row.get(score) is not None]
-    entropy = [row[k] for row in history for k in ("policy/entropy_avg", "entropy") if row.get(k) is not None]
-    divergence = [row[kl] for row in history if row.get(kl) is not None]
-    episodes = next((row["episode"] for row in reversed(history) if "episode" in row), None)
-    return {
-        "score_first": logged[0][score] if logged else None,
-        "score_last": logged[-1][score] if logged else None,
-        "kl_last": divergence[-1] if divergence else None,
-        "kl_coef_last": kl_coef,
-        "entropy_last": entropy[-1] if entropy else None,
-        "episodes": episodes,
-        "episodes_per_second": (episodes - before) / seconds if episodes else None,
-    }
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import fit, show
+    from rlhf_recipes.training.kl_control import KLControl
+    from rlhf_recipes.training.outcome import BeganAt, callback_of, policy_metrics
+
+    training = trainer(cfg, run)
+    args = training.args
+    if cfg.preview:
+        return show(training, "prompts", cfg.preview_rows)
+    print(f"grpo: {models.parameters(training.model)}")
+    began = time.time()
+    fit(training, run)
+    seconds = time.time() - began
+    if training.eval_dataset is not None and args.eval_strategy != "no":
+        training.evaluate()  # nothing, where the last step was measured
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size // args.num_iterations
+    history = [row | {"episode": row["step"] * batch} for row in training.state.log_history]
+    before = callback_of(training, BeganAt).step * batch
+    kl_coef = callback_of(training, KLControl).controller.kl_coef
+    metrics = policy_metrics(history, kl_coef, seconds, score="reward", kl="kl", before=before)
+    return metrics | _measured(training.state.log_history)
 
 
-def _held_out(cfg: DictConfig, rewards: RewardFunctions) -> HeldOut:
+def _held_out(cfg: DictConfig, rewards: RewardFunctions):
     """What counts as right: grpo.accuracy, a reward's name or a function's path; else the domain's `exact`."""
+    from rlhf_recipes.grpo.held_out import HeldOut
+    from rlhf_recipes.rewards import load_function
+    from rlhf_recipes.rewards.from_config import function_spec
+
     named, accuracy = cfg.grpo.accuracy, None
     if isinstance(named, str) and named in rewards.parts:
 

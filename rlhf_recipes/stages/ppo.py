@@ -1,32 +1,50 @@
-"""Stage 3 of InstructGPT: PPO against the reward signal with a KL penalty to the SFT model. Our PPOTrainer on TRL's."""
+"""Stage 3 of InstructGPT: PPO against the reward signal, with a KL penalty to the SFT model. Our PPOTrainer."""
+
+from __future__ import annotations
 
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasets import Dataset
-from omegaconf import DictConfig
-
-from rlhf_recipes import data, models
-from rlhf_recipes.ppo import PPOTrainer
-from rlhf_recipes.ppo.guards import check_launch
-from rlhf_recipes.rewards.from_config import build_rewards
-from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.config.stage import Figure, Stage
 from rlhf_recipes.runs.checkpoints import standing
-from rlhf_recipes.stages.grpo import BeganAt, policy_metrics
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
-from rlhf_recipes.training.kl import kl_controller
-from rlhf_recipes.training.kl_control import KLControl, KLRunaway
-from rlhf_recipes.training.practice import PracticeWarnings
-from rlhf_recipes.training.progress import HeldOut, TokensFile
-from rlhf_recipes.training.samples import SamplesTable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.ppo import PPOTrainer
+    from rlhf_recipes.runs.artifacts import StageRun
+    from rlhf_recipes.training.kl_control import KLRunaway
+
+STAGE = Stage(
+    name="ppo",
+    title="PPO",
+    order=50,
+    starts_from={
+        "policy": ("sft", "base"),  # also the reference
+        "reward_model": ("reward", "none"),  # what reward=model scores with
+        "value_model": ("reward", "none"),  # where the critic starts; without it, a value head on the policy's body
+    },
+    rows=("prompts",),
+    makes="policy",
+    learns_from="reward",
+    scores=True,
+    figures=(Figure("score_last", "score"), Figure("kl_last", "KL", 1)),
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second.
+def trainer(cfg: DictConfig, run: StageRun):
+    """PPOTrainer on prompts, with the reward signal, a critic, and beta under a controller."""
+    from rlhf_recipes import data, models
+    from rlhf_recipes.ppo import PPOTrainer
+    from rlhf_recipes.ppo.guards import check_launch
+    from rlhf_recipes.rewards.from_config import build_rewards
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.kl import kl_controller
+    from rlhf_recipes.training.kl_control import KLControl, KLRunaway
+    from rlhf_recipes.training.progress import TokensFile
 
-    And `kept`, the step, KL and reward of the policy in model/, where the KL ran away and an earlier one was kept.
-    """
     args = arguments(cfg, run)
     check_launch(args)
     path = run.inputs["policy"]["path"]
@@ -37,10 +55,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     print(rows.describe())
     controller = kl_controller(cfg)
     args.kl_coef = controller.kl_coef
-    adapter = peft_config(cfg, "CAUSAL_LM")
-    runaway = KLRunaway(cfg.ppo.max_kl) if cfg.ppo.max_kl is not None else None
     value_model = _critic(cfg, run, tokenizer)
-    trainer = PPOTrainer(
+    return PPOTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         processing_class=tokenizer,
@@ -48,7 +64,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         train_dataset=rows.train,
         eval_dataset=held_out(rows, args),
         value_model=value_model,
-        peft_config=adapter,
+        peft_config=peft_config(cfg, "CAUSAL_LM"),
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
         ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
         callbacks=[
@@ -56,47 +72,63 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
             KLControl(controller),
             TokensFile(run.dir / "tokens.jsonl"),
             *_watching(cfg),
-            *([runaway] if runaway else []),
+            *([KLRunaway(cfg.ppo.max_kl)] if cfg.ppo.max_kl is not None else []),
         ],
     )
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns score_first, score_last, kl_last, kl_coef_last, entropy_last, episodes, episodes_per_second.
+
+    And `kept`, the step, KL and reward of the policy in model/, where the KL ran away and an earlier one was kept.
+    """
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import fit, show
+    from rlhf_recipes.training.kl_control import KLControl, KLRunaway
+    from rlhf_recipes.training.outcome import BeganAt, callback_of, policy_metrics
+    from rlhf_recipes.training.progress import HeldOut
+
+    training = trainer(cfg, run)
     if cfg.preview:
-        return show(trainer, "prompts", cfg.preview_rows)
-    print(
-        f"ppo: {models.parameters(trainer.model)}; {trainer.plan.updates} updates of {trainer.plan.batch_size} episodes"
-    )
-    trainer.add_callback(HeldOut(trainer, run.samples))
-    trainer.add_callback(began_at := BeganAt())
+        return show(training, "prompts", cfg.preview_rows)
+    plan = training.plan
+    print(f"ppo: {models.parameters(training.model)}; {plan.updates} updates of {plan.batch_size} episodes")
+    training.add_callback(HeldOut(training, run.samples))
+    training.add_callback(began_at := BeganAt())
     began = time.time()
-    fit(trainer, run)
+    fit(training, run)
     seconds = time.time() - began
-    kept = _keep_best(runaway, trainer, run.model) if runaway is not None and runaway.stopped else {}
-    history = trainer.state.log_history
+    runaway = callback_of(training, KLRunaway)
+    kept = _keep_best(runaway, training, run.model) if runaway is not None and runaway.stopped else {}
+    history = training.state.log_history
     before = max((row["episode"] for row in history if row["step"] <= began_at.step and "episode" in row), default=0)
-    metrics = policy_metrics(
-        history, controller.kl_coef, seconds, score="objective/scores", kl="objective/kl", before=before
-    )
+    kl_coef = callback_of(training, KLControl).controller.kl_coef
+    metrics = policy_metrics(history, kl_coef, seconds, score="objective/scores", kl="objective/kl", before=before)
     return metrics | kept
 
 
-def _keep_best(runaway: KLRunaway, trainer: PPOTrainer, model: Path) -> dict:
+def _keep_best(runaway: KLRunaway, training: PPOTrainer, model: Path) -> dict:
     """The KL ran away: the policy kept before it did is what the stage leaves."""
-    best = standing(Path(trainer.args.output_dir) / runaway.folder)
+    best = standing(Path(training.args.output_dir) / runaway.folder)
     if best is None:
         return {}
-    if trainer.is_world_process_zero():
+    if training.is_world_process_zero():
         shutil.copytree(best, model, dirs_exist_ok=True, ignore=shutil.ignore_patterns(runaway.FIGURES))
     return {"kept": runaway.kept}
 
 
 def _critic(cfg: DictConfig, run: StageRun, tokenizer):
-    """The critic from the reward model; None, a value head on the policy's body, where that reads other tokens."""
+    """The critic from the reward model; None where that reads other tokens, and the policy's body gets a value head."""
+    from rlhf_recipes import models
+
     if "value_model" not in run.inputs:
         return None
     path = run.inputs["value_model"]["path"]
     own = models.load_tokenizer(models.plain(cfg.model), path)
     if own.get_vocab() != tokenizer.get_vocab():
         print(
-            f"the critic cannot start from {path}: its vocabulary is not the policy's; a value head on the policy it is"
+            f"the critic cannot start from {path}, whose vocabulary is not the policy's; "
+            "a value head on the policy's body takes its place"
         )
         return None
     return models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed)
@@ -104,11 +136,16 @@ def _critic(cfg: DictConfig, run: StageRun, tokenizer):
 
 def _watching(cfg: DictConfig) -> list:
     """What a practitioner watches: answers on the screen and in wandb, signs of trouble."""
+    from rlhf_recipes.training.practice import PracticeWarnings
+    from rlhf_recipes.training.samples import SamplesTable
+
     return [
         PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None),
         SamplesTable(rows=cfg.ppo.sample_rows, tokens=cfg.ppo.token_view),
     ]
 
 
-def _corpus(cfg: DictConfig, tokenizer) -> Dataset:
+def _corpus(cfg: DictConfig, tokenizer):
+    from rlhf_recipes import data
+
     return data.load(cfg.data, "corpus", tokenizer=tokenizer, seed=cfg.seed).train

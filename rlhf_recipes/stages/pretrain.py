@@ -1,17 +1,36 @@
 """Domain pretraining: next-token loss on plain text, for a model from a path or from scratch. TRL's SFTTrainer."""
 
-from omegaconf import DictConfig
-from trl import SFTTrainer
+from __future__ import annotations
 
-from rlhf_recipes import data, models
-from rlhf_recipes.models.tokenizer import train_bpe
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.stages.sft import language_metrics
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, peft_config, show
+from typing import TYPE_CHECKING
+
+from rlhf_recipes.config.stage import Figure, Stage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="pretrain",
+    title="Pretraining",
+    order=10,
+    starts_from={"policy": ("base",)},
+    rows=("corpus",),
+    makes="policy",
+    learns_from="text",
+    figures=(Figure("eval_ppl", "perplexity"),),
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns train_loss, eval_loss, eval_ppl and `epochs`."""
+def trainer(cfg: DictConfig, run: StageRun):
+    """SFTTrainer on plain text. A model that is made from nothing gets a tokenizer trained on the same text."""
+    from trl import SFTTrainer
+
+    from rlhf_recipes import data, models
+    from rlhf_recipes.models.tokenizer import train_bpe
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+
     args = arguments(cfg, run)
     if "policy" in run.inputs:
         path = run.inputs["policy"]["path"]
@@ -23,7 +42,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         tokenizer = train_bpe(rows.train["text"], **cfg.model.tokenizer_init)
         model = models.init_policy(cfg.model, tokenizer, cfg.seed)
     print(rows.describe())
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=model,
         args=args,
         train_dataset=rows.train,
@@ -32,7 +51,17 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=callbacks(run),
     )
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns train_loss, eval_loss, eval_ppl and `epochs`."""
+    from rlhf_recipes import models
+    from rlhf_recipes.stages.sft import language_metrics
+    from rlhf_recipes.training.fit import fit, show
+
+    pretraining = trainer(cfg, run)
     if cfg.preview:
-        return show(trainer, "corpus", cfg.preview_rows)
-    print(f"{cfg.stage}: {models.parameters(trainer.model)}, vocabulary {len(tokenizer)}")
-    return language_metrics(trainer, fit(trainer, run))
+        return show(pretraining, "corpus", cfg.preview_rows)
+    vocabulary = len(pretraining.processing_class)
+    print(f"{cfg.stage}: {models.parameters(pretraining.model)}, vocabulary {vocabulary}")
+    return language_metrics(pretraining, fit(pretraining, run))

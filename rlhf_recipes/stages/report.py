@@ -1,29 +1,41 @@
 """What runs learned: tables on the screen, one HTML page, the same as Markdown."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, ListConfig
+from rlhf_recipes.config.stage import Stage, pipeline
 
-from rlhf_recipes.config import settings
-from rlhf_recipes.report import html, markdown, tables
-from rlhf_recipes.report.run import members
-from rlhf_recipes.runs.artifacts import STAGES, StageRun
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(name="report", title="Report", single_process=True)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Writes report.html and report.md into runs/<run>; of several runs, or a sweep, one page into their folder."""
+    from omegaconf import ListConfig
+
+    from rlhf_recipes import stages
+    from rlhf_recipes.report import html, markdown, tables
+    from rlhf_recipes.report.run import members
+
     root = Path(cfg.run.root)
-    asked = cfg.report.runs or [root / cfg.run.name]
-    asked = asked if isinstance(asked, list | ListConfig) else [asked]
-    places = [_place(root, Path(place)) for place in asked]
+    named = cfg.report.runs or [root / cfg.run.name]
+    named = named if isinstance(named, list | ListConfig) else [named]
+    places = [_place(root, Path(place)) for place in named]
     folders = [folder for place in places for folder in members(place)]
     out = places[0] if len(places) == 1 else Path(os.path.commonpath([place.absolute() for place in places]))
     if len(folders) == 1:
         tables.show(folders[0])
     else:
         tables.compare(folders)
-    defaults = {s: settings.defaults(s) for s in STAGES if any((folder / s).is_dir() for folder in folders)}
+    made = [name for name in pipeline(run.stages) if any((folder / name).is_dir() for folder in folders)]
+    defaults = {name: stages.defaults(name) for name in made}
     page = html.write(folders, out / "report.html", defaults=defaults)
     text = markdown.write(folders, out / "report.md", defaults=defaults)
     print(f"report: {page} and {text}")

@@ -1,24 +1,40 @@
 """Stage 2 of InstructGPT: a reward model on preferences, -log sigmoid(r_chosen - r_rejected). TRL's RewardTrainer."""
 
-from omegaconf import DictConfig
+from __future__ import annotations
 
-from rlhf_recipes import data, models
-from rlhf_recipes.models.sharding import whole
-from rlhf_recipes.rewards.model import ModelReward
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.runs.jsonl import rewrite_jsonl
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
-from rlhf_recipes.training.pairwise import RewardTrainer
+from typing import TYPE_CHECKING
+
+from rlhf_recipes.config.stage import Figure, Stage
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="reward",
+    title="Reward model",
+    order=40,
+    starts_from={"policy": ("sft", "base")},  # its body; the head for scores is new
+    rows=("preferences",),
+    makes="reward_model",
+    learns_from="preferences",
+    figures=(Figure("eval_accuracy", "accuracy", "%"),),
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns eval_accuracy, eval_loss, eval_margin on held-out preferences, and their label ceiling where known."""
+def trainer(cfg: DictConfig, run: StageRun):
+    """RewardTrainer on preferences. `held_out_pairs` on it are the rows of its evaluation as they were read."""
+    from rlhf_recipes import data, models
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.pairwise import RewardTrainer
+
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
     print(rows.describe())
-    trainer = RewardTrainer(
+    made = RewardTrainer(
         model=models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed),
         args=args,
         train_dataset=rows.train,
@@ -27,23 +43,38 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=peft_config(cfg, "SEQ_CLS"),
         callbacks=callbacks(run),
     )
+    made.held_out_pairs = rows.eval  # the trainer keeps only their tokens
+    return made
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns eval_accuracy, eval_loss, eval_margin on held-out preferences, and their label ceiling where known."""
+    from rlhf_recipes import models
+    from rlhf_recipes.models.sharding import whole
+    from rlhf_recipes.runs.jsonl import rewrite_jsonl
+    from rlhf_recipes.training.fit import fit, last_evaluation, show
+
+    training = trainer(cfg, run)
     if cfg.preview:
-        return show(trainer, "preferences", cfg.preview_rows)
-    print(f"reward: {models.parameters(trainer.model)}")
-    train = fit(trainer, run)
-    last = last_evaluation(trainer)
-    if len(rows.eval):
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        with whole(model, trainer.accelerator):  # which takes every process
-            pairs = scored(model, tokenizer, rows.eval)
-        if trainer.is_world_process_zero():
-            rewrite_jsonl(run.samples, pairs)
+        return show(training, "preferences", cfg.preview_rows)
+    print(f"reward: {models.parameters(training.model)}")
+    train = fit(training, run)
+    last = last_evaluation(training)
+    rows = training.held_out_pairs
+    if len(rows):
+        model = training.accelerator.unwrap_model(training.model)
+        with whole(model, training.accelerator):  # which takes every process
+            samples = scored(model, training.processing_class, rows)
+        if training.is_world_process_zero():
+            rewrite_jsonl(run.samples, samples)
     metrics = {f"eval_{k}": last.get(f"eval_{k}") for k in ("accuracy", "loss", "margin")}
-    return {"train_loss": train["train_loss"]} | metrics | ceiling(rows.eval)
+    return {"train_loss": train["train_loss"]} | metrics | ceiling(rows)
 
 
 def scored(model, tokenizer, rows, most: int = 1000) -> list[dict]:
     """The first held-out pairs with the scores of both sides: what the report draws calibration and histograms from."""
+    from rlhf_recipes.rewards.model import ModelReward
+
     reward = ModelReward(model, tokenizer)
     kept = rows.select(range(min(most, len(rows))))
     chosen = reward(kept["prompt"], kept["chosen"])

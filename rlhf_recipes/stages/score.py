@@ -1,16 +1,39 @@
 """Try a reward on answers at hand, before an hour of training is spent on it. Without a model no torch is imported."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from rlhf_recipes.config.stage import Stage
 
-from rlhf_recipes.rewards import score
-from rlhf_recipes.rewards.from_config import build_rewards
-from rlhf_recipes.runs.artifacts import StageRun
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="score",
+    title="Trying a reward",
+    starts_from={"reward_model": ("reward", "none")},
+    scores=True,
+    single_process=True,
+)
+
+
+def check(cfg: DictConfig, run: StageRun) -> None:
+    """That there is a file to score."""
+    from rlhf_recipes.errors import UserError
+
+    if not Path(cfg.score.file).is_file():
+        raise UserError(f"score.file={cfg.score.file}: no such file; expected JSONL rows with prompt and completion")
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Writes each function's score a row to scores.jsonl beside the file, and prints means, spread and failures."""
+    from rlhf_recipes.rewards import score
+    from rlhf_recipes.rewards.from_config import build_rewards
+
     if not cfg.preview and loads_a_model(cfg):
         from rlhf_recipes.preflight import check  # torch
 

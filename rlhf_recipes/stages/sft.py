@@ -1,23 +1,42 @@
 """Stage 1 of InstructGPT: supervised fine-tuning on demonstrations, loss on the completion only. TRL's SFTTrainer."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
-from trl import SFTTrainer
+from rlhf_recipes.config.stage import Figure, Stage
 
-from rlhf_recipes import data, models
-from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, fit, held_out, last_evaluation, peft_config, show
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+STAGE = Stage(
+    name="sft",
+    title="Supervised fine-tuning",
+    order=20,
+    starts_from={"policy": ("pretrain", "base")},  # the run's own pretraining where there is one, else model.path
+    rows=("demos",),
+    makes="policy",
+    learns_from="text",
+    figures=(Figure("eval_ppl", "perplexity"),),
+)
 
 
-def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns train_loss, eval_loss, eval_ppl and, after each epoch, the same in `epochs`."""
+def trainer(cfg: DictConfig, run: StageRun):
+    """SFTTrainer on demonstrations."""
+    from trl import SFTTrainer
+
+    from rlhf_recipes import data, models
+    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     rows = data.load(cfg.data, "demos", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
     print(rows.describe())
-    trainer = SFTTrainer(
+    return SFTTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         train_dataset=rows.train,
@@ -26,14 +45,24 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=callbacks(run),
     )
+
+
+def run(cfg: DictConfig, run: StageRun) -> dict:
+    """Returns train_loss, eval_loss, eval_ppl and, after each epoch, the same in `epochs`."""
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import fit, show
+
+    tuning = trainer(cfg, run)
     if cfg.preview:
-        return show(trainer, "demos", cfg.preview_rows)
-    print(f"sft: {models.parameters(trainer.model)}")
-    return language_metrics(trainer, fit(trainer, run))
+        return show(tuning, "demos", cfg.preview_rows)
+    print(f"sft: {models.parameters(tuning.model)}")
+    return language_metrics(tuning, fit(tuning, run))
 
 
-def language_metrics(trainer: SFTTrainer, train: dict) -> dict:
+def language_metrics(trainer, train: dict) -> dict:
     """Held-out loss (nats a trained token) and its exponent, at the end and by epoch."""
+    from rlhf_recipes.training.fit import last_evaluation
+
     last = last_evaluation(trainer)
     loss = last.get("eval_loss")
     return {

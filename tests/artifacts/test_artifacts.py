@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.artifacts import StageRun, differences, fingerprint, peak_memory, write_json
 from rlhf_recipes.runs.checkpoints import is_whole
+from rlhf_recipes.stages import catalogue
 
 
 def config(root, **changes):
@@ -46,14 +47,14 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path):
 
 def test_inputs_take_the_first_place_that_exists(tmp_path):
     finished(tmp_path, "r", "sft")
-    run = StageRun(config(tmp_path, stage="reward", inputs={"policy": ["pretrain", "sft"]}))
+    run = StageRun(config(tmp_path, stage="reward", inputs={"policy": ["pretrain", "sft"]}), catalogue())
     run.resolve()
     assert run.inputs["policy"]["stage"] == "sft"
 
 
 def test_a_parent_run_serves_where_this_one_has_none(tmp_path):
     folder = finished(tmp_path, "old", "sft")
-    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}, run={"parent": "old"}))
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}, run={"parent": "old"}), catalogue())
     run.resolve()
     assert run.inputs["policy"]["path"] == str(folder)
 
@@ -61,7 +62,9 @@ def test_a_parent_run_serves_where_this_one_has_none(tmp_path):
 def test_data_files_are_recorded_beside_the_models_and_are_none(tmp_path):
     folder, rows = finished(tmp_path, "r", "sft"), tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    run = StageRun(config(tmp_path, stage="evaluate", inputs={"sft": "sft"}, data={"demos": {"path": str(rows)}}))
+    run = StageRun(
+        config(tmp_path, stage="evaluate", inputs={"sft": "sft"}, data={"demos": {"path": str(rows)}}), catalogue()
+    )
     run.resolve()
     assert {name: entry["path"] for name, entry in run.inputs.items()} == {"sft": str(folder)}
     assert {entry["path"] for entry in run.made_from.values()} == {str(folder), str(rows)}
@@ -72,19 +75,19 @@ def test_data_files_are_recorded_beside_the_models_and_are_none(tmp_path):
 
 
 def test_none_lets_an_input_be_absent(tmp_path):
-    run = StageRun(config(tmp_path, stage="evaluate", inputs={"ppo": ["ppo", "none"]}))
+    run = StageRun(config(tmp_path, stage="evaluate", inputs={"ppo": ["ppo", "none"]}), catalogue())
     run.resolve()
     assert run.inputs == {}
 
 
 def test_a_missing_stage_names_the_command_that_makes_it(tmp_path):
-    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}))
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": ["sft"]}), catalogue())
     with pytest.raises(UserError, match=r"python -m rlhf_recipes stage=sft .*run.name=r"):
         run.resolve()
 
 
 def test_a_missing_folder_is_not_taken_for_a_hub_id(tmp_path):
-    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": "./nowhere"}))
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": "./nowhere"}), catalogue())
     with pytest.raises(UserError, match=r"\./nowhere: no such folder"):
         run.resolve()
 
@@ -94,7 +97,7 @@ def test_a_finished_stage_is_done_until_its_inputs_change(tmp_path):
     cfg = config(tmp_path, inputs={"policy": ["pretrain"]})
 
     def claim():
-        run = StageRun(cfg)
+        run = StageRun(cfg, catalogue())
         run.resolve()
         return run, run.open()
 
@@ -107,17 +110,20 @@ def test_a_finished_stage_is_done_until_its_inputs_change(tmp_path):
 
 
 def test_another_config_in_the_same_directory_is_refused_and_named(tmp_path):
-    run = StageRun(config(tmp_path))
+    run = StageRun(config(tmp_path), catalogue())
     run.open()
     run.finish({})
     with pytest.raises(UserError, match=r"trainer\.learning_rate: 0\.001 -> 0\.1"):
-        StageRun(config(tmp_path, trainer={"learning_rate": 0.1})).open()
-    assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True})).open() == "fresh"
+        StageRun(config(tmp_path, trainer={"learning_rate": 0.1}), catalogue()).open()
+    assert (
+        StageRun(config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True}), catalogue()).open()
+        == "fresh"
+    )
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_may_change_its_config(tmp_path):
-    StageRun(config(tmp_path)).open()
-    assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1})).open() == "fresh"
+    StageRun(config(tmp_path), catalogue()).open()
+    assert StageRun(config(tmp_path, trainer={"learning_rate": 0.1}), catalogue()).open() == "fresh"
 
 
 def test_settings_that_change_no_result_are_no_difference(tmp_path):
@@ -138,7 +144,7 @@ def checkpoint(folder, step, torn=False):
 
 
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
-    run = StageRun(config(tmp_path))
+    run = StageRun(config(tmp_path), catalogue())
     good = checkpoint(run.checkpoints, 9)
     torn = checkpoint(run.checkpoints, 10, torn=True)
     assert is_whole(good)

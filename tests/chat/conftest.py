@@ -9,7 +9,6 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.runs.artifacts import StageRun
 
@@ -31,7 +30,7 @@ def composed(made):
     def compose_it(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             shared = ["stage=chat", f"run.root={made.parent}", f"run.name={made.name}"]
-            return settings.check(compose("config", rewrite([*shared, *overrides])))
+            return stages.checked(compose("config", rewrite([*shared, *overrides])))
 
     return compose_it
 
@@ -44,7 +43,7 @@ def speaker(composed):
 
     def load(place, *overrides):
         cfg = composed(*overrides)
-        found = resolve.find(StageRun(cfg), place, "chat.models")
+        found = resolve.find(StageRun(cfg, stages.catalogue()), place, "chat.models")
         return speakers.load(cfg, found, place)
 
     return load

@@ -19,15 +19,15 @@ def ppo(request, made):
     """The adapter of ppo on sft, loaded once. Tests put back what they change."""
     from hydra import compose, initialize_config_dir
 
+    from rlhf_recipes import stages
     from rlhf_recipes.chat import speaker
-    from rlhf_recipes.config import settings
     from rlhf_recipes.config.paths import CONF
     from rlhf_recipes.runs import resolve
     from rlhf_recipes.runs.artifacts import StageRun
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = settings.check(compose("config", ["stage=chat", f"run.root={made.parent}", "run.name=made"]))
-    return speaker.load(cfg, resolve.find(StageRun(cfg), "ppo", "chat.models"), "ppo")
+        cfg = stages.checked(compose("config", ["stage=chat", f"run.root={made.parent}", "run.name=made"]))
+    return speaker.load(cfg, resolve.find(StageRun(cfg, stages.catalogue()), "ppo", "chat.models"), "ppo")
 
 
 def test_a_greedy_answer_is_the_one_evaluation_samples(ppo):

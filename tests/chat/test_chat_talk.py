@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_recipes import stages
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
@@ -141,7 +142,7 @@ def test_what_cannot_be_talked_with_is_refused_in_one_line(chat, overrides, word
 
 
 def test_places(composed, made, tmp_path):
-    run = StageRun(composed())
+    run = StageRun(composed(), stages.catalogue())
     by_name = resolve.find(run, "sft", "chat.models")
     assert (by_name.stage, by_name.run) == ("sft", made)
     for place in ("made:sft", str(made / "sft"), str(made / "sft" / "model")):

@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes
 from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF, RECIPES, headline, options
@@ -43,7 +44,7 @@ def test_every_option_composes_and_is_known(group, option):
     overrides = dict.fromkeys([f"stage={stage}", f"{group}={option}"])
     cfg = composed(*overrides, *GIVEN.get(option, []))
     fill_missing(cfg)
-    checked = settings.check(cfg)
+    checked = stages.checked(cfg)
     assert checked.stage == stage
 
 
@@ -51,7 +52,7 @@ def test_every_option_composes_and_is_known(group, option):
 def test_every_recipe_composes_for_its_stage(recipe):
     cfg = composed(f"recipes={recipe}")
     fill_missing(cfg)
-    checked = settings.check(cfg)
+    checked = stages.checked(cfg)
     assert checked.stage == Path(recipe).name
 
 
@@ -92,6 +93,6 @@ def fill_missing(cfg):
 
 
 def test_a_recipe_of_another_controller_can_be_run_with_a_fixed_beta(capsys):
-    cfg = settings.check(composed("stage=ppo", "recipes=embedded/ppo", "kl=fixed"))
+    cfg = stages.checked(composed("stage=ppo", "recipes=embedded/ppo", "kl=fixed"))
     assert set(cfg.kl) == {"_target_", "kl_coef"}
     assert "FixedKL reads no target or horizon" in capsys.readouterr().err

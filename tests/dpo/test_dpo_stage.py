@@ -69,7 +69,7 @@ def test_label_smoothing_changes_the_robust_loss(dpo, tmp_path):
     ],
 )
 def test_a_loss_that_cannot_be_is_refused_before_trl_is_imported(dpo, tmp_path, overrides, said, monkeypatch):
-    monkeypatch.setattr("rlhf_recipes.stages._stage", None)
+    monkeypatch.setattr("rlhf_recipes.stages.dpo.run", None)
     with pytest.raises(UserError, match=said):
         dpo(*overrides)
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,6 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 
 # Runs with `python -I` and with the package blocked: an editable install would make it importable from anywhere.
@@ -57,7 +56,7 @@ def export(made):
     def run(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             shared = ["stage=export", f"run.root={made.parent}", f"run.name={made.name}"]
-            return stages.run(settings.check(compose("config", rewrite([*shared, *overrides]))))
+            return stages.run(stages.checked(compose("config", rewrite([*shared, *overrides]))))
 
     return run
 

@@ -179,7 +179,6 @@ def test_chat_speaks_with_an_export_as_with_the_stage(exports, made, capsys):
 
     from rlhf_recipes import stages
     from rlhf_recipes.__main__ import rewrite
-    from rlhf_recipes.config import settings
     from rlhf_recipes.config.paths import CONF
 
     shared = ["stage=chat", f"run.root={made.parent}", "run.name=made", "chat.temperature=0", "chat.max_new_tokens=12"]
@@ -188,7 +187,7 @@ def test_chat_speaks_with_an_export_as_with_the_stage(exports, made, capsys):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", rewrite([*shared, f"prompt='{QUESTION}'", f"chat.models=[{place}]"]))
             capsys.readouterr()
-            stages.run(settings.check(cfg))
+            stages.run(stages.checked(cfg))
             said.append(capsys.readouterr().out)
     assert said[0] == said[1]
 

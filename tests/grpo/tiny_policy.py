@@ -7,7 +7,6 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 
 SHAPE = {
@@ -68,7 +67,7 @@ def run_stage(stage: str, *overrides: str) -> dict:
 def config(stage: str, *overrides: str):
     """A stage's checked config."""
     with house():
-        return settings.check(compose("config", rewrite([f"stage={stage}", *OF[stage], *overrides])))
+        return stages.checked(compose("config", rewrite([f"stage={stage}", *OF[stage], *overrides])))
 
 
 @contextmanager

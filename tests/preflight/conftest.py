@@ -3,8 +3,8 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.runs.artifacts import StageRun
 
@@ -27,8 +27,8 @@ def house():
 
     def settle(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = settings.check(compose("config", rewrite(list(overrides))))
-        run = StageRun(cfg)
+            cfg = stages.checked(compose("config", rewrite(list(overrides))))
+        run = StageRun(cfg, stages.catalogue())
         run.resolve()
         return cfg, run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.training import losses
 
@@ -33,7 +33,7 @@ def hydra_house():
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
 def test_a_command_composes(page, line):
-    cfg = settings.check(compose("config", rewrite(shlex.split(line))))
+    cfg = stages.checked(compose("config", rewrite(shlex.split(line))))
     if cfg.stage in ("dpo", "grpo"):
         losses.check(cfg)
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from recipe_house import EVERY, NAMES, composed, stages_of
 
-from rlhf_recipes.config import settings
+from rlhf_recipes import stages
 from rlhf_recipes.config.paths import RECIPES, options
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ OURS = [recipe for recipe in options(RECIPES) if recipe.split("/")[0] in NAMES]
 def test_every_key_is_one_that_is_read(recipe):
     """No `???` is left either: each recipe runs as it stands."""
     name, _, stage = recipe.rpartition("/")
-    assert settings.check(composed(name, stage)).stage == stage
+    assert stages.checked(composed(name, stage)).stage == stage
 
 
 @pytest.mark.parametrize("recipe", [*(r for r in EVERY if r != "embedded_grpo"), "instructgpt/ptx"])

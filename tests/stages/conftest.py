@@ -6,7 +6,6 @@ from tiny_run import SMALL
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
-from rlhf_recipes.config import settings
 from rlhf_recipes.config.paths import CONF
 
 STEPS = [
@@ -53,7 +52,7 @@ def house():
         shared = [] if stage == "report" else SMALL
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", rewrite([f"stage={stage}", *shared, *OF[stage], *overrides]))
-            return stages.run(cfg), settings.check(cfg)
+            return stages.run(cfg), stages.checked(cfg)
 
     return run
 

@@ -17,6 +17,7 @@ from rlhf_recipes.config import sweeps
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import artifacts
+from rlhf_recipes.stages import _objective, catalogue
 
 ROOT = Path(__file__).parents[2]
 PAIR = {"win": 0.4, "tie": 0.2, "loss": 0.4, "decided": 0.5}
@@ -28,7 +29,7 @@ METRICS = {
 
 
 def at(path, stage="ppo"):
-    return sweeps.metric_at(METRICS, path, f"evaluate.{path}", stage)
+    return _objective.metric_at(METRICS, path, f"evaluate.{path}", stage)
 
 
 def shell(*args, cwd, **env):
@@ -85,7 +86,7 @@ def test_a_path_that_leads_nowhere_says_what_there_is(path, said):
 )
 def test_an_objective_no_job_can_have_is_refused_before_the_first(objective, said):
     with pytest.raises(UserError, match=said):
-        sweeps.check(OmegaConf.create({"stage": "ppo", "objective": objective}))
+        sweeps.check(OmegaConf.create({"stage": "ppo", "objective": objective}), catalogue())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_the_stage_an_objective_adds_is_made_again_by_its_command(words, added, 
         asked = rewrite([*words, "objective=evaluate.win_rate"])
         job = compose("config", asked, return_hydra_config=True)
         monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
-        run, composed = sweeps._following(job, added)
+        run, composed = _objective._following(job, added)
         run.run = job.run = {"name": "x.sweep/0", "root": "runs", "parent": ["x"], "overwrite": False}
         said = shlex.split(artifacts.command(run, composed))
         assert said[:3] == ["python", "-m", "rlhf_recipes"] and "run.parent=[x]" in said
@@ -141,7 +142,7 @@ def test_another_runs_stage_is_an_input(tmp_path):
     base = {"stage": "evaluate", "preview": False, "run": {"name": "r", "root": str(tmp_path), "parent": None}}
 
     def resolved(place):
-        run = artifacts.StageRun(OmegaConf.create(base | {"inputs": {"mine": place}, "data": {}}))
+        run = artifacts.StageRun(OmegaConf.create(base | {"inputs": {"mine": place}, "data": {}}), catalogue())
         run.resolve()
         return run.inputs["mine"]
 

@@ -31,6 +31,7 @@ define newline
 
 
 endef
+space := $(subst ,, )
 override ARGS := $(strip $(subst $(newline), ,$(ARGS)))
 # The embedded recipe is what a bare `make pipeline` runs; with a MODEL or DATA of your own the plain defaults hold.
 RECIPE ?= $(if $(MODEL)$(DATA),,embedded)
@@ -41,10 +42,18 @@ $(error RECIPE=$(RECIPE): no such recipe; known: $(notdir $(wildcard recipes/*))
 endif
 endif
 
-ORDER  := pretrain sft collect reward ppo dpo grpo evaluate
-# A recipe's stages are its files; without a recipe, InstructGPT's (and pretrain where the model has to be made).
-STAGES := $(if $(RECIPE),$(foreach s,$(ORDER),$(if $(wildcard recipes/$(RECIPE)/$(s).yaml),$(s))),\
-            $(if $(filter tiny,$(or $(MODEL),tiny)),pretrain) sft reward ppo evaluate)
+# Every stage of a pipeline, in order, and a word `ppo<sft` for each stage that another may start from: what the files
+# of rlhf_recipes/stages say of themselves. Asking them needs no virtual environment.
+GRAPH  := $(shell { $(PYTHON) -m rlhf_recipes --stages || $(BIN)/python -m rlhf_recipes --stages; } 2>/dev/null)
+ifeq ($(GRAPH),)
+$(error $(PYTHON) -m rlhf_recipes --stages lists no stage; it wants Python 3.11 or newer, PYTHON=<path> names one)
+endif
+ORDER  := $(foreach word,$(GRAPH),$(if $(findstring <,$(word)),,$(word)))
+before  = $(patsubst $(1)<%,%,$(filter $(1)<%,$(GRAPH)))
+# A recipe's stages are its files. Without a recipe they are those of InstructGPT, for model=tiny those of the embedded
+# recipe: that model has to be pretrained.
+PLAN   := $(or $(RECIPE),$(if $(filter tiny,$(or $(MODEL),tiny)),embedded,instructgpt))
+STAGES := $(foreach s,$(ORDER),$(if $(wildcard recipes/$(PLAN)/$(s).yaml),$(s)))
 export MODEL DATA RECIPE ARGS
 quote   = '$(subst ','\'',$(1))'
 summary = $(RUNS)/$(RUN)/$(1)/summary.json
@@ -58,7 +67,7 @@ help:  ## this text
 	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10']"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 24
-	@echo "  make pretrain|sft|collect|reward|ppo|dpo|grpo|evaluate"
+	@echo "  make $(subst $(space),|,$(strip $(ORDER)))"
 	@echo "                        that stage of RUN and whatever it still needs"
 
 setup: $(VENV)/.ready  ## make .venv with everything a run needs, versions pinned by constraints.txt
@@ -76,7 +85,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 pipeline: same-run report  ## every stage of the recipe that is missing or out of date, then the report
 
-report: $(foreach s,$(STAGES),$(call summary,$(s)))  ## tables on the screen and report.html of a run
+report: $(foreach s,$(STAGES),$(call summary,$(s))) | $(VENV)/.ready  ## tables on the screen and report.html of a run
 	@$(call command,report)
 
 chat: | $(VENV)/.ready  ## talk with the run's newest model
@@ -86,13 +95,7 @@ export: | $(VENV)/.ready  ## its newest model as a folder that needs this packag
 	@$(call command,export)
 
 # What each stage starts from; a stage that the recipe lacks is left out.
-$(call summary,sft):      $(call made,pretrain)
-$(call summary,collect):  $(call made,pretrain sft)
-$(call summary,reward):   $(call made,pretrain sft collect)
-$(call summary,ppo):      $(call made,pretrain sft reward)
-$(call summary,dpo):      $(call made,pretrain sft collect)
-$(call summary,grpo):     $(call made,pretrain sft)
-$(call summary,evaluate): $(call made,pretrain sft reward ppo dpo grpo)
+$(foreach s,$(ORDER),$(eval $(call summary,$(s)): $(call made,$(call before,$(s)))))
 
 $(ORDER): %: $(RUNS)/$(RUN)/%/summary.json
 

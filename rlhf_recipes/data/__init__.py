@@ -3,8 +3,7 @@
 `check` is quick and needs no torch; `load` gives `datasets.Dataset`s ready for TRL's trainers.
 """
 
-from rlhf_recipes.data.checking import check
 from rlhf_recipes.data.formats.rows import KINDS
-from rlhf_recipes.data.loading import Split, load
+from rlhf_recipes.data.loading import Split, check, load
 
 __all__ = ["KINDS", "Split", "check", "load"]

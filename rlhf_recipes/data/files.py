@@ -3,29 +3,21 @@
 import csv
 import gzip
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
 
 from rlhf_recipes.errors import UserError
 
-READERS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv_",
-    ".tsv": "csv_",
-    ".parquet": "parquet",
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-}
+
+def reader(file: Path) -> Callable[[Path], Iterator[dict]] | None:
+    """The reader for a file, by its suffix; None where there is none."""
+    return READERS.get(suffix(file))
 
 
-def kind(file: Path) -> str | None:
-    """Name of the reader for a file, by its suffix (before .gz); None where there is none."""
-    return READERS.get(_suffix(file))
+def suffix(file: Path) -> str:
+    """A file's suffix in lower case, the one before .gz."""
+    return Path(file.stem if file.suffix == ".gz" else file).suffix.lower()
 
 
 def find(path: str, where: str) -> list[Path]:
@@ -36,24 +28,24 @@ def find(path: str, where: str) -> list[Path]:
     """
     place = Path(path).expanduser()
     if has_magic(path) and not place.exists():
-        files = [Path(f) for f in sorted(glob(str(place), recursive=True)) if Path(f).is_file()]
+        files = [Path(file) for file in sorted(glob(str(place), recursive=True)) if Path(file).is_file()]
         if not files:
             raise UserError(f"{where}={path}: no file matches")
     elif place.is_dir():
-        everything = sorted(f for f in place.rglob("*") if f.is_file() and not _hidden(f.relative_to(place)))
-        files = [f for f in everything if kind(f)]
+        every = sorted(f for f in place.rglob("*") if f.is_file() and not _hidden(f.relative_to(place)))
+        files = [file for file in every if reader(file)]
         if not files:
-            there = ", ".join(f.name for f in everything[:4]) or "nothing"
+            there = ", ".join(file.name for file in every[:4]) or "nothing"
             raise UserError(f"{where}={path}: the folder holds {there}; expected {', '.join(READERS)} files")
     elif place.is_file():
         files = [place]
     else:
         raise UserError(f"{where}={path}: no such file or folder; expected {', '.join(READERS)} or a folder of them")
     for file in files:
-        if kind(file) is None:
+        if not reader(file):
             raise UserError(f"{where}={file}: no reader for «{file.suffix}»; expected {', '.join(READERS)}")
-    files = [f for f in files if f.stat().st_size] if len(files) > 1 else files
-    if not files or not files[0].stat().st_size:
+    files = [file for file in files if file.stat().st_size]
+    if not files:
         raise UserError(f"{where}={path}: the file is empty; expected rows")
     return files
 
@@ -68,9 +60,9 @@ def read(file: Path, separator: str | None = "\n\n") -> Iterator[dict]:
     Raises:
         UserError: broken, with the file and, where there are lines, the line.
     """
-    reader = getattr(sys.modules[__name__], "_" + kind(file))
+    read_rows = reader(file)
     try:
-        yield from reader(file, separator) if reader is _text else reader(file)
+        yield from read_rows(file, separator) if read_rows is _text else read_rows(file)
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except (OSError, EOFError) as error:
@@ -114,10 +106,10 @@ def _json(file: Path) -> Iterator[dict]:
         yield _object(row, f"{file}, item {number}")
 
 
-def _csv_(file: Path) -> Iterator[dict]:
+def _csv(file: Path) -> Iterator[dict]:
     csv.field_size_limit(2**31 - 1)
     with _open(file, newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if _suffix(file) == ".tsv" else ",")
+        reader = csv.DictReader(lines, delimiter="\t" if suffix(file) == ".tsv" else ",")
         try:
             for row in reader:
                 if None in row or any(value is None for value in row.values()):
@@ -168,9 +160,11 @@ def _object(row: object, place: str) -> dict:
     return row
 
 
-def _suffix(file: Path) -> str:
-    return Path(file.stem).suffix.lower() if file.suffix == ".gz" else file.suffix.lower()
-
-
 def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
+
+
+READERS = {
+    **{".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet},
+    **{".txt": _text, ".text": _text, ".md": _text},
+}

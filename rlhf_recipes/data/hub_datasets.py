@@ -1,5 +1,6 @@
 """Datasets of the hub, and folders that `datasets` saved. A hub that cannot be reached is told at once."""
 
+import json
 import os
 import re
 import socket
@@ -74,6 +75,15 @@ def saved(source) -> Iterator[dict]:
     if isinstance(loaded, dict):
         loaded = loaded[split_of(source, list(loaded))]
     return _sampled(loaded, source)
+
+
+def saved_columns(source) -> list[str]:
+    """Columns of a `save_to_disk` folder from its own dataset_info.json; no rows are read."""
+    folder = Path(source.path).expanduser()
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        folder = folder / split_of(source, splits)
+    return list(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")).get("features") or {})
 
 
 def _sampled(loaded, source) -> Iterator[dict]:

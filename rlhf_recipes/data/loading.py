@@ -1,14 +1,21 @@
-"""`load`: a domain's rows of one kind, as the trainers take them, with every row accounted for."""
+"""`check` and `load`: a domain's rows of one kind, as the trainers take them, with every row accounted for."""
 
-from dataclasses import dataclass
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
-from rlhf_recipes.data import sources, splitting, templates
-from rlhf_recipes.data.checking import check
-from rlhf_recipes.data.domain import Domain, Source, domain
-from rlhf_recipes.data.lengths import Limits
-from rlhf_recipes.data.reading import Reading
+from rlhf_recipes.data import hub_datasets, mapping, sources, splitting, templates
+from rlhf_recipes.data.domain import Domain, domain
+from rlhf_recipes.data.examples import Example, Limits, check_lengths, example
+from rlhf_recipes.data.formats.rows import KINDS, Drop, as_kind
+from rlhf_recipes.data.sources import Source
 from rlhf_recipes.errors import UserError
+
+BATCH = 1000  # rows measured and stored at a time
 
 
 @dataclass
@@ -19,7 +26,7 @@ class Split:
         train, eval: `datasets.Dataset`; `eval` has no rows where data.eval_fraction=0.
         counts: read (rows in the sources), rows (made of them, where a format makes several of one), train, eval,
             dropped {reason: rows}, cut (rows longer than max_length), duplicates; rows = train + eval + all dropped.
-        kind: corpus, demos, preferences, prompts or ranked.
+        kind: one of KINDS.
         source: the config's key that the rows came from, data.preferences for demos made of preferences.
     """
 
@@ -45,6 +52,32 @@ class Split:
         return line
 
 
+def check(data: Any, kind: str, stage: str | None = None) -> None:
+    """Raise on what is wrong with a kind's source as far as its first rows tell: a missing, empty or broken file,
+    missing columns, an unknown key, format or template, a kind not offered, a hub that does not answer.
+
+    It takes milliseconds, and imports neither torch nor `datasets`.
+
+    Args:
+        data: the `data` node, OmegaConf or dict.
+        kind: one of KINDS.
+        stage: named in the message where the domain lacks the kind.
+
+    Raises:
+        UserError: one line, with the fix.
+    """
+    node = domain(data)
+    templates.check(node.template)
+    source = node.choose(kind, stage)
+    for part in [*source.parts(), *source.eval_sources()]:
+        if part.place == "hub":
+            hub_datasets.probe(part)
+            if part.format != "auto":
+                mapping.mapper(part.format, part.where)
+        elif peeked := sources.peek(part):
+            mapping.choose(part, *peeked, kind)
+
+
 def load(
     data: Any,
     kind: str,
@@ -59,7 +92,7 @@ def load(
 
     Args:
         data: the `data` node, OmegaConf or dict.
-        kind: corpus, demos, preferences, prompts or ranked.
+        kind: one of KINDS.
         tokenizer: the model's; without it nothing is measured.
         max_length: tokens of prompt and answer; longer demos and documents are counted (TRL cuts them), longer
             preferences dropped.
@@ -75,39 +108,127 @@ def load(
     templates.check(node.template, tokenizer)
     source = node.choose(kind, stage)
     limits = Limits(max_length, node.max_prompt_length if max_prompt_length is None else max_prompt_length)
-    read = Reading(kind, node.template, node.system, tokenizer, limits, seed)
+    reader = Reader(kind, node.template, node.system, tokenizer, limits, seed)
     for number, part in enumerate(source.parts()):
-        read.collect(part, number)
-    train, held = _split(read, source, node, seed)
-    counts = {name: read.counts[name] for name in ("read", "rows", "cut", "duplicates")}
-    counts |= {"train": len(train), "eval": len(held), "max_length": max_length}
-    counts["dropped"] = {reason: n for reason, n in read.dropped.most_common() if n}
-    return Split(read.rows.dataset(train), read.rows.dataset(held), counts, kind, source.where)
+        reader.collect(part, number)
+    train, held_out = _split(reader, source, node, seed)
+    counts = {name: reader.counts[name] for name in ("read", "rows", "cut", "duplicates")}
+    counts |= {"train": len(train), "eval": len(held_out), "max_length": max_length}
+    counts["dropped"] = {reason: n for reason, n in reader.dropped.most_common() if n}
+    return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
-def _split(read: Reading, source: Source, node: Domain, seed: int) -> tuple[list[int], list[int]]:
-    """Positions of the rows to train on and of those held out; what falls out on the way is counted."""
-    train = _mixed(read, source.parts(), seed)
-    if apart := sources.held_out(source):
-        first = len(read.keys)
-        for part in apart:
-            read.collect(part, -1)
-        held = list(range(first, len(read.keys)))
-        left = splitting.apart(train, held, read.keys, read.prompts)
-        read.dropped["held out by the evaluation source"] += len(train) - len(left)
-        train = left
+@dataclass
+class Reader:
+    """How rows of one kind are read, and those that can be used, in the order they were read.
+
+    Args:
+        kind: one of KINDS.
+        template: one of templates.TEMPLATES.
+        system: a system prompt for every row, or None.
+        tokenizer: None measures nothing.
+        limits: in tokens.
+        seed: of the embedded generator.
+    """
+
+    kind: str
+    template: str
+    system: str | None
+    tokenizer: object
+    limits: Limits
+    seed: int
+    keys: list[int] = field(default_factory=list)  # each row's fingerprint that the split goes by
+    prompts: list[int] = field(default_factory=list)  # of its whole prompt, to find it again on the other side
+    parts: list[int] = field(default_factory=list)  # which of a mixture's sources it is of
+    counts: Counter = field(default_factory=Counter)
+    dropped: Counter = field(default_factory=Counter)
+    _seen: set[int] = field(default_factory=set)
+    _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
+
+    def collect(self, part: Source, number: int) -> None:
+        """Add the usable rows of one source, the mixture's `number`-th, and count the others."""
+        examples = iter(_progress(self._examples(part), part.label))
+        while batch := list(islice(examples, BATCH)):
+            verdicts = check_lengths([one.row for one in batch], self.kind, self.tokenizer, self.limits)
+            usable = []
+            for one, (reason, cut) in zip(batch, verdicts, strict=True):
+                if reason:
+                    self.dropped[reason] += 1
+                    continue
+                self.counts["cut"] += cut
+                self.counts["duplicates"] += one.all in self._seen
+                self._seen.add(one.all)
+                self.keys.append(one.key)
+                self.prompts.append(one.prompt)
+                self.parts.append(number)
+                usable.append(one.row)
+            if usable:
+                self._tables.append(_table({name: [row.get(name) for row in usable] for name in _names(usable)}))
+
+    def dataset(self, positions: list[int]):
+        """The rows at these positions as a `datasets.Dataset`, all columns even where there are no rows."""
+        import pyarrow as pa
+        from datasets import Dataset
+
+        if len(self._tables) > 1:
+            self._tables = [_joined(self._tables)]
+        table = self._tables[0].take(pa.array(positions, type=pa.int64())) if self._tables else pa.table({})
+        return Dataset(table)
+
+    def _examples(self, part: Source) -> Iterator[Example]:
+        rows = sources.read(part, self.kind, self.seed)
+        first = list(islice(rows, sources.PEEK))  # they decide what `format: auto` is
+        if part.path == "embedded":
+            mapper = mapping.mapper(KINDS[self.kind].embedded, part.where)
+        else:
+            mapper = mapping.choose(part, sources.columns(first, part.group), first, self.kind)
+        for raw in chain(first, rows):
+            self.counts["read"] += 1
+            for row in self._mapped(mapper, raw, part):
+                self.counts["rows"] += 1
+                try:
+                    yield example(row, raw, self.kind, self.template, self.system)
+                except Drop as reason:
+                    self.dropped[str(reason)] += 1
+
+    def _mapped(self, mapper: mapping.Mapper, raw: dict, part: Source) -> Iterator[dict]:
+        """A raw row as rows of the kind. One that makes none counts as one row, dropped."""
+        try:
+            for made in mapper.apply(raw, part, self.tokenizer) or [{}]:
+                try:
+                    yield from as_kind(made, self.kind)
+                except Drop as reason:
+                    self._drop(reason)
+        except Drop as reason:
+            self._drop(reason)
+
+    def _drop(self, reason: Drop) -> None:
+        self.counts["rows"] += 1
+        self.dropped[str(reason)] += 1
+
+
+def _split(reader: Reader, source: Source, node: Domain, seed: int) -> tuple[list[int], list[int]]:
+    """Positions of the rows to train on and of those held out; the rows that belong to neither are counted."""
+    train = _mixture(reader, source.parts(), seed)
+    if eval_sources := source.eval_sources():
+        first = len(reader.keys)
+        for part in eval_sources:
+            reader.collect(part, -1)
+        held_out, before = list(range(first, len(reader.keys))), len(train)
+        train = splitting.without(train, held_out, reader.keys, reader.prompts)
+        reader.dropped["held out by the evaluation source"] += before - len(train)
     else:
-        train, held, twice = splitting.divide(train, read.keys, read.prompts, node.eval_fraction)
-        read.dropped["held out, with a prompt that is trained too"] += twice
-    used = splitting.cap(held, read.keys, node.max_eval)
-    read.dropped[f"held out beyond max_eval={node.max_eval}"] += len(held) - len(used)
+        train, held_out, twice = splitting.divide(train, reader.keys, reader.prompts, node.eval_fraction)
+        reader.dropped["held out, with a prompt that is trained too"] += twice
+    used = splitting.cap(held_out, reader.keys, node.max_eval)
+    reader.dropped[f"held out beyond max_eval={node.max_eval}"] += len(held_out) - len(used)
     if not train:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in read.dropped.most_common() if n) or "all are held out"
+        reasons = ", ".join(f"{n} {reason}" for reason, n in reader.dropped.most_common() if n) or "all are held out"
         raise UserError(
-            f"{source.label}: none of {read.counts['rows']} rows is left to train on ({reasons}); "
-            f"expected at least one usable row of {read.kind}"
+            f"{source.label}: none of {reader.counts['rows']} rows is left to train on ({reasons}); "
+            f"expected at least one usable row of {reader.kind}"
         )
-    if not used and node.eval_fraction and not apart:
+    if not used and node.eval_fraction and not eval_sources:
         raise UserError(
             f"{source.label}: none of {len(train)} rows falls into the {node.eval_fraction:.0%} held out; "
             f"raise data.eval_fraction, or give {source.where}.eval_path=<file>"
@@ -115,13 +236,55 @@ def _split(read: Reading, source: Source, node: Domain, seed: int) -> tuple[list
     return train, used
 
 
-def _mixed(read: Reading, parts: list[Source], seed: int) -> list[int]:
+def _mixture(reader: Reader, parts: list[Source], seed: int) -> list[int]:
     """Positions of the rows that a mixture takes, all of them where no weights are given."""
     weights = [part.weight for part in parts]
     if all(weight is None for weight in weights):
-        return list(range(len(read.keys)))
+        return list(range(len(reader.keys)))
     if any(weight is None or weight <= 0 for weight in weights):
         raise UserError(f"{parts[0].where}: give every source of a mixture a weight above 0, or none of them")
-    taken = splitting.mix(read.parts, read.keys, weights, seed)
-    read.dropped["left out for the mixture's weights"] += len(read.keys) - len(taken)
+    taken = splitting.mix(reader.parts, reader.keys, weights, seed)
+    reader.dropped["left out for the mixture's weights"] += len(reader.keys) - len(taken)
     return taken
+
+
+def _names(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _table(columns: dict[str, list]):
+    """An Arrow table; a column of values of several types (12 beside "x + 1") becomes text."""
+    import pyarrow as pa
+
+    def text(value) -> str | None:
+        return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+    def array(values: list):
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return pa.array([text(value) for value in values], pa.string())
+
+    return pa.table({name: array(values) for name, values in columns.items()})
+
+
+def _joined(tables: list):
+    """One table; a column that is of one type here and of another there becomes text."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        rows = [row for table in tables for row in table.to_pylist()]
+        return _table({name: [row.get(name) for row in rows] for name in _names(rows)})
+
+
+def _progress(rows: Iterator, label: str) -> Iterator:
+    """A bar where there is a terminal, a line every 100,000 rows where there is none."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    for number, row in enumerate(tqdm(rows, desc=label, unit=" rows", disable=not terminal, delay=2), 1):
+        if number % 100_000 == 0 and not terminal:
+            print(f"  {label}: {number} rows", file=sys.stderr, flush=True)
+        yield row

@@ -1,89 +1,144 @@
-"""A source's rows, wherever they lie: the generator, local files, a saved `datasets` folder, the hub."""
+"""Where rows come from: the keys below `data.<kind>`, and the rows there: generated, local files, saved, the hub."""
 
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rlhf_recipes.data import files, hub_datasets
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import UserError, suggest
 
-PEEK = 5
+NONE = (None, "", "???")  # a path not given; ??? is Hydra's for a value that must be
+PEEK = 5  # rows that decide what `format: auto` is
 
 
 @dataclass(frozen=True)
-class Peek:
-    columns: list[str]
-    rows: list[dict]
+class Source:
+    """Where rows come from and how they are read: the keys below `data.<kind>`."""
+
+    where: str = ""  # not a setting: where in the config it stands, e.g. data.demos
+    key: str = "path"  # not a setting: which key named the path, `path` or `eval_path`
+    path: str | None = None  # a file, a folder, a glob, a saved `datasets` folder, a hub id, or `embedded`
+    config: str | None = None  # hub: the set's configuration
+    revision: str | None = None  # hub: branch, tag or commit
+    data_files: Any = None  # hub: files of the repository
+    split: str | None = None  # hub or saved folder; None is train
+    format: str = "auto"  # a function of data/formats, or ./file.py:function
+    columns: dict[str, str] = field(default_factory=dict)  # {the format's column: the file's column}
+    options: dict[str, Any] = field(default_factory=dict)  # the format's keyword-only parameters
+    group: str | None = None  # rows that share this column's value go to the format as one
+    separator: str | None = "\n\n"  # text files: what stands between documents; None: a file is a document
+    limit: int | None = None  # rows to read at most
+    weight: float | None = None  # share of a mixture, relative to its neighbours'
+    eval_path: str | None = None  # held-out rows from a source of their own
+    eval_split: str | None = None
+    sources: Any = None  # a mixture: a list of sources; `path` wins over it
+
+    @property
+    def given(self) -> bool:
+        return self.path not in NONE or bool(self.sources)
+
+    @property
+    def label(self) -> str:
+        """The setting that named this source, as typed: data.demos.path=my.jsonl."""
+        return f"{self.where}.{self.key}={self.path}"
+
+    @property
+    def place(self) -> str:
+        """Where the rows lie: "embedded", "saved" (by `save_to_disk`), "files" or "hub"."""
+        if self.path == "embedded":
+            return "embedded"
+        local = Path(self.path).expanduser()
+        if local.is_dir() and ((local / "dataset_dict.json").is_file() or (local / "state.json").is_file()):
+            return "saved"
+        hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", self.path) and files.reader(local) is None
+        mistyped = "/" in self.path and local.parent.is_dir()
+        return "files" if local.exists() or not hub_id or mistyped else "hub"
+
+    def parts(self) -> list["Source"]:
+        """The sources to read: this one, or the mixture's."""
+        if self.path not in NONE:
+            return [self]
+        return [source(part, f"{self.where}.sources[{i}]") for i, part in enumerate(self.sources)]
+
+    def eval_sources(self) -> list["Source"]:
+        """The sources of held-out rows that are named; the other settings hold for them too.
+
+        A split means nothing to plain files, so a preset's `eval_split` is ignored where the user has put a file of his
+        own in its place.
+        """
+        if self.eval_path:
+            return [replace(self, path=self.eval_path, split=self.eval_split, sources=None, key="eval_path")]
+        if self.path in NONE:
+            return [each for part in self.parts() for each in part.eval_sources()]
+        return [replace(self, split=self.eval_split)] if self.eval_split and self.place in ("hub", "saved") else []
 
 
-def place(source) -> str:
-    """Where a source's rows lie: "embedded", "saved" (by `save_to_disk`), "files" or "hub".
+def source(node: Any, where: str) -> Source:
+    """One kind's node, or one part of a mixture.
 
     Raises:
-        UserError: the path is a local one and nothing is there.
+        UserError: an unknown key, with did-you-mean.
     """
-    if source.path == "embedded":
-        return "embedded"
-    local = Path(source.path).expanduser()
-    if local.is_dir() and ((local / "dataset_dict.json").is_file() or (local / "state.json").is_file()):
-        return "saved"
-    if local.exists() or not _may_be_hub_id(source.path):
-        return "files"
-    return "hub"
+    if not node:
+        return Source(where=where)
+    if isinstance(node, str):  # data.demos=my.jsonl, for short
+        return Source(where=where, path=node)
+    if not isinstance(node, dict):
+        raise UserError(f"{where}={node!r}: expected a source, e.g. {where}.path=<file>")
+    check_keys(node, Source, where)
+    return Source(where=where, **{k: value for k, value in node.items() if value is not None or k == "separator"})
 
 
-def held_out(source) -> list:
-    """The sources of held-out rows that a source names. A split means nothing to plain files, so a preset's
-    `eval_split` is passed over where the user has put a file of his own in its place."""
-    return [held for held in source.held_out() if held.key == "eval_path" or place(held) in ("hub", "saved")]
+def check_keys(node: dict, schema: type, where: str) -> None:
+    """Raise UserError, with did-you-mean, on a key that is not a setting of the schema."""
+    names = [f.name for f in fields(schema) if f.name not in ("where", "key")]
+    for key in node:
+        if key not in names:
+            raise UserError(f"no setting {where}.{key}{suggest(str(key), names, where + '.')}")
 
 
-def peek(source) -> Peek | None:
-    """Columns and the first rows, without torch or `datasets`; None for what only reading would tell (hub, embedded).
+def peek(source: Source) -> tuple[list[str], list[dict]] | None:
+    """Columns and the first rows, without torch or `datasets`; None where only reading would tell (hub, embedded).
 
     Raises:
         UserError: missing, empty or broken in its first rows.
     """
-    match place(source):
-        case "files":
-            found = files.find(source.path, f"{source.where}.{source.key}")
-            if files.kind(found[0]) == "json" and found[0].stat().st_size > 2**25:
-                return None  # a list of 32 MB and more: reading it all would take seconds
-            rows = list(islice(_grouped(files.read(found[0], source.separator), source.group), PEEK))
-            if not rows:
-                raise UserError(f"{source.where}.{source.key}={found[0]}: no rows in it; expected at least one")
-            return Peek(columns(rows, source.group), rows)
-        case "saved":
-            return _peek_saved(source)
-    return None
+    if source.place == "saved":
+        return hub_datasets.saved_columns(source), []
+    if source.place != "files":
+        return None
+    file = files.find(source.path, f"{source.where}.{source.key}")[0]
+    if files.suffix(file) == ".json" and file.stat().st_size > 2**25:
+        return None  # a list of 32 MB and more: reading it all would take seconds
+    rows = list(islice(_grouped(files.read(file, source.separator), source.group), PEEK))
+    if not rows:
+        raise UserError(f"{source.where}.{source.key}={file}: no rows in it; expected at least one")
+    return columns(rows, source.group), rows
 
 
-def read(source, kind: str, seed: int = 0) -> Iterator[dict]:
+def read(source: Source, kind: str, seed: int = 0) -> Iterator[dict]:
     """All rows of a source, `limit` of them at most, those of one `group` together as {"rows": […]}.
 
     Args:
-        source: a domain.Source.
         kind: which rows the embedded generator is asked for.
         seed: the embedded generator's.
 
     Raises:
         UserError: as `peek`, and wherever a file is broken further down.
     """
-    match place(source):
+    match source.place:
         case "embedded":
             from rlhf_recipes.data import embedded
 
             rows = embedded.rows(kind, seed=seed, n=source.limit)
         case "files":
-            found = files.find(source.path, f"{source.where}.{source.key}")
-            rows = (row for file in found for row in files.read(file, source.separator))
-        case "saved":
-            rows = hub_datasets.saved(source)
-        case "hub":
-            rows = hub_datasets.rows(source)
+            every = files.find(source.path, f"{source.where}.{source.key}")
+            rows = (row for file in every for row in files.read(file, source.separator))
+        case place:
+            rows = (hub_datasets.saved if place == "saved" else hub_datasets.rows)(source)
     return islice(_grouped(rows, source.group), source.limit)
 
 
@@ -98,25 +153,7 @@ def _grouped(rows: Iterator[dict], column: str | None) -> Iterator[dict]:
     if not column:
         yield from rows
         return
-    groups: dict = {}
+    groups: dict[Any, list[dict]] = {}
     for row in rows:
         groups.setdefault(row.get(column), []).append(row)
-    for value, members in groups.items():
-        yield {column: value, "rows": members}
-
-
-def _peek_saved(source) -> Peek:
-    """Columns of a `save_to_disk` folder from its own dataset_info.json; no rows are read."""
-    folder = Path(source.path).expanduser()
-    if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-        folder = folder / hub_datasets.split_of(source, splits)
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    return Peek(list(info.get("features") or {}), [])
-
-
-def _may_be_hub_id(path: str) -> bool:
-    """`owner/name` or `name`, and nothing that looks like a file of one's own."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.startswith((".", "~")):
-        return False
-    return files.kind(Path(path)) is None and not ("/" in path and Path(path).parent.is_dir())
+    yield from ({column: value, "rows": members} for value, members in groups.items())

@@ -7,8 +7,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from rlhf_recipes.data.domain import domain
-from rlhf_recipes.data.lengths import ANSWERS, Limits, count
-from rlhf_recipes.data.reading import Reading
+from rlhf_recipes.data.examples import Limits, count, longest
+from rlhf_recipes.data.loading import Reader
 from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.rewards.messages import dialogue_of, text_of
 
@@ -35,11 +35,10 @@ class Rows:
 def measure(rows: list[dict], kind: str, tokenizer) -> Rows:
     """The longest of some rows of a kind, as data.load gives them."""
     if kind == "corpus":
-        longest = max(count([row["text"] for row in rows], tokenizer, ends=True), default=0)
-        return Rows(0, longest, len(rows))
+        return Rows(0, max(longest(rows, kind, tokenizer), default=0), len(rows))
     prompt = max(map(len, prompt_ids([row["prompt"] for row in rows], tokenizer)), default=0)
-    answers = [row["prompt"] + row[name] for row in rows for name in ANSWERS.get(kind, ())]
-    return Rows(prompt, max(count(answers, tokenizer, ends=True), default=prompt), len(rows))
+    wholes = [] if kind == "prompts" else longest(rows, kind, tokenizer)
+    return Rows(prompt, max(wholes, default=prompt), len(rows))
 
 
 def sample(data: DictConfig, kind: str, tokenizer, seed: int = 0) -> Rows:
@@ -49,10 +48,10 @@ def sample(data: DictConfig, kind: str, tokenizer, seed: int = 0) -> Rows:
         UserError: what data.load would raise over them.
     """
     node = domain(data)
-    read = Reading(kind, node.template, node.system, tokenizer, Limits(), seed)
+    read = Reader(kind, node.template, node.system, tokenizer, Limits(), seed)
     for number, part in enumerate(node.choose(kind).parts()):
         read.collect(replace(part, limit=min(part.limit or SAMPLE, SAMPLE)), number)
-    return measure(list(read.rows.dataset(range(len(read.keys)))), kind, tokenizer)
+    return measure(list(read.dataset(range(len(read.keys)))), kind, tokenizer)
 
 
 def of_file(file: Path, tokenizer, most: int = MANY) -> Rows:
@@ -60,8 +59,8 @@ def of_file(file: Path, tokenizer, most: int = MANY) -> Rows:
     with file.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line, _ in zip(lines, range(most), strict=False) if line.strip()]
     texts = [dialogue_of(row["prompt"]) + text_of(row["completion"]) for row in rows]
-    longest = max(count(texts, tokenizer, ends=True), default=0)
-    return Rows(longest, longest, len(rows))
+    whole = max(count(texts, tokenizer), default=0)
+    return Rows(whole, whole, len(rows))
 
 
 def of_talk(asked: str | None, tokenizer, answer: int, context: int | None) -> Rows:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from rlhf_recipes.data import formats, mapping
-from rlhf_recipes.data.domain import Source
+from rlhf_recipes.data import mapping
+from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import Drop, as_kind
+from rlhf_recipes.data.sources import Source
 
 
 def user(text: str, **more) -> dict:
@@ -16,13 +17,13 @@ def assistant(text: str) -> dict:
 
 
 def test_alpaca_keeps_the_input_apart():
-    row = formats.alpaca("Translate.", "Oui.", "Yes.")
+    row = FORMATS["alpaca"]("Translate.", "Oui.", "Yes.")
     assert row == {"prompt": [user("Translate.", input="Yes.")], "completion": "Oui."}
-    assert formats.alpaca("Say hi.", "Hi.", "  ")["prompt"] == [user("Say hi.")]
+    assert FORMATS["alpaca"]("Say hi.", "Hi.", "  ")["prompt"] == [user("Say hi.")]
 
 
 def test_self_instruct_makes_one_row_an_instance():
-    made = formats.self_instruct("Double it.", [{"input": "2", "output": "4"}, {"input": "", "output": "?"}])
+    made = FORMATS["self_instruct"]("Double it.", [{"input": "2", "output": "4"}, {"input": "", "output": "?"}])
     assert [row["completion"] for row in made] == ["4", "?"]
     assert made[0]["prompt"] == [user("Double it.", input="2")]
 
@@ -38,86 +39,86 @@ def test_sharegpt_last_answer_or_all():
         {"from": "human", "value": "thanks"},
     ]
     system = {"role": "system", "content": "Be kind."}
-    assert formats.sharegpt(said[2:]) == [{"prompt": [user("a"), assistant("b"), user("c")], "completion": "d"}]
-    first, second = formats.sharegpt([said[0], *said[2:]], turns_trained="all")
+    assert FORMATS["sharegpt"](said[2:]) == [{"prompt": [user("a"), assistant("b"), user("c")], "completion": "d"}]
+    first, second = FORMATS["sharegpt"]([said[0], *said[2:]], turns_trained="all")
     assert first == {"prompt": [system, user("a")], "completion": "b"}
     assert second["completion"] == "d"
-    assert formats.sharegpt(said[1:4])[0]["prompt"] == [user("a")]  # an answer before any question is left out
+    assert FORMATS["sharegpt"](said[1:4])[0]["prompt"] == [user("a")]  # an answer before any question is left out
 
 
 def test_a_dialogue_without_an_answer_is_dropped():
     with pytest.raises(Drop, match="no answer by the assistant"):
-        formats.messages([user("anybody there?")])
+        FORMATS["messages"]([user("anybody there?")])
     with pytest.raises(Drop, match="a turn by 'tool'"):
-        formats.messages([user("a"), {"role": "tool", "content": "1"}])
+        FORMATS["messages"]([user("a"), {"role": "tool", "content": "1"}])
 
 
 def test_hh_splits_at_the_last_answer_and_keeps_the_turns_before():
     before = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"
-    pair = formats.hh(f"{before}\n\nAssistant: good\n\nlines", f"{before}\n\nAssistant: bad")
+    pair = FORMATS["hh"](f"{before}\n\nAssistant: good\n\nlines", f"{before}\n\nAssistant: bad")
     assert pair["prompt"] == [user("a"), assistant("b"), user("c")]
     assert (pair["chosen"], pair["rejected"]) == ("good\n\nlines", "bad")
 
 
 def test_hh_joins_an_assistant_who_speaks_twice():
     """Five of the 2312 harmless test rows differ by such a second turn; none is lost."""
-    pair = formats.hh("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c", "\n\nHuman: a\n\nAssistant: d")
+    pair = FORMATS["hh"]("\n\nHuman: a\n\nAssistant: b\n\nAssistant: c", "\n\nHuman: a\n\nAssistant: d")
     assert pair == {"prompt": [user("a")], "chosen": "b\n\nc", "rejected": "d"}
 
 
 def test_hh_drops_what_shares_no_prompt():
     with pytest.raises(Drop, match="do not answer the same question"):
-        formats.hh("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: other\n\nAssistant: b")
+        FORMATS["hh"]("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: other\n\nAssistant: b")
     with pytest.raises(Drop, match="dialogue"):
-        formats.hh("a text", "another")
+        FORMATS["hh"]("a text", "another")
 
 
 def test_preferences_of_trl_in_its_four_forms():
     pair = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
-    assert formats.preference(" blue.", " green.", "The sky is") == pair
-    assert formats.preference("The sky is blue.", "The sky is green.") == pair
+    assert FORMATS["preference"](" blue.", " green.", "The sky is") == pair
+    assert FORMATS["preference"]("The sky is blue.", "The sky is green.") == pair
     asked, good, bad = [user("Colour?")], [assistant("Blue.")], [assistant("Green.")]
     talk = {"prompt": asked, "chosen": "Blue.", "rejected": "Green."}
-    assert formats.preference(good, bad, asked) == talk
-    assert formats.preference(asked + good, asked + bad) == talk
-    assert formats.preference(asked + good, asked + bad, "Colour?") == talk  # UltraFeedback repeats the prompt
+    assert FORMATS["preference"](good, bad, asked) == talk
+    assert FORMATS["preference"](asked + good, asked + bad) == talk
+    assert FORMATS["preference"](asked + good, asked + bad, "Colour?") == talk  # UltraFeedback repeats the prompt
 
 
 def test_an_implicit_prompt_leaves_the_whole_word_to_the_shorter_answer():
-    pair = formats.preference("I say yes", "I say yes indeed")
+    pair = FORMATS["preference"]("I say yes", "I say yes indeed")
     assert pair == {"prompt": "I say", "chosen": " yes", "rejected": " yes indeed"}
 
 
 def test_a_margin_is_only_kept_on_request():
-    assert "margin" not in formats.preference("a", "b", "q", score_chosen=8, score_rejected=5.5)
-    assert formats.preference("a", "b", "q", 8, 5.5, use_margin=True)["margin"] == 2.5
-    assert formats.preference("a", "b", "q", margin=1, use_margin=True)["margin"] == 1.0
+    assert "margin" not in FORMATS["preference"]("a", "b", "q", score_chosen=8, score_rejected=5.5)
+    assert FORMATS["preference"]("a", "b", "q", 8, 5.5, use_margin=True)["margin"] == 2.5
+    assert FORMATS["preference"]("a", "b", "q", margin=1, use_margin=True)["margin"] == 1.0
 
 
 def test_shp_takes_the_comment_with_more_votes():
-    assert formats.shp("post", "A", "B", 1)["chosen"] == "A"
-    assert formats.shp("post", "A", "B", 0)["chosen"] == "B"
+    assert FORMATS["shp"]("post", "A", "B", 1)["chosen"] == "A"
+    assert FORMATS["shp"]("post", "A", "B", 0)["chosen"] == "B"
     with pytest.raises(Drop, match="score_ratio below 2"):
-        formats.shp("post", "A", "B", 1, score_ratio=1.9, min_ratio=2.0)
+        FORMATS["shp"]("post", "A", "B", 1, score_ratio=1.9, min_ratio=2.0)
 
 
 def test_ranked_by_ranks_scores_or_order():
     def best(**how):
-        return as_kind(formats.ranked("q", ["a", "b", "c"], **how), "demos")[0]["completion"]
+        return as_kind(FORMATS["ranked"]("q", ["a", "b", "c"], **how), "demos")[0]["completion"]
 
     assert best() == "a"
     assert best(ranks=[2, 0, 1]) == "b"
     assert best(scores=[0.1, 0.2, 0.9]) == "c"
-    pairs = as_kind(formats.ranked("q", ["a", "b", "c"]), "preferences")
+    pairs = as_kind(FORMATS["ranked"]("q", ["a", "b", "c"]), "preferences")
     assert [(p["chosen"], p["rejected"]) for p in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert as_kind(formats.ranked("q", ["a", "b"], ranks=[1, 0]), "ranked") == [
+    assert as_kind(FORMATS["ranked"]("q", ["a", "b"], ranks=[1, 0]), "ranked") == [
         {"prompt": "q", "completions": ["b", "a"], "ranks": [0, 1]}
     ]
 
 
 def test_equal_ranks_make_no_pair():
     with pytest.raises(Drop, match="no two answers ranked apart"):
-        as_kind(formats.ranked("q", ["a", "b"], scores=[1, 1]), "preferences")
+        as_kind(FORMATS["ranked"]("q", ["a", "b"], scores=[1, 1]), "preferences")
 
 
 TREE = [
@@ -131,7 +132,7 @@ TREE = [
 
 
 def test_oasst_trees_to_conversations_and_rankings():
-    first, second = formats.oasst1(TREE)
+    first, second = FORMATS["oasst1"](TREE)
     assert first == {"prompt": [user("Why?")], "completions": ["Because.", "For a reason."], "ranks": [1, 0]}
     assert second["prompt"] == [user("Why?"), assistant("For a reason."), user("Which?")]
     assert as_kind(first, "demos")[0]["completion"] == "For a reason."
@@ -139,26 +140,26 @@ def test_oasst_trees_to_conversations_and_rankings():
     with pytest.raises(Drop, match="no two answers ranked apart"):
         as_kind(second, "preferences")
     with pytest.raises(Drop, match="language"):
-        formats.oasst1(TREE, lang=["de"])
+        FORMATS["oasst1"](TREE, lang=["de"])
 
 
 def test_gsm8k_keeps_the_answer_whole_and_its_number_apart():
-    row = formats.gsm8k("How many?", "48/2 = <<48/2=24>>24\n#### -1,024")
+    row = FORMATS["gsm8k"]("How many?", "48/2 = <<48/2=24>>24\n#### -1,024")
     assert row["completion"] == "48/2 = <<48/2=24>>24\n#### -1,024"
     assert row["final_answer"] == "-1024"
     with pytest.raises(Drop, match="####"):
-        formats.gsm8k("How many?", "24")
+        FORMATS["gsm8k"]("How many?", "24")
 
 
 def test_dapo_as_published_and_as_processed():
     truth = {"ground_truth": "34", "style": "rule-lighteval/MATH_v2"}
-    published = formats.dapo([user("Solve x.")], truth)
-    processed = formats.dapo("Solve x.", truth, "34")
+    published = FORMATS["dapo"]([user("Solve x.")], truth)
+    processed = FORMATS["dapo"]("Solve x.", truth, "34")
     assert published == processed == {"prompt": [user("Solve x.")], "final_answer": "34"}
 
 
 def test_nl2sql_as_the_issue_writes_it():
-    row = formats.nl2sql("CREATE TABLE head (age INTEGER)", "How old?", "SELECT age FROM head")
+    row = FORMATS["nl2sql"]("CREATE TABLE head (age INTEGER)", "How old?", "SELECT age FROM head")
     assert row["prompt"] == "context: CREATE TABLE head (age INTEGER) question: How old? answer:"
     assert row["completion"] == " SELECT age FROM head"
 
@@ -173,7 +174,7 @@ def test_wikisql_makes_sql_that_sqlite_runs():
         "rows": [["SOUTH AUSTRALIA", "a", "3", "7"]],
     }
     sql = {"sel": 2, "agg": 1, "conds": {"column_index": [0, 3], "operator_index": [0, 1], "condition": ["O'x", "6"]}}
-    row = formats.wikisql("Highest order?", table, sql)
+    row = FORMATS["wikisql"]("Highest order?", table, sql)
     with sqlite3.connect(":memory:") as base:
         base.execute(row["context"])
         base.execute("INSERT INTO t_1_1000181_1 VALUES ('O''x', 'a', 3, 7), ('O''x', 'b', 9, 5)")
@@ -182,11 +183,11 @@ def test_wikisql_makes_sql_that_sqlite_runs():
 
 def test_continuation_cuts_at_a_token_and_loses_no_letter(tokenizer):
     text = "What is the capital of France? It is Paris."
-    row = formats.continuation(text, tokens=3, tokenizer=tokenizer)
+    row = FORMATS["continuation"](text, tokens=3, tokenizer=tokenizer)
     assert row["prompt"] == "What is the"
     assert row["prompt"] + row["completion"] == text
     with pytest.raises(Drop, match="no more than 50 tokens"):
-        formats.continuation(text, tokens=50, tokenizer=tokenizer)
+        FORMATS["continuation"](text, tokens=50, tokenizer=tokenizer)
 
 
 COLUMNS = {
@@ -214,11 +215,11 @@ COLUMNS = {
 def test_auto_finds_the_format_by_the_columns(name):
     row, kind = COLUMNS[name]
     source = Source(where=f"data.{kind}", path="x.jsonl")
-    assert mapping.choose(source, list(row), [row], kind) is getattr(formats, name)
+    assert mapping.choose(source, list(row), [row], kind) is mapping.mapper(name, "")
 
 
 def test_a_function_of_ones_own_file(tmp_path):
     (tmp_path / "mine.py").write_text("def swap(row):\n    return {'prompt': row['b'], 'completion': row['a']}\n")
     source = Source(where="data.demos", path="x.jsonl", format=f"{tmp_path}/mine.py:swap")
     mapper = mapping.choose(source, ["a", "b"], [], "demos")
-    assert mapping.apply(mapper, {"a": "1", "b": "2"}, source) == [{"prompt": "2", "completion": "1"}]
+    assert mapper.apply({"a": "1", "b": "2"}, source) == [{"prompt": "2", "completion": "1"}]

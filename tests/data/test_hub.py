@@ -9,7 +9,7 @@ import pytest
 from hub_on_loopback import serve
 
 from rlhf_recipes.data import hub_datasets
-from rlhf_recipes.data.domain import Source
+from rlhf_recipes.data.sources import Source
 
 
 def rows(word: str, n: int) -> bytes:
@@ -152,7 +152,6 @@ def test_a_proxy_is_asked_in_the_hubs_place(proxies, address, monkeypatch):
 )
 def test_what_is_a_hub_id(path, place, monkeypatch):
     from rlhf_recipes.config.paths import HOUSE
-    from rlhf_recipes.data import sources
 
     monkeypatch.chdir(HOUSE)
-    assert sources.place(Source(where="data.demos", path=path)) == place
+    assert Source(where="data.demos", path=path).place == place

@@ -159,10 +159,10 @@ def test_a_domain_without_the_kind(preset, local, write):
 
 
 def test_what_the_messages_recommend_is_so(preset):
-    from rlhf_recipes.data.domain import TRY, domain
+    from rlhf_recipes.data.domain import domain
 
-    for kind, name in TRY.items():
-        assert domain(preset(name)).choose(kind).given
+    for name, kind in data.KINDS.items():
+        assert domain(preset(kind.preset)).choose(name).given
 
 
 def test_a_preset_with_a_file_of_ones_own(preset, write):

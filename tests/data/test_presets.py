@@ -239,7 +239,8 @@ def test_local_lists_every_setting_with_its_default(preset):
     """conf/data/local.yaml is the reference of what a domain and a source can have."""
     from dataclasses import fields
 
-    from rlhf_recipes.data.domain import Domain, Source
+    from rlhf_recipes.data.domain import Domain
+    from rlhf_recipes.data.sources import Source
 
     node = preset("local")
     for schema, values in ((Domain, node), (Source, node.demos)):

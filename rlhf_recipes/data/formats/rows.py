@@ -1,11 +1,71 @@
-"""What a row mapper may return, and which kinds of data can be made from it.
+"""The kinds of rows, what a row mapper may return, and which kinds can be made of it.
 
 A mapper's return annotation is its promise: `def alpaca(...) -> Demo` gives demos, prompts and corpus.
 """
 
+from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
-KINDS = ("corpus", "demos", "preferences", "prompts", "ranked")
+
+@dataclass(frozen=True)
+class Kind:
+    """What the rest of the package must know of a kind of rows.
+
+    Args:
+        answers: the columns of its answers.
+        made_from: kinds that hold this one too; the first that a domain gives serves where the domain does not list it.
+        embedded: the format of the embedded world's rows, or a mapper as `package.module:function`.
+        simple: the format to offer a file whose columns fit none.
+        preset: a domain that gives this kind.
+        judged: columns of what somebody thought of the answers.
+        extra: whether the source's other columns go along, for rewards to read.
+    """
+
+    answers: tuple[str, ...]
+    made_from: tuple[str, ...]
+    embedded: str
+    simple: str
+    preset: str
+    judged: tuple[str, ...] = ()
+    extra: bool = False
+
+
+_ANSWERED = ("demos", "preferences", "ranked")
+KINDS = {
+    "corpus": Kind(answers=("completion",), made_from=_ANSWERED, embedded="text", simple="text", preset="tinystories"),
+    "demos": Kind(
+        answers=("completion",),
+        made_from=("preferences", "ranked"),
+        embedded="prompt_completion",
+        simple="prompt_completion",
+        preset="alpaca",
+    ),
+    "preferences": Kind(
+        answers=("chosen", "rejected"),
+        made_from=("ranked",),
+        embedded="preference",
+        simple="question_pair",
+        preset="hh_rlhf",
+        judged=("margin",),
+        extra=True,
+    ),
+    "prompts": Kind(
+        answers=(),
+        made_from=_ANSWERED,
+        embedded="rlhf_recipes.data.embedded:question",
+        simple="prompt",
+        preset="gsm8k",
+        extra=True,
+    ),
+    "ranked": Kind(
+        answers=("completions",),
+        made_from=("preferences",),
+        embedded="ranked",
+        simple="ranked",
+        preset="oasst1",
+        judged=("ranks",),
+    ),
+}
 
 Messages = list[dict]
 """Turns as {"role": "system" | "user" | "assistant", "content": str}; a user's turn may carry Alpaca's "input"."""
@@ -21,7 +81,7 @@ class Text(TypedDict):
 
 class Prompt(TypedDict):
     prompt: str | Messages
-    key: NotRequired[str]  # what the train / held-out split hashes, where that is not the prompt
+    key: NotRequired[str]  # what the split into train and held-out rows hashes, where that is not the prompt
 
 
 class Demo(Prompt):
@@ -66,9 +126,7 @@ def as_kind(row: dict, kind: str) -> list[dict]:
     """
     if "completions" in row:
         return _from_ranking(row, kind)
-    if kind == "prompts" and "prompt" in row:
-        return [row]
-    if kind == "preferences" and "chosen" in row:
+    if (kind == "prompts" and "prompt" in row) or (kind == "preferences" and "chosen" in row):
         return [row]
     if kind in ("demos", "corpus"):
         if "chosen" in row:  # InstructGPT's labellers would have written the answer that they prefer
@@ -79,22 +137,21 @@ def as_kind(row: dict, kind: str) -> list[dict]:
 
 
 def _from_ranking(row: dict, kind: str) -> list[dict]:
-    order = sorted(range(len(row["completions"])), key=lambda i: row["ranks"][i])
-    best_first = [row["completions"][i] for i in order]
-    ranks = [row["ranks"][i] for i in order]
+    best_first = sorted(zip(row["ranks"], row["completions"], strict=True), key=lambda answer: answer[0])
     rest = _without(row, "completions", "ranks")
     if not best_first:
         raise Drop("no answer")
     if kind == "prompts":
         return [rest]
     if kind in ("demos", "corpus"):
-        return [rest | {"completion": best_first[0]}]
-    pairs = [(i, j) for i in range(len(ranks)) for j in range(i + 1, len(ranks)) if ranks[i] < ranks[j]]
+        return [rest | {"completion": best_first[0][1]}]
+    pairs = [(a, b) for i, (rank, a) in enumerate(best_first) for later, b in best_first[i + 1 :] if rank < later]
     if not pairs:
         raise Drop("no two answers ranked apart")
     if kind == "ranked":
-        return [rest | {"completions": best_first, "ranks": ranks}]
-    return [rest | {"chosen": best_first[i], "rejected": best_first[j]} for i, j in pairs]
+        ranks, completions = zip(*best_first, strict=True)
+        return [rest | {"completions": list(completions), "ranks": list(ranks)}]
+    return [rest | {"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
 
 
 def _without(row: dict, *names: str) -> dict:

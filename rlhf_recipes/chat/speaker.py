@@ -1,23 +1,19 @@
-"""One model that answers: its template, its stop tokens, its answers piece by piece as transformers streams them."""
+"""One model in a talk: its template, its stop tokens, and its answers as transformers streams them."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jinja2 import TemplateError
 from omegaconf import DictConfig
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import GenerationConfig, TextStreamer
 
 from rlhf_recipes import models
-from rlhf_recipes.chat.sampling import ALL, Sampling
-from rlhf_recipes.data.chat_template import ChatTemplate, choose
+from rlhf_recipes.data.chat_template import choose
+from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.resolve import Found
-
-Turns = list[dict]  # {"role", "content"}, user and assistant in turn
 
 
 @dataclass(frozen=True)
@@ -28,147 +24,93 @@ class Reply:
     tokens: int
     seconds: float
     finished: bool
-    stopped: bool = False
+    stopped: bool
 
 
 class Speaker:
-    """A model with its tokenizer and template.
+    """A causal language model and its talk: an adapter merged into its base, on the GPU where there is one.
 
     Args:
-        name: what it is called on the screen.
-        model: a causal language model, on any device. Its own generation_config gives the stop tokens and nothing else,
-            so that no penalty hidden in it changes what the settings say.
-        tokenizer: of that model.
-        template: how a talk becomes its prompt.
-        found: where it came from: the system prompt and stop strings it was trained with are read there.
+        source: where the model lies; its stage's config names the template, system prompt and stops of its training.
+        name: what the screen calls it.
+
+    Raises:
+        UserError: the model cannot be loaded, or it is a classifier.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        template: ChatTemplate,
-        found: Found,
-    ):
-        self.name, self.model, self.tokenizer, self.template, self.found = name, model, tokenizer, template, found
-        self.system = (found.config.get("data") or {}).get("system")
-        self.stop_strings = found.stops.stop_strings
-        self.stops = stop_ids(tokenizer, model, found.stops, serving=True)
-        self.jinja = None if template.jinja is None else template.with_bos(tokenizer)
-        self.context = getattr(model.config, "max_position_embeddings", None)
-        model.eval()
-        model.generation_config = GenerationConfig()
+    def __init__(self, cfg: DictConfig, source: resolve.Found, name: str):
+        node = resolve.model_node(cfg, source)
+        self.name, self.source = name, source
+        self.tokenizer = models.load_tokenizer(node, source.path)
+        self.template = choose(cfg.chat.template, source, bool(self.tokenizer.chat_template), cfg.data)
+        self.jinja = None if self.template.jinja is None else self.template.with_bos(self.tokenizer)
+        self.model = models.load_policy(node, source.path, self.tokenizer, frozen=True).eval()
+        if any("SequenceClassification" in head for head in self.model.config.architectures or []):
+            raise UserError(f"{source.name} is a reward model or classifier: it scores, it does not write")
+        self.stop_ids = stop_ids(self.tokenizer, self.model, source.stops, serving=True)
+        self.stop_strings = list(source.stops.stop_strings or [])
+        self.model.generation_config = GenerationConfig()  # no penalty hidden in it changes what the settings say
+        self.system = (source.config.get("data") or {}).get("system")
+        self.context = getattr(self.model.config, "max_position_embeddings", None) or 10**9
+        self.turns: list[dict] = []  # {"role", "content"}, user and assistant in turn
+        self.prompt: list[int] = []  # token ids of the last one
 
-    def prompt_ids(self, turns: Turns, sampling: Sampling) -> list[int]:
+    def prompt_ids(self, turns: list[dict], chat: DictConfig) -> list[int]:
         """Tokens of the talk up to the answer: the system prompt and as many exchanges as settings and context allow.
 
-        Args:
-            turns: the last one is the user's.
-
-        Raises:
-            UserError: not even the last turn fits, or the tokenizer's template refuses the talk.
+        Raises UserError where the last turn alone does not fit, or the chat template refuses the talk.
         """
-        history = (0 if self.template.single_turn else ALL) if sampling.history is None else sampling.history
-        first = max(0, len(turns) - 1 - 2 * history)
-        answer = sampling.max_new_tokens if self.context is None else min(sampling.max_new_tokens, self.context // 2)
+        system = self.system if chat.system is None else chat.system
+        before = [{"role": "system", "content": system}] if system not in (None, "", "none") else []
+        history = chat.history if chat.history is not None else 0 if self.template.single_turn else "all"
+        kept = turns if history == "all" else turns[-1 - 2 * int(history) :]
         while True:
-            ids = self._encode(turns[first:], sampling)
-            if self.context is None or len(ids) + answer <= self.context or first == len(turns) - 1:
+            [ids] = prompt_ids([before + kept], self.tokenizer, chat_template=self.jinja)
+            if len(kept) == 1 or len(ids) + min(chat.max_new_tokens, self.context // 2) <= self.context:
                 break
-            first += 2  # the oldest exchange goes
-        if self.context is not None and len(ids) >= self.context:
+            kept = kept[2:]  # the oldest exchange is left out
+        if len(ids) >= self.context:
             raise UserError(
                 f"{self.name} reads {self.context} tokens at once and this turn alone has {len(ids)}: say it shorter"
             )
         return ids
 
-    def _encode(self, turns: Turns, sampling: Sampling) -> list[int]:
-        system = self.system if sampling.system is None else sampling.system
-        told = [{"role": "system", "content": system}, *turns] if system else turns
-        try:
-            ids = self.tokenizer.apply_chat_template(
-                told, chat_template=self.jinja, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except (TemplateError, ValueError) as error:
-            raise UserError(f"the chat template of {self.name} refuses the talk: {error}; try system=none") from error
-        return list(ids)
+    def answer(self, text: str, cfg: DictConfig, emit: Callable[[str], None] = lambda text: None) -> Reply:
+        """Answers a line, handing the answer to `emit` word by word. Both join the talk, even if Ctrl-C cuts it short.
 
-    def answer(self, turns: Turns, sampling: Sampling, emit: Callable[[str], None] = lambda text: None) -> Reply:
-        """Answers the last turn.
-
-        Args:
-            turns: the talk so far, the user's turn last.
-            emit: gets the answer piece by piece, whole words at a time.
-
-        Returns:
-            The reply; what was said until then where Ctrl-C stopped it.
-
-        Raises:
-            UserError: as prompt_ids.
+        The talk stays as it was where prompt_ids raises its UserError.
         """
-        ids = self.prompt_ids(turns, sampling)
-        room = sampling.max_new_tokens if self.context is None else self.context - len(ids)
-        streamer, began = _Pieces(self.tokenizer, emit), time.time()
-        torch.manual_seed(sampling.seed + len(turns))  # the same talk is answered alike, another turn is not
-        output = []
+        chat, turns = cfg.chat, [*self.turns, {"role": "user", "content": text}]
+        self.prompt = self.prompt_ids(turns, chat)
+        prompt = torch.tensor([self.prompt], device=self.model.device)  # (1, P)
+        drawn = {"do_sample": True, "temperature": chat.temperature, "top_p": chat.top_p, "top_k": chat.top_k}
+        pieces, output, stopped, began = [], [], False, time.time()
+
+        def hand_on(piece: str, stream_end: bool = False) -> None:
+            pieces.append(piece)
+            if piece:
+                emit(piece)
+
+        streamer = TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer.on_finalized_text = hand_on
+        torch.manual_seed(cfg.seed + len(turns))  # the same talk gets the same answer, another turn another one
         try:
-            prompt = torch.tensor([ids], device=self.model.device)
             output = self.model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                generation_config=self._generation(sampling, min(room, sampling.max_new_tokens)),
+                max_new_tokens=min(chat.max_new_tokens, self.context - len(self.prompt)),
+                repetition_penalty=chat.repetition_penalty,
+                eos_token_id=self.stop_ids or None,
+                pad_token_id=self.tokenizer.pad_token_id,
+                stop_strings=self.stop_strings or None,
+                tokenizer=self.tokenizer,
                 streamer=streamer,
-                **({"tokenizer": self.tokenizer} if self.stop_strings else {}),
-            )[0, len(ids) :].tolist()
+                **(drawn if chat.temperature > 0 else {"do_sample": False}),
+            )[0, len(self.prompt) :].tolist()
         except KeyboardInterrupt:
             streamer.end()
-            said = "".join(streamer.pieces)
-            return Reply(said, streamer.count, time.time() - began, finished=False, stopped=True)
-        text = self.tokenizer.decode(output, skip_special_tokens=True)
-        by_string = any(s in text for s in self.stop_strings or ())
-        finished = bool(output) and (output[-1] in self.stops or by_string)
-        return Reply(text, len(output), time.time() - began, finished)
-
-    def _generation(self, sampling: Sampling, room: int) -> GenerationConfig:
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        return GenerationConfig(
-            max_new_tokens=room,
-            repetition_penalty=sampling.repetition_penalty,
-            eos_token_id=self.stops or None,
-            pad_token_id=self.tokenizer.pad_token_id,
-            stop_strings=self.stop_strings,
-            **(drawn | {"do_sample": True} if sampling.temperature > 0 else {"do_sample": False}),
-        )
-
-
-class _Pieces(TextStreamer):
-    """Hands on what TextStreamer would print, and keeps it."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, emit: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.emit, self.pieces, self.count = emit, [], -1  # the prompt is put first
-
-    def put(self, value):
-        self.count += 1
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False):
-        if text:
-            self.pieces.append(text)
-            self.emit(text)
-
-
-def load(cfg: DictConfig, found: Found, name: str) -> Speaker:
-    """A model as a speaker: an adapter merged into its base, on the GPU where there is one.
-
-    Raises:
-        UserError: it cannot be loaded, or does not write but score.
-    """
-    node = resolve.model_node(cfg, found)
-    tokenizer = models.load_tokenizer(node, found.path)
-    template = choose(cfg.chat.template, found, bool(tokenizer.chat_template), cfg.data)
-    model = models.load_policy(node, found.path, tokenizer, frozen=True)
-    if any("SequenceClassification" in head for head in model.config.architectures or []):
-        raise UserError(f"{found.name} is a reward model or classifier: it scores, it does not write")
-    return Speaker(name, model, tokenizer, template, found)
+            stopped, output = True, self.tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+        answer = "".join(pieces)
+        self.turns = [*turns, {"role": "assistant", "content": answer}]
+        finished = not stopped and (output[-1] in self.stop_ids or any(s in answer for s in self.stop_strings))
+        return Reply(answer, len(output), time.time() - began, finished, stopped)

@@ -162,7 +162,17 @@ CHOICES = {
     "export.dtype": ("float32", "bfloat16", "float16"),
 }
 AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
-AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1}
+AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1, "seed": 0}
+AT_LEAST |= {f"{node}.temperature": 0 for node in ("chat", "evaluate", "collect")}
+AT_LEAST |= {f"{node}.max_new_tokens": 1 for node in ("chat", "evaluate", "collect")} | {"chat.top_k": 0}
+_SHARE = (lambda v: 0 < v <= 1, "a number above 0, at most 1")
+LIMITS = {  # key: (what is allowed, in words)
+    "chat.top_p": _SHARE,
+    "evaluate.top_p": _SHARE,
+    "collect.top_p": _SHARE,
+    "chat.repetition_penalty": (lambda v: v > 0, "a number above 0"),
+    "chat.history": (lambda v: v in (None, "all") or str(v).isdecimal(), "a whole number, 0 or more, or all"),
+}
 # What stands below reward.<group>.<name>: the keys, and what a path may be.
 REWARD = {
     "models": (

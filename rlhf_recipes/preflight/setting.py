@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes import models
-from rlhf_recipes.chat.chosen import speakers
+from rlhf_recipes.chat import chosen_models
 from rlhf_recipes.evaluation import plan
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.machine import Machine
@@ -224,7 +224,7 @@ def language_models(cfg: DictConfig, run: StageRun) -> list[Found]:
         UserError: one is not there, or does not write where it has to.
     """
     if cfg.stage == "chat":
-        return speakers(cfg, run)
+        return chosen_models(cfg, run)
     if cfg.stage == "export":
         return [resolve.find(run, cfg.export.model, "export.model")]
     others = ("reward_model", "value_model")

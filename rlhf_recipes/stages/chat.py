@@ -17,33 +17,38 @@ STAGE = Stage(name="chat", title="Chat", single_process=True)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns nothing: a talk leaves no stage behind, only what `/save` writes."""
-    from rlhf_recipes.chat import sampling
-    from rlhf_recipes.chat.chosen import speakers
+    """Returns nothing: a talk leaves no stage behind, only what `/save` writes.
 
-    settings = sampling.of_config(cfg)
-    chosen = speakers(cfg, run)
-    with redirect_stdout(sys.stderr):  # whatever loading says is not part of an answer
+    Raises:
+        KeyboardInterrupt: Ctrl-C during the answer to `prompt=`, once what was written until then is on the screen.
+    """
+    from rlhf_recipes.chat import chosen_models
+    from rlhf_recipes.errors import UserError
+
+    if cfg.prompt is not None and not cfg.prompt.strip():
+        raise UserError('prompt= is empty; expected a question, as in prompt="What is 3 plus 4?"')
+    chosen = chosen_models(cfg, run)
+    with redirect_stdout(sys.stderr):  # what loading prints is not part of an answer
         from transformers.utils.logging import disable_progress_bar  # torch: only when all else is right
 
-        from rlhf_recipes.chat import speaker, terminal
-        from rlhf_recipes.chat.session import Session
+        from rlhf_recipes.chat.speaker import Speaker
+        from rlhf_recipes.chat.terminal import Talk, note
         from rlhf_recipes.preflight import check
 
         check.brief(cfg, run)
         if not sys.stderr.isatty():
             disable_progress_bar()
-        names = _apart([found.name for found in chosen])
-        talkers = [speaker.load(cfg, found, name) for found, name in zip(chosen, names, strict=True)]
-    session = Session(talkers, settings)
+        names = _apart([model.name for model in chosen])
+        talk = Talk([Speaker(cfg, model, name) for model, name in zip(chosen, names, strict=True)], cfg)
     if cfg.prompt is not None:
-        terminal.once(session, cfg.prompt)
+        if talk.answer(cfg.prompt)[-1].stopped:
+            raise KeyboardInterrupt
         return {}
-    for one in talkers:
-        template = one.template.name.replace("\n", "\\n")
-        terminal.note(f"{one.name}: {one.found.path}, template {template}")
-    terminal.note("/help lists the commands")
-    terminal.talk(session)
+    for speaker in talk.speakers:
+        template = speaker.template.name.replace("\n", "\\n")
+        note(f"{speaker.name}: {speaker.source.path}, template {template}")
+    note("/help lists the commands")
+    talk.run()
     return {}
 
 

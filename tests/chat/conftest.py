@@ -24,7 +24,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def composed(made):
-    """composed("chat.seed=1", …) -> the checked config of stage=chat on the made run."""
+    """composed("seed=1", …) -> the checked config of stage=chat on the made run."""
     register_recipes()
 
     def compose_it(*overrides):
@@ -35,18 +35,17 @@ def composed(made):
     return compose_it
 
 
-@pytest.fixture
-def speaker(composed):
-    """speaker("ppo") -> that stage's model, loaded as chat loads it."""
-    from rlhf_recipes.chat import speaker as speakers
+@pytest.fixture(scope="session")
+def load(composed):
+    """load("ppo") -> that stage's model, loaded as chat loads it."""
+    from rlhf_recipes.chat.speaker import Speaker
     from rlhf_recipes.runs import resolve
 
-    def load(place, *overrides):
-        cfg = composed(*overrides)
-        found = resolve.find(StageRun(cfg, stages.catalogue()), place, "chat.models")
-        return speakers.load(cfg, found, place)
+    def load_it(place):
+        cfg = composed()
+        return Speaker(cfg, resolve.find(StageRun(cfg, stages.catalogue()), place, "chat.models"), place)
 
-    return load
+    return load_it
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -24,14 +25,10 @@ def lines(out):
     return out.removesuffix("\n").split("\n")
 
 
-def test_one_question_prints_the_answer_and_nothing_else(chat, speaker):
-    from rlhf_recipes.chat.sampling import Sampling
-
+def test_one_question_prints_the_answer_and_nothing_else(chat, load, composed):
     out, err = chat("", *GREEDY, "prompt=What is 3 plus 4?")
-    said = speaker("ppo").answer(
-        [{"role": "user", "content": "What is 3 plus 4?"}], Sampling(temperature=0.0, max_new_tokens=12)
-    )
-    assert out == said.text.lstrip() + "\n"
+    reply = load("ppo").answer("What is 3 plus 4?", composed(*GREEDY))
+    assert out == reply.text.lstrip() + "\n"
     assert "/help" not in err
 
 
@@ -55,20 +52,51 @@ def test_settings_change_on_the_fly(chat):
     assert len(two) < len(one)
     assert three == one
     assert "max_new_tokens 1\n" in err
-    assert "temperature 0.0" in err
+    shown = dict(line.split(" ", 1) for line in err.splitlines()[-8:])
+    assert shown["temperature"] == "0.0" and shown["history"] == shown["system"] == "own"
 
 
-def test_a_wrong_command_or_value_ends_a_pipe_with_one_line(chat):
-    for line, words in {
-        "/sett x": "no command /sett; did you mean /set",
-        "/set": None,
-        "/set top_p 7": "top_p=7: expected",
-        "/set seed": "no value given",
-        "/save": "no file given",
-    }.items():
-        if words:
-            with pytest.raises(UserError, match=words):
-                chat(line + "\nHi\n", *GREEDY)
+def test_set_takes_words_and_gives_a_setting_back(chat):
+    changes = ["system Be brief, ${please}.", "system own", "system none", "history all", "history own", "seed 3"]
+    _, err = chat("".join(f"/set {change}\n" for change in changes))
+    assert err.splitlines()[-6:] == changes
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/sett x", r"no command /sett; did you mean /set"),
+        ("/set temprature 1", "no setting temprature; did you mean temperature"),
+        ("/set models ppo", "no setting models"),
+        ("/set seed", "no value given"),
+        ("/save", "expected a file that is not there already"),
+        ("/set temperature -0.1", "chat.temperature=-0.1: expected at least 0"),
+        ("/set temperature hot", "chat.temperature=hot: expected a number"),
+        ("/set temperature nan", "chat.temperature=nan: expected"),
+        ("/set top_p 7", "chat.top_p=7.0: expected a number above 0, at most 1"),
+        ("/set top_k 2.5", "chat.top_k=2.5: expected a whole number"),
+        ("/set repetition_penalty 0", "chat.repetition_penalty=0.0: expected a number above 0"),
+        ("/set max_new_tokens 0", "chat.max_new_tokens=0: expected at least 1"),
+        ("/set seed -1", "seed=-1: expected at least 0"),
+        ("/set history some", "chat.history=some: expected a whole number, 0 or more, or all"),
+    ],
+)
+def test_a_wrong_command_or_value_ends_a_pipe_with_one_line(talk, line, words):
+    with pytest.raises(UserError, match=words) as error:
+        talk.command(line)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def talk(load, composed):
+    from rlhf_recipes.chat.terminal import Talk
+
+    return Talk([load("sft")], composed())
+
+
+def test_an_error_ends_a_pipe(chat):
+    with pytest.raises(UserError, match="no command /sett"):
+        chat("/sett x\nHi\n", *GREEDY)
 
 
 def test_quit_ends_and_two_slashes_are_words(chat):
@@ -86,13 +114,11 @@ def test_two_models_answer_under_their_names_each_with_its_own_talk(chat):
 
 
 def test_at_a_terminal_two_models_stand_side_by_side(chat, monkeypatch):
-    from rlhf_recipes.chat import terminal
-
     alone = {name: chat("Hi\n", *GREEDY, f"chat.models={name}").out.strip() for name in ("sft", "ppo")}
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(terminal, "_say", terminal._side_by_side)
-    shown = lines(chat("Hi\n", *GREEDY, "chat.models=[sft,ppo]").out)
-    assert [line.split() for line in shown if "sft" in line] == [["sft", "ppo"]]
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
+    shown = lines(re.sub(r"\x1b\[[\d?;]*\w|\r", "", chat("Hi\n", *GREEDY, "chat.models=[sft,ppo]").out))
+    assert ["sft", "ppo"] in [line.split() for line in shown]
     assert any(alone["sft"] in line and alone["ppo"] in line for line in shown)
 
 
@@ -100,7 +126,7 @@ def test_ctrl_c_ends_a_pipe_and_a_single_question_with_what_was_said(chat, monke
     from rlhf_recipes.chat.speaker import Reply, Speaker
 
     stopped = Reply("half an", 2, 0.1, finished=False, stopped=True)
-    monkeypatch.setattr(Speaker, "answer", lambda self, turns, sampling, emit: emit("half an") or stopped)
+    monkeypatch.setattr(Speaker, "answer", lambda self, text, cfg, emit: emit("half an") or stopped)
     for lines_in, overrides in (("Hi\nnever asked\n", []), ("", ["prompt=Hi"])):
         with pytest.raises(KeyboardInterrupt):
             chat(lines_in, *GREEDY, *overrides)
@@ -118,7 +144,7 @@ def test_a_saved_talk_is_demonstrations(chat, tmp_path):
     node = {"name": "local", "template": "chat", "eval_fraction": 0, "demos": {"path": str(file)}}
     demo = data.load(node, "demos").train[0]
     assert demo["prompt"][0]["content"] == "Hello"
-    with pytest.raises(UserError, match="there already"):
+    with pytest.raises(UserError, match="not there already"):
         chat(f"/save {file}\n", *GREEDY)
 
 

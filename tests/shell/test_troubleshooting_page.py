@@ -12,6 +12,8 @@ from rlhf_recipes.__main__ import groups, register_recipes
 from rlhf_recipes.config import fields as sources
 from rlhf_recipes.config import schema
 from rlhf_recipes.config.paths import CONF, PACKAGE, options
+from rlhf_recipes.config.stage import inputs
+from rlhf_recipes.stages import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "how-to" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -56,7 +58,8 @@ def known():
         found |= set(_flat(OmegaConf.to_container(OmegaConf.structured(schema.Settings))))
         for stage in options(CONF / "stage"):
             cfg = OmegaConf.to_container(compose("config", [f"stage={stage}"]), resolve=False)
-            found |= set(_flat(cfg)) | set(cfg) | {f"inputs.{name}" for name in cfg.get("inputs") or {}}
+            starts_from = inputs(catalogue()[stage], catalogue())
+            found |= set(_flat(cfg)) | set(cfg) | {f"inputs.{name}" for name in starts_from}
             if target := (cfg.get("trainer") or {}).get("_target_"):
                 found |= {f"trainer.{name}" for name in sources.fields(target)}
     return found

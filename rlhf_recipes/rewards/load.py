@@ -18,6 +18,8 @@ from rlhf_recipes.errors import UserError
 
 RewardFunction = Callable[..., list[float | None]]
 
+_EXTRA = "Run: pip install 'rlhf-recipes[rewards]'"
+
 
 def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
     """The function behind `path`, its kwargs bound.
@@ -51,6 +53,18 @@ def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
     return _bind(function, path, _plain(spec.get("kwargs") or {}))
 
 
+def extra(package: str) -> ModuleType:
+    """An optional package, imported by the function that needs it.
+
+    Raises:
+        UserError: it is not installed; the message names the extra.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"this reward needs the package {package}, which is not installed. {_EXTRA}") from error
+
+
 def _file(place: str) -> ModuleType:
     file = Path(place).expanduser().resolve()
     if not file.is_file():
@@ -73,7 +87,10 @@ def _module(place: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
-            raise UserError(f"reward module {place} needs the package {error.name}, which is not installed.") from error
+            how = f" {_EXTRA}" if place.startswith("rlhf_recipes.") else ""
+            raise UserError(
+                f"reward module {place} needs the package {error.name}, which is not installed.{how}"
+            ) from error
         parent, _, leaf = place.rpartition(".")
         raise UserError(
             f"no reward module {place}.{_hint(get_close_matches(leaf, _siblings(parent), n=1))} "

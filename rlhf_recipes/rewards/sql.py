@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 from rlhf_recipes.rewards.sql_tables import made_up
-from rlhf_recipes.rewards.sql_text import order_of, query_in, schema_of, tokens_of
+from rlhf_recipes.rewards.sql_text import order_of, query_in, same_query, schema_of
 from rlhf_recipes.rewards.sqlite_sandbox import SANDBOX, Database, Limits, Row
 
 _SEEDS = 8  # how many fillings are tried for a gold query before it counts as telling nothing
@@ -119,7 +119,7 @@ def exact_match(
     scores: list[float | None] = []
     for completion, gold in zip(completions, column_of(columns, column), strict=True):
         query = query_in(text_of(completion), tag)
-        same = query is not None and gold is not None and tokens_of(query) == tokens_of(str(gold).strip().rstrip("; "))
+        same = query is not None and gold is not None and same_query(query, str(gold).strip().rstrip("; "))
         scores.append(None if gold is None else reward * same)
     return scores
 

@@ -9,19 +9,23 @@ query itself tests for NULL has any: elsewhere COUNT(*) stays as good as COUNT(a
 
 import random
 import re
+from collections.abc import Iterator
 from itertools import islice
 
-from rlhf_recipes.rewards.sql_text import Schema, tokens_of
+from sqlglot import exp
+
+from rlhf_recipes.rewards.sql_text import Schema, parsed
 from rlhf_recipes.rewards.sqlite_sandbox import Database
 
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
-_NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _JOINED = 12  # values that joined columns share
 _OWN = 4  # and that each of them has for itself
 _EXACT = 4  # rows at the start that meet a condition in every column that has one
+_COMPARED = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.Like: "like"}
+_MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
 Value = int | float | str | None
-Literal = tuple[Value, str]  # and the comparison in front of it
+Literal = tuple[Value, str]  # and how the column is compared with it
 
 
 def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: bool = False) -> Database:
@@ -40,8 +44,9 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
     """
     draw = random.Random(f"{seed} {gold}")
     names = {name.lower() for columns in schema.tables.values() for name, _ in columns}
-    literals, joined = _read(gold, names, schema.references)
-    named = {token.strip('"`[]') for token in tokens_of(gold)}
+    tree = parsed(gold) or exp.Select()
+    literals, joined = _read(tree, names, schema.references)
+    named = {table.name.lower() for table in tree.find_all(exp.Table)}
     groups: dict[str, list[tuple[str, str]]] = {}  # a group's columns: joined ones, and those of one name
     for table, columns in schema.tables.items():
         for name, _ in columns:
@@ -96,18 +101,12 @@ def _value(
 def _meeting(literal: Value, comparison: str, row: int, step: float) -> Value:
     """A value for which `value comparison literal` holds, whether compared as text or as numbers."""
     if isinstance(literal, str):
-        return literal + "0" if comparison in (">", "!=", "<>") else literal[:-1] if comparison == "<" else literal
-    if comparison in (">", "!=", "<>"):
+        return literal + "0" if comparison in (">", "!=") else literal[:-1] if comparison == "<" else literal
+    if comparison in (">", "!="):
         return literal + step
     if comparison == "<":
         return 0 if row % 2 and literal > 0 else literal - step  # as text, "9.5" is not below "10", but "0" is
     return literal
-
-
-def _words(token: str, is_pattern: bool) -> str:
-    """A string literal's text; of a LIKE pattern, a text that it matches."""
-    text = token[1:-1].replace("''", "'")
-    return text.replace("%", "17").replace("_", "1") if is_pattern else text
 
 
 def _typed(value: Value, kind: str) -> Value:
@@ -117,66 +116,74 @@ def _typed(value: Value, kind: str) -> Value:
 
 
 def _read(
-    gold: str, names: set[str], references: list[tuple[str, str, str]]
+    gold: exp.Expr, names: set[str], references: list[tuple[str, str, str]]
 ) -> tuple[dict[str, list[Literal]], dict[str, str]]:
-    """Literals by column group, and the group of each joined column, from the gold query's tokens.
+    """The literals that the gold query compares columns with, by column group, and the group of each joined column.
 
-    A literal belongs to the column named last before it; two columns are joined by `a = b`, by `a IN (SELECT b`, or as
-    the first ones of two SELECTs with EXCEPT or its like between them.
+    Two columns are joined by a foreign key, by `a = b`, by `a IN (SELECT b`, or as the first ones of two SELECTs with
+    UNION, INTERSECT or EXCEPT between them.
     """
     groups: dict[str, str] = {}
 
-    def join(a: str, b: str) -> None:
-        old, new = groups.get(b, b), groups.get(a, a)
-        groups.update({a: new, b: new} | {name: new for name, group in groups.items() if group == old})
+    def join(a: str | None, b: str | None) -> None:
+        if a and b:
+            old, new = groups.get(b, b), groups.get(a, a)
+            groups.update({a: new, b: new} | {name: new for name, group in groups.items() if group == old})
 
     for _, a, b in references:
         join(a.lower(), b.lower())
-    tokens = tokens_of(gold)
-    for a, b in _compounds(tokens, names):
-        join(a, b)
-    column, compared = "", ""
-    found: list[tuple[str, Literal]] = []
-    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
-        name = token.strip('"`[]').lower()
-        if name in names and token[0] != "'" and after != ".":
-            if compared:
-                join(compared, name)
-            column, compared = name, ""
-        elif token in ("=", "in") and column:
-            compared = column if token == "in" or before.strip('"`[]').lower() in names else ""
-        elif token[0] in "'\"" and column:
-            found.append((column, (_words(token, is_pattern=before == "like"), before)))
-            compared = ""
-        elif _NUMBER.fullmatch(token) and column and before not in ("limit", "offset"):
-            number = int(token) if token.isdigit() else float(token)
-            found.append((column, (-number, "=") if before == "-" else (number, before)))
-            compared = ""
-        elif token == "null" and before in ("is", "not") and column:
-            found.append((column, (None, before)))
-        elif token in ("and", "or", "where", "group", "order", "having", "limit"):
-            compared = ""
+    compared: list[tuple[str, Literal]] = []
+    for node in gold.walk():
+        if isinstance(node, exp.SetOperation):
+            join(_column(node.left, names), _column(node.right, names))
+        for left, comparison, right in _comparisons(node):
+            for side, other, how in ((left, right, comparison), (right, left, _MIRRORED.get(comparison, comparison))):
+                column, literal = _column(side, names), _literal(other, how, names)
+                if column and literal:
+                    compared.append((column, literal))
+            if comparison == "=":
+                join(_column(left, names), _column(right, names))
     literals: dict[str, list[Literal]] = {}
-    for name, literal in found:
+    for name, literal in compared:
         if literal[0] is not None or name not in groups:  # a NULL in a joined column is the outer join's work
             literals.setdefault(groups.get(name, name), []).append(literal)
     return literals, groups
 
 
-def _compounds(tokens: list[str], names: set[str]) -> list[tuple[str, str]]:
-    """The first output columns of the SELECTs on both sides of each UNION, INTERSECT and EXCEPT."""
-    pairs, depth = [], 0
-    first: dict[int, str] = {}  # of the SELECT at this depth of parentheses
-    before: dict[int, str] = {}  # of the one that it is combined with
-    for token, after in zip(tokens, [*tokens[1:], ""], strict=False):
-        name = token.strip('"`[]').lower()
-        depth += (token == "(") - (token == ")")
-        if token in ("union", "intersect", "except"):
-            before[depth] = first.pop(depth, "")
-        elif token == "select":
-            first.pop(depth, None)
-        elif depth not in first and (token == "from" or (name in names and after != ".")):
-            first[depth] = name if name in names else ""
-            if (other := before.pop(depth, "")) and first[depth]:
-                pairs.append((other, name))
-    return pairs
+def _comparisons(node: exp.Expr) -> Iterator[tuple[exp.Expr, str, exp.Expr]]:
+    """The two sides and the comparison of each condition that a node of the tree states."""
+    if type(node) in _COMPARED:
+        yield node.this, _COMPARED[type(node)], node.expression
+    elif isinstance(node, exp.Is):
+        yield node.this, "not" if isinstance(node.parent, exp.Not) else "is", node.expression
+    elif isinstance(node, exp.Between):
+        yield node.this, ">=", node.args["low"]
+        yield node.this, "<=", node.args["high"]
+    elif isinstance(node, exp.In):
+        for choice in node.expressions or [node.args.get("query")]:
+            if choice is not None:
+                yield node.this, "=", choice
+
+
+def _column(node: exp.Expr, names: set[str]) -> str | None:
+    """The first column that a side of a comparison or a query's output names."""
+    if isinstance(node, exp.Query):
+        node = node.unnest()
+        node = node.selects[0] if isinstance(node, exp.Query) and node.selects else node
+    found = (column.name.lower() for column in node.find_all(exp.Column))
+    return next((name for name in found if name in names), None)
+
+
+def _literal(node: exp.Expr, comparison: str, names: set[str]) -> Literal | None:
+    """A number, a text or NULL with its comparison; of a LIKE pattern, a text that it matches."""
+    if isinstance(node, exp.Null):
+        return None, comparison
+    if isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal) and node.this.is_number:
+        return -node.this.to_py(), comparison
+    quoted = isinstance(node, exp.Column) and node.this.args.get("quoted") and node.name.lower() not in names
+    if isinstance(node, exp.Literal) and node.is_number:
+        value = float(node.name)
+        return int(value) if value.is_integer() and node.name.isdigit() else value, comparison
+    if quoted or isinstance(node, exp.Literal):  # SQLite reads "x" as a text where no column has that name
+        return node.name.replace("%", "17").replace("_", "1") if comparison == "like" else node.name, comparison
+    return None

@@ -1,11 +1,21 @@
-"""SQL as text: the query in a completion, its tokens, and the tables of a CREATE TABLE context."""
+"""SQL as text: the query in a completion, and what sqlglot reads in a query or in CREATE TABLE statements."""
 
+import logging
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
 
-_TOKEN = re.compile(
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.optimizer.normalize_identifiers import normalize_identifiers
+
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of every statement that it cannot parse
+
+_TOKEN = re.compile(  # sqlglot's tokenizer refuses the prose around a query: an apostrophe opens a string
     r"""--[^\n]*|/\*.*?(?:\*/|\Z)|\s+              # comments and space: no tokens
-      |(?P<token>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|\w+|<>|[<>=!]=|\|\||.)""",
+      |(?P<token>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\w+|.)""",
     re.VERBOSE | re.DOTALL,
 )
 _FENCE = re.compile(r"```(?:[ \t]*[\w+.#-]*[ \t]*\n|\w*sql\w*[ \t]+)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
@@ -25,15 +35,8 @@ _GOES_ON = re.compile(  # behind a blank line; prose would begin with a capital,
 )
 _LONGEST = 10_000  # characters of a completion that are searched for a query
 _COMMENT = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/", re.DOTALL)  # or a string, which may hold its marks
-_CREATE = re.compile(
-    r"create\s+table\s+(?:if\s+not\s+exists\s+)?(?P<name>(?:[\w.]|\"[^\"]*\"|`[^`]*`|\[[^\]]*\])+)\s*\(", re.IGNORECASE
-)
-_NAME = re.compile(r"\s*(\"[^\"]+\"|`[^`]+`|\[[^\]]+\]|[\w$]+)")
-_TYPE = re.compile(r"\s*([A-Za-z]+(?:\s*\(\s*\d+(?:\s*,\s*\d+)?\s*\))?)")
-_REFERENCES = re.compile(r"references\s+\S+?\s*\(\s*([^),]+)\)", re.IGNORECASE)
-_FOREIGN_KEY = re.compile(r"foreign\s+key\s*\(\s*([^),]+)\)", re.IGNORECASE)
-_NO_COLUMN = re.compile("primary|foreign|unique|check|constraint|key|index|fulltext", re.IGNORECASE)
-_NO_TYPE = re.compile("primary|not|null|default|unique|check|references|collate|auto_?increment", re.IGNORECASE)
+_CREATE = re.compile(r"\bcreate\s+table\b", re.IGNORECASE)
+_INDEX = ("key", "index", "fulltext", "spatial")  # MySQL's indexes, which sqlglot takes for columns
 
 
 @dataclass
@@ -87,84 +90,88 @@ def _end(text: str, at_blank_line: bool) -> int:
     return len(text)
 
 
-def tokens_of(sql: str) -> list[str]:
-    """Tokens of a query, keywords and names in lower case, literals as they are, comments left out.
+@lru_cache(maxsize=4096)
+def parsed(sql: str) -> exp.Expr | None:
+    """A query's syntax tree; None where it cannot be parsed. It is kept for the next call: do not change it."""
+    try:
+        return sqlglot.parse_one(sql, dialect="sqlite")
+    except (SqlglotError, RecursionError):
+        return None
 
-    >>> tokens_of("SELECT  Name FROM t WHERE a='It''s' -- hm")
-    ['select', 'name', 'from', 't', 'where', 'a', '=', "'It''s'"]
+
+def same_query(one: str, other: str) -> bool:
+    """Whether two queries are the same but for case of names and keywords, white space and comments.
+
+    >>> same_query("SELECT  Name FROM t WHERE a='x' -- hm", "select name from T where a = 'x'")
+    True
+    >>> same_query("SELECT name FROM t WHERE a = 'X'", "SELECT name FROM t WHERE a = 'x'")
+    False
     """
-    found = (match["token"] for match in _TOKEN.finditer(sql))
-    return [token if token[0] in "'\"" else token.lower() for token in found if token]
+    trees = parsed(one), parsed(other)
+    if None in trees:
+        return one.split() == other.split()
+    one, other = (normalize_identifiers(tree.copy(), dialect="sqlite") for tree in trees)
+    return one == other
 
 
 def order_of(sql: str) -> tuple[str, int] | None:
-    """A query up to the end of its outer ORDER BY, and the rows that its OFFSET skips; None where it has no ORDER BY.
+    """A query without its LIMIT, and the rows that its OFFSET skips; None where it has no outer ORDER BY.
 
     >>> order_of("SELECT a FROM t ORDER BY a LIMIT 2 OFFSET 1"), order_of("SELECT a FROM (SELECT a FROM t ORDER BY a)")
     (('SELECT a FROM t ORDER BY a', 1), None)
     """
-    depth, ordered, before = 0, False, ""
-    for match in _TOKEN.finditer(sql):
-        token = (match["token"] or "").lower()
-        if not token:
-            continue
-        depth += (token == "(") - (token == ")")
-        ordered = ordered or (depth == 0 and (before, token) == ("order", "by"))
-        if ordered and depth == 0 and token == "limit":
-            limit = tokens_of(sql[match.start() :])
-            skipped = limit[3:4] if limit[2:3] == ["offset"] else limit[1:2] if limit[2:3] == [","] else []
-            return sql[: match.start()].rstrip(), int(skipped[0]) if skipped and skipped[0].isdigit() else 0
-        before = token
-    return (sql, 0) if ordered else None
+    tree = parsed(sql)
+    if tree is None:  # the order must not get lost
+        return (sql, 0) if re.search(r"\border\s+by\b", sql, re.IGNORECASE) else None
+    if not tree.args.get("order"):
+        return None
+    offset = tree.args.get("offset")
+    skipped = int(offset.expression.name) if offset and offset.expression.name.isdigit() else 0
+    tree = tree.copy()
+    tree.set("limit", None)
+    tree.set("offset", None)
+    return tree.sql("sqlite"), skipped
 
 
+@lru_cache(maxsize=1024)
 def schema_of(context: str) -> Schema:
     """The tables that CREATE TABLE statements describe, in SQLite's, MySQL's or PostgreSQL's dialect. Nothing is run.
 
     >>> schema_of("CREATE TABLE `city` (id INT PRIMARY KEY, name VARCHAR(9) NOT NULL, PRIMARY KEY (id));").tables
-    {'city': [('id', 'INT'), ('name', 'VARCHAR(9)')]}
+    {'city': [('id', 'INT'), ('name', 'VARCHAR')]}
     """
-    schema = Schema()
-    context = _COMMENT.sub(lambda match: match[1] or " ", context)
-    for match in _CREATE.finditer(context):
-        columns, table = [], _bare(match["name"].rpartition(".")[2])
-        for part in _parts(context, match.end()):
-            name = _NAME.match(part)
-            if name is None:
-                continue
-            refers = _REFERENCES.search(part)
-            if _NO_COLUMN.fullmatch(name[1]):
-                own = _FOREIGN_KEY.search(part)
-                if own and refers:
-                    schema.references.append((table, _bare(own[1]), _bare(refers[1])))
-                continue
-            kind = _TYPE.match(part, name.end())
-            columns.append((_bare(name[1]), kind[1] if kind and not _NO_TYPE.fullmatch(kind[1]) else ""))
-            if refers:
-                schema.references.append((table, _bare(name[1]), _bare(refers[1])))
-        if columns:
-            schema.tables[table] = columns
+    schema, context = Schema(), _COMMENT.sub(lambda match: match[1] or " ", context)
+    starts = [match.start() for match in _CREATE.finditer(context)]
+    for start, stop in pairwise([*starts, len(context)]):
+        statement = context[start:stop]
+        try:
+            statement = statement[: _end(statement, at_blank_line=False)]
+            tree = sqlglot.parse_one(statement, dialect="sqlite", error_level=sqlglot.ErrorLevel.IGNORE)
+        except (SqlglotError, RecursionError):
+            continue
+        if not isinstance(tree, exp.Create) or not isinstance(tree.this, exp.Schema):
+            continue
+        table, parts = tree.this.this.name, tree.this.expressions
+        columns = [p for p in parts if isinstance(p, exp.ColumnDef | exp.Identifier) and p.name.lower() not in _INDEX]
+        if not columns:
+            continue
+        schema.tables[table] = [(column.name, _type(column)) for column in columns]
+        for part in parts:
+            own = part.expressions if isinstance(part, exp.ForeignKey) else [part]
+            refers = part.find(exp.Reference)
+            if refers and refers.this.expressions:
+                schema.references.append((table, own[0].name, refers.this.expressions[0].name))
     return schema
 
 
-def _parts(text: str, start: int) -> list[str]:
-    """The comma-separated parts up to the parenthesis that closes the one before `start`."""
-    parts, depth, begin = [], 1, start
-    for match in _TOKEN.finditer(text, start):
-        token = match["token"]
-        depth += (token == "(") - (token == ")")
-        if depth == 0 or (depth == 1 and token == ","):
-            parts.append(text[begin : match.start()])
-            begin = match.end()
-        if depth == 0:
-            break
-    return parts
+def _type(column: exp.Expr) -> str:
+    """The type's bare name: SQLite takes from it whether values are numbers."""
+    kind = column.args.get("kind")
+    if not isinstance(kind, exp.DataType):
+        return ""
+    return re.sub(r"\W+", " ", str(kind.args.get("kind") or kind.this.name))
 
 
 def _is_statement(text: str) -> bool:
     start = next((match.start() for match in _TOKEN.finditer(text) if match["token"]), len(text))
     return _STATEMENT.match(text, start) is not None
-
-
-def _bare(name: str) -> str:
-    return name.strip().strip('"`[]')

@@ -94,6 +94,14 @@ def test_a_missing_package_of_the_users_file_is_named(tmp_path):
         load_function(f"{tmp_path}/mine.py:score")
 
 
+def test_a_missing_package_of_ours_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sqlglot", None)
+    for module in ("sql", "sql_text"):
+        monkeypatch.delitem(sys.modules, f"rlhf_recipes.rewards.{module}", raising=False)
+    with pytest.raises(UserError, match=r"needs the package sqlglot.*pip install 'rlhf-recipes\[rewards\]'"):
+        load_function("rlhf_recipes.rewards.sql:execution")
+
+
 def test_kwargs_that_the_function_does_not_take(mine):
     with pytest.raises(UserError, match=r"no keyword scal.*Did you mean scale.*answer, scale"):
         load_function(mine("score", kwargs={"scal": 2}))

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from rlhf_recipes.engine import lean
 from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.errors import UserError
 
@@ -42,8 +41,6 @@ def hidden_states(model: nn.Module, sequences: Sequences, steps: int) -> Tensor:
     """Last hidden states (B, steps, d) at the prompt's last token and at the tokens after it. No KV cache."""
     ids, places = sequences.packed(steps)
     base = model.base_model
-    if lean.fits(base):
-        return lean.read(base, ids, places)
     return _at(base(**accepted(base, {"input_ids": ids, "use_cache": False}))[0], places)
 
 

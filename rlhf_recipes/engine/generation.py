@@ -1,37 +1,79 @@
-"""The generation engine: sampling with a KV cache, finished rows leaving the batch.
+"""The one sampler: token ids of prompts in; completions, their log-probabilities and whether they ended out.
+
+PPO's rollouts, stage=evaluate and stage=collect draw here. Chat streams words and knows a repetition penalty: it calls
+transformers' `generate` with the prompt ids and stop ids of this room. GRPO keeps TRL's generation, for its vLLM.
 
 Every random number is given from outside, one for each row and step. What a row says therefore depends on its own
 numbers only: not on the batch it is in, not on how many processes share the work.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
-from rlhf_recipes.engine.decoding import decoder
-from rlhf_recipes.engine.distribution import PolicyLanguage
+from rlhf_recipes.engine.forward import accepted, cache_argument
 from rlhf_recipes.engine.logprobs import exponentials_
-from rlhf_recipes.engine.sequences import Kept, Sequences
+from rlhf_recipes.engine.sampling import Sampling
+from rlhf_recipes.engine.sequences import Kept, Sequences, pad_left
 
 STAYING = 7 / 8  # finished rows leave the batch when they are an eighth of it: each time, the others' cache is copied
 
 
-@dataclass
-class Sampling:
-    """How to draw.
+class Generated(NamedTuple):
+    """B answers of at most T tokens.
 
     Args:
-        language: the distribution: temperature, stop tokens, minimum length, and what cuts the tail.
-        max_length: tokens at most, the stop token included.
-        stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings. One
-            completed before the minimum length is passed over: its tokens are drawn as any others, and the ratio holds.
+        sequences: prompts and completions (B, T).
+        logprobs: (B, T) under the distribution they were drawn from, 0 on padding.
+        finished: (B,) true where a stop token or string ended the answer, not the length.
     """
 
-    language: PolicyLanguage
-    max_length: int
-    stopped: Callable[[list[int]], bool] | None = None
+    sequences: Sequences
+    logprobs: Tensor
+    finished: Tensor
+
+    def answers(self) -> list[list[int]]:
+        """The completions' token ids, without padding, the stop token included."""
+        rows = zip(self.sequences.completion_ids, self.sequences.mask, strict=True)
+        return [ids[mask].tolist() for ids, mask in rows]
+
+
+class CachedDecoder:
+    """A causal model that has read the prompts and is read on from, a token at a time, by transformers' cache."""
+
+    def __init__(self, causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, room: int):
+        self.causal, self.cache = causal, DynamicCache(config=causal.config)
+        self.cache_argument = cache_argument(causal)
+        batch, self.length = prompt_ids.shape
+        self.attention = torch.ones(batch, self.length + room, dtype=torch.long, device=prompt_ids.device)
+        self.attention[:, : self.length] = prompt_mask
+        seen = self.attention[:, : self.length]
+        self._step(prompt_ids * seen, (seen.cumsum(1) - 1).clamp(min=0))
+
+    def _step(self, ids: Tensor, position: Tensor) -> None:
+        self.position = position[:, -1:]
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": self.attention[:, : self.length],
+            "position_ids": position,
+            self.cache_argument: self.cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        self.logits = self.causal(**accepted(self.causal, inputs)).logits[:, -1]  # (B, V) after the last token read
+
+    def read(self, tokens: Tensor) -> None:
+        """Read one more token (B,) of every row."""
+        self.length += 1
+        self._step(tokens[:, None], self.position + 1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.attention, self.position = self.attention[rows], self.position[rows]
+        self.cache.batch_select_indices(rows)
 
 
 def cut_tail_(p: Tensor, top_k: int, top_p: float) -> None:
@@ -46,13 +88,12 @@ def cut_tail_(p: Tensor, top_k: int, top_p: float) -> None:
         p.masked_fill_(outside.gather(-1, order.argsort(-1)), 0.0)
 
 
-def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse-CDF sampling: the first token whose cumulative probability exceeds u.
+def draw(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse-CDF sampling: the first token whose cumulative probability exceeds u; the likeliest at temperature 0.
 
     Args:
         logits: (B, V) float32, divided by the temperature. Overwritten.
         uniforms: (B,) in [0, 1).
-        top_k, top_p: cut the tail before drawing.
 
     Returns:
         tokens (B,), their log-probabilities (B,) under what they were drawn from, and its probabilities (B, V), not
@@ -60,66 +101,93 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: int = 0, top_p: float = 1.0) -
     """
     exponentials_(logits)
     p = logits
-    cut_tail_(p, top_k, top_p)
-    cdf = p.cumsum(-1)
-    total = cdf[:, -1:]
-    point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, point, right=True)
+    if sampling.greedy:
+        tokens = p.argmax(-1, keepdim=True)
+    else:
+        cut_tail_(p, sampling.top_k, sampling.top_p)
+        cdf = p.cumsum(-1)
+        total = cdf[:, -1:]
+        point = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+        tokens = torch.searchsorted(cdf, point, right=True)
     return tokens.squeeze(-1), (p.gather(-1, tokens) / p.sum(-1, keepdim=True)).log_().squeeze(-1), p
 
 
 @torch.no_grad()
 def generate(
-    causal: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, uniforms: Tensor, sampling: Sampling, pad_id: int
-) -> tuple[Sequences, Tensor, Tensor]:
-    """Answer every prompt once.
+    causal: nn.Module,
+    prompts: list[list[int]],
+    uniforms: Tensor,
+    sampling: Sampling,
+    *,
+    pad_id: int,
+    batch_size: int,
+    width: int | None = None,
+    keep_sets: bool = True,
+    track: Callable[[list[Tensor]], Iterable[Tensor]] = iter,
+) -> Generated:
+    """Answer every prompt once, in batches of like length.
 
     Args:
-        causal: the language model, in eval mode. Its generation_config is not read and not touched.
-        prompt_ids: (B, P) padded on the left; prompt_mask: (B, P).
-        uniforms: (B, max_length) in [0, 1).
-        sampling: how to draw.
-        pad_id: fills completions after their end.
-
-    Returns:
-        the sequences (completions (B, max_length)), log-probabilities (B, max_length), 0 on padding, and
-        finished (B,): true where a stop token or string ended the answer.
+        causal: the language model, in eval mode. Its generation_config is neither read nor touched.
+        prompts: B lists of token ids.
+        uniforms: (B, T) in [0, 1); T is `sampling.max_length`.
+        pad_id: fills up prompts and completions.
+        batch_size: prompts at once; the longest come first, so that what does not fit fails at once.
+        width: columns of the prompts' tensor; None for the longest prompt.
+        keep_sets: keep the sets that were drawn from from a cut tail: log-probabilities that are read later need them.
+        track: passes the batches on, and shows the progress.
     """
-    batch, width = len(prompt_ids), sampling.max_length
-    device, language = prompt_ids.device, sampling.language
-    ids = torch.full((batch, width), pad_id, device=device)
-    mask = torch.zeros(batch, width, dtype=torch.bool, device=device)
-    logprobs = torch.zeros(batch, width, device=device)
-    finished = torch.zeros(batch, dtype=torch.bool, device=device)
-    stop_ids = torch.tensor(language.stop_ids, dtype=torch.long, device=device)
+    device = next(causal.parameters()).device
+    ids, mask = (x.to(device) for x in pad_left(prompts, pad_id, width))
+    uniforms, columns = uniforms.to(device), ids.shape[1]
+    order = mask.sum(1).argsort(stable=True, descending=True)
+    done = []
+    for rows in track(list(order.split(batch_size))):
+        part = slice(columns - int(mask[rows[0]].sum()), columns)
+        done.append(_batch(causal, ids[rows, part], mask[rows, part], uniforms[rows], sampling, pad_id, keep_sets))
+    back = order.argsort()
+    completions, real, logprobs, finished = (torch.cat([batch[i] for batch in done])[back] for i in range(4))
+    sets = [batch[4] for batch in done]
+    kept = None if sets[0] is None else Kept.cat(sets)[back]
+    return Generated(Sequences(ids, mask, completions, real, kept), logprobs, finished)
 
-    reader, kept = decoder(causal, prompt_ids, prompt_mask, width), []
+
+def _batch(causal, prompt_ids, prompt_mask, uniforms, sampling: Sampling, pad_id: int, keep_sets: bool):
+    """completions, mask, log-probabilities (B, T), finished (B,) and the sets of one batch."""
+    batch, steps, device = len(prompt_ids), sampling.max_length, prompt_ids.device
+    ids = torch.full((batch, steps), pad_id, device=device)
+    mask = torch.zeros(batch, steps, dtype=torch.bool, device=device)
+    logprobs = torch.zeros(batch, steps, device=device)
+    finished = torch.zeros(batch, dtype=torch.bool, device=device)
+    stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.long, device=device)
+    keep_sets = keep_sets and sampling.cuts
+
+    reader, kept = CachedDecoder(causal, prompt_ids, prompt_mask, steps), []
     alive = torch.arange(batch, device=device)  # rows that the reader holds, and which of them have not ended
     going = torch.ones(batch, dtype=torch.bool, device=device)
-    for step in range(width):
-        logits = reader.logits().float()
-        if language.temperature != 1:
-            logits = logits / language.temperature
-        if step < language.min_length and len(stop_ids):
+    for step in range(steps):
+        logits = reader.logits.float()
+        if sampling.scale != 1:
+            logits = logits / sampling.scale
+        if step < sampling.min_length and len(stop_ids):
             logits[:, stop_ids] = float("-inf")
-        tokens, logp, p = draw(logits, uniforms[alive, step], language.top_k, language.top_p)
+        tokens, logp, p = draw(logits, uniforms[alive, step], sampling)
         rows, drawn = alive[going], tokens[going]
-        if language.cuts:
+        if keep_sets:
             row, token = p[going].nonzero(as_tuple=True)
             kept.append((rows[row], torch.full_like(row, step), token.int()))
         ids[rows, step], mask[rows, step], logprobs[rows, step] = drawn, True, logp[going]
         done = torch.isin(drawn, stop_ids)
-        if sampling.stopped is not None and step >= language.min_length:
+        if sampling.stopped is not None and step >= sampling.min_length:
             hits = [sampling.stopped(ids[row, : step + 1].tolist()) for row in rows.tolist()]
             done |= torch.tensor(hits, device=device)
         finished[rows] = done
         going[going.clone()] = ~done
-        if step + 1 == width or done.all():
+        if step + 1 == steps or done.all():
             break
         if going.sum() <= STAYING * len(going):
             left = going.nonzero().squeeze(-1)
             alive, tokens, going = alive[left], tokens[left], going[left]
             reader.keep(left)
         reader.read(tokens)
-    sets = Kept.of(kept, batch, width) if language.cuts else None
-    return Sequences(prompt_ids, prompt_mask, ids, mask, sets), logprobs, finished
+    return ids, mask, logprobs, finished, Kept.of(kept, batch, steps) if keep_sets else None

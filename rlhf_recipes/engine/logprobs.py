@@ -1,4 +1,4 @@
-"""Log-probabilities straight from hidden states: a chunk of tokens at a time, no stored vocabulary.
+"""The one reader of log-probabilities: straight from hidden states, a chunk of tokens at a time, no stored vocabulary.
 
 Shapes: N tokens, d hidden size, V vocabulary. Only real tokens come here (padding is dropped before), and a chunk's
 logits live in two buffers that every chunk reuses.
@@ -7,9 +7,11 @@ logits live in two buffers that every chunk reuses.
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf_recipes.engine.distribution import Constraint
+from rlhf_recipes.engine.forward import all_logits, hidden_states
+from rlhf_recipes.engine.sampling import Constraint, Sampling
+from rlhf_recipes.engine.sequences import Sequences
 
 CHUNK_ELEMENTS = 2**25  # logits of one chunk, 128 MiB in float32: narrow chunks make slow products
 CACHED_ELEMENTS = 2**18  # 1 MiB: a core's own cache
@@ -58,38 +60,71 @@ class Logits:
         return out
 
 
-@torch.no_grad()
-def token_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    tokens: Tensor,
-    temperature: float = 1.0,
-    constraint: Constraint | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """log pi(token) under softmax(logits / temperature), without gradient.
+def answer_logits(
+    causal: nn.Module, sequences: Sequences, sampling: Sampling, linear: bool
+) -> tuple[Callable[[slice], Tensor], int]:
+    """The logits that completions were drawn from, over the temperature, and -inf on what could not be drawn.
 
     Args:
-        hidden: (N, d) hidden states at the position before each token.
-        weight: (V, d) the lm_head; bias: (V,) or None.
-        tokens: (N,) ids.
-        constraint: what could not be drawn.
-        dtype: of the matrix product and what it leaves; the softmax is taken in float32.
+        causal: the language model. linear: what `forward.head_is_linear` says of it.
 
     Returns:
-        (N,) float32, nats.
+        a function of a slice of the N completion tokens (row-major) that gives logits (n, V), which its next call
+        overwrites; and V.
     """
-    logits = Logits(hidden, weight, bias, temperature, dtype)
-    out = torch.empty(len(tokens), device=hidden.device)
-    for rows in chunks(len(tokens), len(weight)):
-        z = logits(rows)
+    mask, constraint = sequences.mask, sampling.constraint(sequences)
+    if linear:
+        head = causal.get_output_embeddings()
+        hidden = hidden_states(causal, sequences, mask.shape[1])[mask]
+        vocab, dtype = len(head.weight), product_dtype(head.weight)
+        read = Logits(hidden, head.weight, head.bias, sampling.scale, dtype)
+    else:
+        logits = all_logits(causal, sequences, mask.shape[1])[1][mask]
+        vocab = logits.shape[-1]
+
+        def read(rows: slice) -> Tensor:
+            return logits[rows].float() / sampling.scale
+
+    def drawn_from(rows: slice) -> Tensor:
+        z = read(rows)
         if constraint is not None:
             constraint.apply_(z, rows)
+        return z
+
+    return drawn_from, vocab
+
+
+@torch.no_grad()
+def completion_logprobs(causal: nn.Module, sequences: Sequences, sampling: Sampling, linear: bool) -> Tensor:
+    """log pi of the completion tokens (B, T), nats, float32, 0 on padding, without gradient.
+
+    Args:
+        causal: the language model, in eval mode.
+        sampling: how the completions were drawn: temperature, minimum length, cut tail.
+        linear: what `forward.head_is_linear` says of the model.
+    """
+    tokens = sequences.completion_ids[sequences.mask]
+    logits, vocab = answer_logits(causal, sequences, sampling, linear)
+    out = torch.zeros(sequences.mask.shape, device=tokens.device)
+    out[sequences.mask] = token_logprobs(logits, vocab, tokens)
+    return out
+
+
+def token_logprobs(logits: Callable[[slice], Tensor], vocab: int, tokens: Tensor) -> Tensor:
+    """log pi of tokens (N,), float32, from their logits, a chunk (n, V) at a time, which are overwritten."""
+    out = torch.empty(len(tokens), device=tokens.device)
+    for rows in chunks(len(tokens), vocab):
+        z = logits(rows)
         chosen = z.gather(-1, tokens[rows, None]).float()
         top, total = exponentials_(z)
         out[rows] = (chosen - top - total.log()).squeeze(-1)
     return out
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """What a product with this weight is computed in: autocast's type where it is on, else the weight's own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 class _FusedPolicyLoss(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Prompts and answers side by side, and the sets of tokens that the answers were drawn from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,16 @@ class Sequences:
     mask: Tensor
     kept: Kept | None = None
 
+    @staticmethod
+    def of(prompts: list[Sequence[int]], completions: list[Sequence[int]]) -> "Sequences":
+        """From token ids, without padding; padded with 0."""
+        ids, mask = pad_left([row[::-1] for row in completions], 0)
+        return Sequences(*pad_left(prompts, 0), ids.flip(1), mask.flip(1))
+
+    def to(self, device: torch.device) -> "Sequences":
+        tensors = (self.prompt_ids, self.prompt_mask, self.completion_ids, self.mask)
+        return Sequences(*(t.to(device) for t in tensors), self.kept)
+
     def packed(self, steps: int) -> tuple[Tensor, Tensor]:
         """Each row moved together, padding on the right: under a causal mask nothing sees padding to its right.
 
@@ -99,7 +110,7 @@ class Sequences:
         return len(self.prompt_ids)
 
 
-def pad_left(rows: list[list[int]], pad_id: int, width: int | None = None) -> tuple[Tensor, Tensor]:
+def pad_left(rows: list[Sequence[int]], pad_id: int, width: int | None = None) -> tuple[Tensor, Tensor]:
     """Token ids (B, P) padded on the left, and their mask (B, P). P is `width`, or the longest row's length."""
     width = width or max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id)

@@ -1,10 +1,9 @@
 """How likely a model finds given tokens: log-probabilities, the KL estimated from them, and perplexity.
 
-No more than `max_logits_mb` of full-vocabulary logits is kept: batches are cut by tokens, the prompt's logits are never
-asked for, and the softmax is taken row by row.
+Batches are cut by tokens, and engine.logprobs reads them a chunk of tokens at a time: no logits of a whole batch are
+kept, and none of a prompt are computed.
 """
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rlhf_recipes.engine.prompts import Text, prompt_ids
-from rlhf_recipes.evaluation.measure import Answer, base_of, context_length, evaluating
+from rlhf_recipes.evaluation.measure import Answer, base_of, context_length
 from rlhf_recipes.evaluation.progress import track
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ def logprobs(
     *,
     temperature: float = 1.0,
     max_tokens: int = 16384,
-    max_logits_mb: int = 256,
     description: str = "log-probabilities",
 ) -> list[np.ndarray]:
     """Log-probability of every judged token, nats.
@@ -62,57 +60,43 @@ def logprobs(
         sequences: `(n,)`; an Answer is judged from its first generated token on.
         temperature: logits are divided by it, as the sampler's were; 0 counts as 1.
         max_tokens: padded tokens in one forward pass (one sequence always passes).
-        max_logits_mb: room for one batch's logits.
         description: before the progress bar.
 
     Returns:
         `(n,)` float64 arrays, each `(judged tokens,)`.
     """
-    import torch
+    from rlhf_recipes.engine.forward import evaluating, head_is_linear
+    from rlhf_recipes.engine.logprobs import CHUNK_ELEMENTS, completion_logprobs
+    from rlhf_recipes.engine.sampling import Sampling
+    from rlhf_recipes.engine.sequences import Sequences
 
     sequences = [Judged(s.prompt_ids + s.ids, len(s.prompt_ids)) if isinstance(s, Answer) else s for s in sequences]
-    vocabulary = model.get_output_embeddings().weight.shape[0] if model.get_output_embeddings() is not None else 1
-    bytes_a_logit = max(4, next(model.parameters()).element_size())
-    max_logits = max_logits_mb * 2**20 // (vocabulary * bytes_a_logit)
-    keeps = _takes_logits_to_keep(model)
+    if not sequences:
+        return []
+    causal, sampling = base_of(model), Sampling(temperature=temperature)
     result: list[np.ndarray | None] = [None] * len(sequences)
-    batches = list(_batches(sequences, max_tokens, max_logits))
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model):
+        linear = head_is_linear(causal)
+        if not linear:  # the whole forward's logits lie in memory at once
+            max_tokens = min(max_tokens, CHUNK_ELEMENTS // causal.config.get_text_config().vocab_size)
+        batches = list(_batches(sequences, max_tokens))
         for batch in track(batches, total=len(sequences), description=description, weight=len):
-            width = max(len(sequences[i].ids) for i in batch)
-            first = max(1, min(sequences[i].start for i in batch))
-            ids = torch.zeros(len(batch), width, dtype=torch.long)  # (B, T), right padded
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(batch):
-                ids[row, : len(sequences[i].ids)] = torch.tensor(sequences[i].ids)
-                mask[row, : len(sequences[i].ids)] = 1
-            ids = ids.to(model.device)
-            extra = {"logits_to_keep": width - first + 1} if keeps else {}
-            logits = model(input_ids=ids, attention_mask=mask.to(model.device), use_cache=False, **extra).logits
-            offset = width - logits.shape[1]  # the position that logits[:, 0] speaks of
-            for row, i in enumerate(batch):
-                start, end = max(1, sequences[i].start), len(sequences[i].ids)
-                speaks = logits[row, start - 1 - offset : end - 1 - offset].float()  # (judged, V): t - 1 predicts t
-                if temperature not in (0, 1):
-                    speaks = speaks / temperature
-                chosen = speaks.gather(-1, ids[row, start:end, None]).squeeze(-1) - speaks.logsumexp(-1)
-                result[i] = chosen.double().cpu().numpy()
-            del logits
+            parts = [(sequences[i].ids, max(1, sequences[i].start)) for i in batch]
+            rows = Sequences.of([ids[:start] for ids, start in parts], [ids[start:] for ids, start in parts])
+            judged = completion_logprobs(causal, rows.to(model.device), sampling, linear).double().cpu().numpy()
+            for row, (i, (ids, start)) in enumerate(zip(batch, parts, strict=True)):
+                result[i] = judged[row, : len(ids) - start]
     return result
 
 
-def _batches(sequences: list[Judged], max_tokens: int, max_logits: int) -> Iterator[list[int]]:
+def _batches(sequences: list[Judged], max_tokens: int) -> Iterator[list[int]]:
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
     batch: list[int] = []
     for i in order:
-        rows = [*batch, i]
-        width, first = len(sequences[rows[0]].ids), min(sequences[j].start for j in rows)
-        full = len(rows) * width > max_tokens or len(rows) * (width - first + 1) > max_logits
-        if batch and full:
+        if batch and (len(batch) + 1) * len(sequences[batch[0]].ids) > max_tokens:
             yield batch
-            batch = [i]
-        else:
-            batch = rows
+            batch = []
+        batch.append(i)
     if batch:
         yield batch
 
@@ -178,7 +162,3 @@ def _perplexity(model, sequences: list[Judged], description: str) -> Perplexity:
     tokens = sum(map(len, scored))
     total = sum(float(row.sum()) for row in scored)
     return Perplexity(math.exp(-total / tokens) if tokens else None, tokens, len(sequences) - len(fitting))
-
-
-def _takes_logits_to_keep(model) -> bool:
-    return "logits_to_keep" in inspect.signature(base_of(model).forward).parameters

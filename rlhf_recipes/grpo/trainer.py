@@ -8,9 +8,8 @@ from accelerate.utils import broadcast_object_list
 from trl import GRPOTrainer as TRLGRPOTrainer
 from trl.trainer.utils import nanstd
 
-from rlhf_recipes.engine import lean
 from rlhf_recipes.engine.prompts import prompt_ids
-from rlhf_recipes.grpo import generation, groups
+from rlhf_recipes.grpo import groups
 from rlhf_recipes.grpo.held_out import HeldOut, measure
 
 TOKEN_MEAN = ("dapo", "cispo", "vespo")  # losses that are divided by num_items_in_batch; the others by their rows
@@ -55,30 +54,6 @@ class GRPOTrainer(TRLGRPOTrainer):
         if isinstance(prompts[0], str):
             return prompt_ids(prompts, self.processing_class), None, {}
         return super()._tokenize_prompts(prompts)
-
-    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, has_tool_images=False):
-        """TRL's generation; a small model's answers are drawn by PPO's engine, which lets finished rows go."""
-        causal = self.accelerator.unwrap_model(self.model)
-        if images is not None or multimodal_fields or not generation.serves(self, causal):
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, has_tool_images)
-        return generation.answer(self, causal, prompt_ids), None
-
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **others
-    ):
-        """TRL's; a small model of one process is read by PPO's engine, without padding."""
-        asked = self._entropy_bonus_enabled or any(value not in (None, False) for value in others.values())
-        if asked or self.accelerator.num_processes > 1 or not lean.serves(model):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
-            )
-        size = batch_size or len(input_ids)
-        parts = [
-            generation.logprobs(model, ids, mask, logits_to_keep, self.temperature, compute_entropy)
-            for ids, mask in zip(input_ids.split(size), attention_mask.split(size), strict=True)
-        ]
-        entropies = torch.cat([part[1] for part in parts]) if compute_entropy else None
-        return torch.cat([part[0] for part in parts]), entropies, None
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         """TRL's generation batch; silent groups are counted, and under skip or resample marked or replaced."""

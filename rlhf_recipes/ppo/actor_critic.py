@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from rlhf_recipes.engine.distribution import Constraint, PolicyLanguage
 from rlhf_recipes.engine.forward import accepted, all_logits, causal_lm, head_is_linear, hidden_states
-from rlhf_recipes.engine.logprobs import Logits, chunks, policy_loss, token_logprobs
+from rlhf_recipes.engine.logprobs import answer_logits, chunks, completion_logprobs, policy_loss, product_dtype
+from rlhf_recipes.engine.sampling import Constraint, Sampling
 from rlhf_recipes.engine.sequences import Sequences
 from rlhf_recipes.ppo import core
 
@@ -17,14 +17,14 @@ class ActorCritic(nn.Module):
         policy: a causal language model, or a PEFT model around one.
         value_model: a sequence classifier with one label, read at every step through its `.score` head (TRL's
             convention), or None for a linear value head on the policy's own hidden states.
-        language: the policy's sampling distribution.
+        sampling: how answers are drawn from the policy.
     """
 
-    def __init__(self, policy: nn.Module, value_model: nn.Module | None, language: PolicyLanguage):
+    def __init__(self, policy: nn.Module, value_model: nn.Module | None, sampling: Sampling):
         super().__init__()
         self.policy = policy
         self.value_model = value_model
-        self.language = language
+        self.sampling = sampling
         self.config = policy.config
         causal = causal_lm(policy)
         self.linear_head = head_is_linear(causal)
@@ -89,7 +89,7 @@ class ActorCritic(nn.Module):
 
     def _policy_loss(self, hidden, logits, sequences, terms, entropy_weight) -> dict[str, Tensor]:
         mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
-        steps, constraint = mask.shape[1], self.language.constraint(sequences)
+        steps, constraint = mask.shape[1], self.sampling.constraint(sequences)
         if logits is None:
             head = causal_lm(self.policy).get_output_embeddings()
             loss, logprobs, entropies = policy_loss(
@@ -98,10 +98,10 @@ class ActorCritic(nn.Module):
                 head.bias,
                 tokens,
                 terms,
-                self.language.temperature,
+                self.sampling.scale,
                 constraint,
                 entropy_weight,
-                dtype=self._dtype(head.weight),
+                dtype=product_dtype(head.weight),
             )
         else:
             chosen = self._language_logits(logits[:, :steps][mask], constraint)
@@ -111,15 +111,11 @@ class ActorCritic(nn.Module):
         return {"policy_loss": loss, "logprobs": logprobs.detach(), "entropies": entropies.detach()}
 
     def _language_logits(self, logits: Tensor, constraint: Constraint | None) -> Tensor:
-        logits = logits.float() / self.language.temperature
+        logits = logits.float() / self.sampling.scale
         if constraint is not None:
             logits = logits.clone()
             constraint.apply_(logits, slice(0, len(logits)))
         return logits
-
-    def _dtype(self, weight: Tensor) -> torch.dtype:
-        device = weight.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
     def _corpus_loss(self, corpus: Tensor) -> Tensor:
         """Negative log-likelihood of a corpus at temperature 1, summed over its tokens (arXiv:2203.02155 eq. 2)."""
@@ -131,29 +127,15 @@ class ActorCritic(nn.Module):
             return -core.logprobs_from_logits(logits[:, :-1][keep[:, 1:]], tokens).sum()
         out = causal.base_model(**accepted(causal.base_model, {"input_ids": ids, "attention_mask": keep.long()}))
         hidden, head = out[0][:, :-1][keep[:, 1:]], causal.get_output_embeddings()
-        dtype = self._dtype(head.weight)
+        dtype = product_dtype(head.weight)
         return policy_loss(hidden, head.weight, head.bias, tokens, lambda logp, _: -logp, dtype=dtype)[0]
 
     # ---- what the rollout calls ----
 
-    @torch.no_grad()
     def logprobs(self, sequences: Sequences, causal: nn.Module | None = None) -> Tensor:
         """log pi of the completion tokens (B, T), 0 on padding; of another model with `causal` (the reference)."""
         causal = causal_lm(self.policy) if causal is None else causal
-        mask, tokens = sequences.mask, sequences.completion_ids[sequences.mask]
-        constraint = self.language.constraint(sequences)
-        out = torch.zeros(mask.shape, device=mask.device)
-        if self.linear_head:
-            head = causal.get_output_embeddings()
-            hidden = hidden_states(causal, sequences, mask.shape[1])[mask]
-            dtype = self._dtype(head.weight)
-            out[mask] = token_logprobs(
-                hidden, head.weight, head.bias, tokens, self.language.temperature, constraint, dtype
-            )
-        else:
-            logits = all_logits(causal, sequences, mask.shape[1])[1][mask]
-            out[mask] = core.logprobs_from_logits(self._language_logits(logits, constraint), tokens)
-        return out
+        return completion_logprobs(causal, sequences, self.sampling, self.linear_head)
 
     @torch.no_grad()
     def full_kl(self, sequences: Sequences, reference) -> Tensor:
@@ -163,30 +145,13 @@ class ActorCritic(nn.Module):
             reference: () -> context manager that yields the reference's causal model.
         """
         mask = sequences.mask
-        constraint = self.language.constraint(sequences)
-        logits = self._chunked_logits(sequences, causal_lm(self.policy))
+        logits, vocab = answer_logits(causal_lm(self.policy), sequences, self.sampling, self.linear_head)
         with reference() as causal:
-            ref_logits = self._chunked_logits(sequences, causal)
-        parts = []
-        for rows in chunks(int(mask.sum()), self.config.get_text_config().vocab_size):
-            pair = [each(rows).float() for each in (logits, ref_logits)]
-            if constraint is not None:
-                for z in pair:
-                    constraint.apply_(z, rows)
-            parts.append(core.full_kl(*pair))
+            ref_logits, _ = answer_logits(causal, sequences, self.sampling, self.linear_head)
         out = torch.zeros(mask.shape, device=mask.device)
+        parts = [core.full_kl(logits(rows), ref_logits(rows)) for rows in chunks(int(mask.sum()), vocab)]
         out[mask] = torch.cat(parts) if parts else out.new_zeros(0)
         return out
-
-    def _chunked_logits(self, sequences: Sequences, causal: nn.Module):
-        """slice -> logits (n, V) of those real tokens, divided by the temperature."""
-        mask, temperature = sequences.mask, self.language.temperature
-        if self.linear_head:
-            head = causal.get_output_embeddings()
-            hidden = hidden_states(causal, sequences, mask.shape[1])[mask]
-            return Logits(hidden, head.weight, head.bias, temperature, self._dtype(head.weight))
-        logits = all_logits(causal, sequences, mask.shape[1])[1][mask].float() / temperature
-        return lambda rows: logits[rows].clone()
 
     @torch.no_grad()
     def values(self, sequences: Sequences, span: int) -> Tensor:

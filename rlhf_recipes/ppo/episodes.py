@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_recipes.engine.forward import causal_lm
-from rlhf_recipes.engine.generation import Sampling, generate
+from rlhf_recipes.engine.generation import Generated, generate
 from rlhf_recipes.engine.prompts import as_completion, row_prompt_ids
-from rlhf_recipes.engine.sequences import Kept, Sequences, pad_left
+from rlhf_recipes.engine.sequences import Kept, Sequences
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic
@@ -104,7 +104,6 @@ class Player:
         actor_critic, reference: whose log-probabilities and values are read.
         rewards: compute the scores.
         tokenizer: the policy's.
-        sampling: how to draw.
         args: local_rollout_forward_batch_size, kl_estimator.
         anew: read the policy's log-probabilities again by the training forward, where generation's are not the same
             numbers: under mixed precision, or with weights in a narrow type.
@@ -115,7 +114,6 @@ class Player:
     reference: Reference
     rewards: RewardFunctions
     tokenizer: PreTrainedTokenizerBase
-    sampling: Sampling
     args: PPOConfig
     anew: bool
     checked: bool = False
@@ -131,7 +129,7 @@ class Player:
         """
         clock = [time.perf_counter()]
         tokens = row_prompt_ids(rows, self.tokenizer)
-        sequences, logprobs, finished = self.generate(tokens, uniforms, width or max(map(len, tokens)))
+        sequences, logprobs, finished = self.generate(tokens, uniforms, width)
         if not self.checked:
             first = sequences[slice(0, 8)]
             guards.check_generation(logprobs[:8], self.actor_critic.logprobs(first), first.mask, self.anew)
@@ -149,31 +147,17 @@ class Player:
         seconds = dict(zip(("rollout", "score", "value"), spent, strict=True))
         return Episodes(sequences, finished, scores, table, list(by_name), logprobs, kl, values, answers, seconds)
 
-    def generate(self, tokens: list[list[int]], uniforms: Tensor, width: int) -> tuple[Sequences, Tensor, Tensor]:
-        """Answers to prompts, in forward batches of like length.
-
-        Returns:
-            sequences, prompt columns `width`, completion columns T; log-probabilities (B, T); finished (B,).
-        """
-        causal = causal_lm(self.actor_critic.policy)
-        device, steps = next(causal.parameters()).device, self.sampling.max_length
-        pad_id = self.tokenizer.pad_token_id or 0
-        ids, mask = (x.to(device) for x in pad_left(tokens, pad_id, width))
-        lengths, uniforms = mask.sum(1), uniforms.to(device)
-        order = lengths.argsort(stable=True)
-        done = []
-        for part in order.split(self.args.local_rollout_forward_batch_size):
-            columns = slice(width - int(lengths[part].max()), width)
-            done.append(
-                generate(causal, ids[part, columns], mask[part, columns], uniforms[part], self.sampling, pad_id)
-            )
-        back = order.argsort()
-        answers = [seq for seq, _, _ in done]
-        logprobs, finished = (torch.cat([d[i] for d in done])[back] for i in (1, 2))
-        kept = Kept.cat([seq.kept for seq in answers])[back] if self.sampling.language.cuts else None
-        completion, real = (torch.cat([getattr(s, n) for s in answers])[back] for n in ("completion_ids", "mask"))
-        assert completion.shape[1] == steps
-        return Sequences(ids, mask, completion, real, kept), logprobs, finished
+    def generate(self, prompts: list[list[int]], uniforms: Tensor, width: int | None) -> Generated:
+        """The policy's answers, by the engine."""
+        return generate(
+            causal_lm(self.actor_critic.policy),
+            prompts,
+            uniforms,
+            self.actor_critic.sampling,
+            pad_id=self.tokenizer.pad_token_id or 0,
+            batch_size=self.args.local_rollout_forward_batch_size,
+            width=width,
+        )
 
     def answers(self, rows: list[dict], tokens: list[list[int]], sequences: Sequences, finished: Tensor) -> Answers:
         """The answers as the reward side sees them: texts (or messages), tokens, and every other column."""

@@ -22,7 +22,7 @@ def answer_held_out(
         context: entered around the forwards: eval mode, precision.
     """
     generator = torch.Generator().manual_seed(seed)
-    uniforms = torch.rand(count, player.sampling.max_length, generator=generator)
+    uniforms = torch.rand(count, player.args.response_length, generator=generator)
     table: dict[str, list] = {}
     places = list(range(count))[plan.rank :: plan.world]
     size = player.args.local_rollout_forward_batch_size

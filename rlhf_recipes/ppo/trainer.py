@@ -23,10 +23,9 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
-from rlhf_recipes.engine.distribution import PolicyLanguage
 from rlhf_recipes.engine.forward import evaluating
-from rlhf_recipes.engine.generation import Sampling
 from rlhf_recipes.engine.prompts import row_prompt_ids
+from rlhf_recipes.engine.sampling import Sampling
 from rlhf_recipes.engine.stops import stop_ids, stop_string_test
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.sharding import weights, whole
@@ -116,10 +115,18 @@ class PPOTrainer(TRLPPOTrainer):
         self.plan = make_plan(args, len(train_dataset), lambda n: sum(activation_bytes(c, n) for c in configs))
         args = trainer_arguments(args, self.plan)
         use_cache = model.config.use_cache
-        language = PolicyLanguage(args.temperature, self.stop_ids, args.min_length, args.top_k, args.top_p)
+        sampling = Sampling(
+            max_length=args.response_length,
+            temperature=args.temperature,
+            stop_ids=self.stop_ids,
+            min_length=args.min_length,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            stopped=stop_string_test(args.stop_strings, processing_class),
+        )
         Trainer.__init__(
             self,
-            model=ActorCritic(model, value_model, language),
+            model=ActorCritic(model, value_model, sampling),
             args=args,
             data_collator=list,
             train_dataset=train_dataset,
@@ -152,7 +159,6 @@ class PPOTrainer(TRLPPOTrainer):
             self.reference,
             self.rewards,
             processing_class,
-            Sampling(language, args.response_length, stop_string_test(args.stop_strings, processing_class)),
             args,
             anew=narrow or self.accelerator.mixed_precision != "no",
         )

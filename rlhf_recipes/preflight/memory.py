@@ -17,7 +17,6 @@ PPO_CHUNK = 2**25  # logits that PPO holds at once: rlhf_recipes.engine.logprobs
 # glibc takes blocks of 32 MiB and more from the system and gives them back; what is freed of smaller ones stays with
 # the process (mallopt(3), M_MMAP_THRESHOLD). Both shares were measured with benchmarks/preflight.py.
 LARGE = 2**25
-LEAN_ATTENTION = 2**22  # rlhf_recipes.engine.lean.SMALL_ATTENTION
 HELD = 0.8  # of the small activations, when the backward pass ends: gradients fit into the rest
 CUT_UP = 0.35  # beside them, where generation has cut the heap up before: free, and too small for the next
 # Bytes of optimizer state for each byte of a trained float32 parameter (transformers' names). Adam: two moments.
@@ -132,20 +131,6 @@ def attention(shape: Shape, batch: Batch, numbers: Numbers, eager: bool) -> list
     return [*kept, shape.heads * FLOAT]  # logsumexp
 
 
-def lean_layer(shape: Shape, batch: Batch) -> list[float]:
-    """The same of rlhf_recipes.engine.lean, whose functions keep less: what they save for their backward.
-
-    Its attention is written out while all scores of a layer are few, and is torch's tiled one above that.
-    """
-    # what the norms read and their 1 / rms; the heads joined; gate and value
-    mlp = [shape.hidden] * 2 + [1] * 2 + [shape.query] + [shape.inner] * 2
-    if batch.tokens * batch.length * shape.heads <= LEAN_ATTENTION:
-        kept = [*mlp, shape.query, shape.key, shape.key, shape.heads * batch.length]
-    else:
-        kept = [*mlp, *[shape.query] * 4, shape.heads]  # q, repeated k and v, what comes out, logsumexp
-    return [batch.tokens * width * FLOAT for width in kept]
-
-
 def passing(shape: Shape, batch: Batch, numbers: Numbers, eager: bool = False) -> float:
     """Alive at once in a forward without gradients: the widest place of one layer, and the residual stream.
 
@@ -175,14 +160,12 @@ def activations(
     checkpointing: bool,
     eager: bool = False,
     dropout: bool = False,
-    lean: bool = False,
 ) -> Kept:
     """Kept for a backward pass, with what the backward of one layer holds beside it.
 
     With gradient checkpointing each layer keeps its input alone, and one layer at a time is computed again.
-    lean: rlhf_recipes.engine.lean reads the model.
     """
-    one = lean_layer(shape, batch) if lean else layer(shape, batch, numbers, eager, dropout)
+    one = layer(shape, batch, numbers, eager, dropout)
     ends = [shape.hidden * numbers.norm] * 2 + [shape.hidden * numbers.product]  # the last norm
     working = [shape.inner * numbers.product] * (2 if shape.gated else 1) + [shape.hidden * FLOAT] * 2
     tensors = one + [batch.tokens * width for width in ends + working]

@@ -5,12 +5,11 @@ step they are not there yet when the forward pass ends. Activations are gone whe
 on a CPU the allocator keeps most of them (memory.HELD, memory.CUT_UP).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rlhf_recipes.preflight import memory
-from rlhf_recipes.preflight.memory import Batch, Numbers
+from rlhf_recipes.preflight.memory import Batch
 from rlhf_recipes.preflight.setting import Network, Setting, scorers
 
 SCORED_AT_ONCE = 64  # answers a forward of a reward model: rlhf_recipes.rewards.model.ModelReward
@@ -84,9 +83,7 @@ def _steps(setting: Setting, batch: Batch, logits: float, learners: list[Network
     """The end of a forward pass and the end of a backward pass of one micro-batch."""
     args = setting.args
     kept = [
-        memory.activations(
-            n.shape, batch, n.numbers, args.gradient_checkpointing, setting.eager, setting.dropout, _lean(setting, n)
-        )
+        memory.activations(n.shape, batch, n.numbers, args.gradient_checkpointing, setting.eager, setting.dropout)
         for n in learners
     ]
     small = sum(k.small for k in kept) if setting.machine.device == "cpu" else 0.0
@@ -105,18 +102,6 @@ def _steps(setting: Setting, batch: Batch, logits: float, learners: list[Network
         gradients=setting.gradients + max(memory.head_gradient(n.shape) for n in learners),
         optimizer=setting.optimizer,
         activations=memory.HELD * small + cut_up,
-    )
-
-
-def _lean(setting: Setting, network: Network) -> bool:
-    """Whether PPO reads this model through rlhf_recipes.engine.lean: its `fits`, asked of a shape."""
-    return (
-        setting.cfg.stage == "ppo"
-        and setting.machine.device == "cpu"
-        and re.match("(Llama|Qwen2)For", network.shape.name) is not None
-        and network.shape.adapter is None
-        and network.numbers == Numbers()
-        and not setting.args.gradient_checkpointing
     )
 
 

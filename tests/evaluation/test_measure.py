@@ -58,7 +58,7 @@ def test_a_penalty_in_the_models_generation_config_changes_nothing(make_model, t
 
 
 def test_another_stop_token(make_model, tokenizer):
-    answers = measure.generate(make_model(), tokenizer, PROMPTS * 4, max_new_tokens=12, stops=Stops(stop_token_id=5))
+    answers = measure.generate(make_model(), tokenizer, PROMPTS * 20, max_new_tokens=12, stops=Stops(stop_token_id=5))
     finished = [a for a in answers if a.finished]
     assert finished
     assert all(a.ids[-1] == 5 and 5 not in a.ids[:-1] for a in finished)

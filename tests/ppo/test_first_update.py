@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 from transformers import LlamaForCausalLM
 
-from rlhf_recipes.engine import decoding
+from rlhf_recipes.engine import generation
 from rlhf_recipes.errors import UserError
 
 
@@ -31,10 +31,10 @@ def of_class(cls, models):
 def logits_after_three_tokens(causal, prompts):
     """By the cache, one token after another, and by one whole forward."""
     ids, mask = prompts
-    reader = decoding.CachedDecoder(causal, ids, mask, 3)
+    reader = generation.CachedDecoder(causal, ids, mask, 3)
     for _ in range(3):
         reader.read(torch.full((len(ids),), 7))
-    return reader.logits()
+    return reader.logits
 
 
 @pytest.fixture
@@ -65,12 +65,11 @@ def test_answers_drawn_without_their_context_stop_the_run(make, monkeypatch):
         self._step(tokens[:, None], self.position[:, -1:] * 0)
 
     def only_this_token(self, ids, position):
-        self.position, self.out = position, self.causal(input_ids=ids[:, -1:]).logits[:, -1]
+        self.position, self.logits = position, self.causal(input_ids=ids[:, -1:]).logits[:, -1]
 
-    monkeypatch.setattr("rlhf_recipes.engine.lean.serves", lambda model: False)
-    monkeypatch.setattr(decoding.CachedDecoder, "_step", only_this_token)
-    monkeypatch.setattr(decoding.CachedDecoder, "read", forgets)
-    monkeypatch.setattr(decoding.CachedDecoder, "keep", lambda self, rows: None)
+    monkeypatch.setattr(generation.CachedDecoder, "_step", only_this_token)
+    monkeypatch.setattr(generation.CachedDecoder, "read", forgets)
+    monkeypatch.setattr(generation.CachedDecoder, "keep", lambda self, rows: None)
     with pytest.raises(UserError, match="generation and training disagree by"):
         make().train()
 

@@ -7,8 +7,7 @@ import torch
 import trl.experimental.ppo.ppo_trainer as trl_ppo
 from tiny_world import history
 
-from rlhf_recipes.engine.prompts import pad_left
-from rlhf_recipes.engine.sequences import Sequences
+from rlhf_recipes.engine.sequences import Sequences, pad_left
 from rlhf_recipes.ppo import trainer as ours
 
 UPDATES = 3

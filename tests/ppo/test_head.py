@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlhf_recipes.engine import logprobs
-from rlhf_recipes.engine.distribution import Constraint
+from rlhf_recipes.engine.sampling import Constraint
 from rlhf_recipes.ppo import core
 
 N, D, V = 37, 8, 50
@@ -37,6 +37,19 @@ def plain(hidden, weight, bias, tokens, old, adv, temperature, constraint, entro
     return loss, logp, entropy
 
 
+@torch.no_grad()
+def read(hidden, weight, bias, tokens, temperature=1.0, constraint=None, dtype=torch.float32):
+    logits = logprobs.Logits(hidden, weight, bias, temperature, dtype)
+
+    def drawn_from(rows):
+        z = logits(rows)
+        if constraint is not None:
+            constraint.apply_(z, rows)
+        return z
+
+    return logprobs.token_logprobs(drawn_from, len(weight), tokens)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
 @pytest.mark.parametrize("constrained", [False, True])
@@ -64,7 +77,7 @@ def test_loss_and_gradients_equal_autograd(temperature, entropy_weight, constrai
         torch.testing.assert_close(a, e.detach(), atol=1e-4, rtol=1e-5)
     for a, e in zip(torch.autograd.grad(got[0] * 3, leaves), expected, strict=True):
         torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
-    again = logprobs.token_logprobs(hidden, weight, b, tokens, temperature, constraint)
+    again = read(hidden, weight, b, tokens, temperature, constraint)
     torch.testing.assert_close(again, want[1].detach(), atol=1e-5, rtol=1e-5)
 
 
@@ -85,8 +98,8 @@ def test_no_tokens_no_loss():
 
 def test_bfloat16_products_stay_near_float32():
     hidden, weight, _, tokens, _, _ = problem(bias=False)
-    a = logprobs.token_logprobs(hidden, weight, None, tokens)
-    b = logprobs.token_logprobs(hidden, weight, None, tokens, dtype=torch.bfloat16)
+    a = read(hidden, weight, None, tokens)
+    b = read(hidden, weight, None, tokens, dtype=torch.bfloat16)
     assert 0 < (a - b).abs().max() < 0.1
 
 

@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from rlhf_recipes.engine.distribution import PolicyLanguage
-from rlhf_recipes.engine.generation import Sampling, generate
+from rlhf_recipes.engine.generation import generate
+from rlhf_recipes.engine.sampling import Sampling
 from rlhf_recipes.engine.stops import stop_string_test
 
 
 @pytest.mark.parametrize("least", [0, 3])
 def test_a_stop_string_ends_no_answer_before_the_minimum_length(models, least):
-    prompts = torch.tensor([[5, 6], [7, 8]])
-    sampling = Sampling(PolicyLanguage(min_length=least), 6, stopped=lambda ids: True)  # every token completes one
+    sampling = Sampling(max_length=6, min_length=least, stopped=lambda ids: True)  # every token completes one
     sequences, _, finished = generate(
-        models["policy"], prompts, torch.ones_like(prompts), torch.full((2, 6), 0.5), sampling, pad_id=0
+        models["policy"], [[5, 6], [7, 8]], torch.full((2, 6), 0.5), sampling, pad_id=0, batch_size=2
     )
     assert sequences.mask.sum(1).tolist() == [least + 1] * 2
     assert finished.all()

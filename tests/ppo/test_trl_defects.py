@@ -19,8 +19,7 @@ from tiny_world import history
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trl.trainer.callbacks import SyncRefModelCallback
 
-from rlhf_recipes.engine.prompts import pad_left
-from rlhf_recipes.engine.sequences import Sequences
+from rlhf_recipes.engine.sequences import Sequences, pad_left
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core
 from rlhf_recipes.rewards.model import ModelReward

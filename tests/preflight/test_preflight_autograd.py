@@ -6,7 +6,6 @@ from omegaconf import OmegaConf
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_recipes.engine import lean
 from rlhf_recipes.preflight import memory
 from rlhf_recipes.preflight.memory import Batch, Numbers
 from rlhf_recipes.preflight.shapes import shape_of
@@ -33,21 +32,6 @@ def test_the_formula_is_what_autograd_keeps(family, way):
     numbers = Numbers(product=2) if way == "autocast" else Numbers()
     batch = Batch(ROWS, LENGTH, masked=way in ("masked", "eager"))
     formula = sum(memory.layer(shape, batch, numbers, eager=way == "eager"))
-    assert formula == pytest.approx((kept[1] - kept[0]) / 2, rel=0.02)
-
-
-@pytest.mark.parametrize("family", ["llama", "llama, grouped", "qwen2, one head of keys"])
-@pytest.mark.parametrize("tiled", [False, True])
-def test_and_what_ppos_own_functions_keep(family, tiled, monkeypatch):
-    assert memory.LEAN_ATTENTION == lean.SMALL_ATTENTION
-    if tiled:
-        monkeypatch.setattr(lean, "SMALL_ATTENTION", 0)
-        monkeypatch.setattr(memory, "LEAN_ATTENTION", 0)
-    fields = FAMILIES[family]
-    kept = [kept_bytes(fields | {"num_hidden_layers": n}, "lean") for n in (2, 4)]
-    node = {"init": fields | {"num_hidden_layers": 2}, "tokenizer_init": {"vocab_size": VOCAB}}
-    shape = shape_of(OmegaConf.create(node | {"trust_remote_code": False}), None)
-    formula = sum(memory.lean_layer(shape, Batch(ROWS, LENGTH)))
     assert formula == pytest.approx((kept[1] - kept[0]) / 2, rel=0.02)
 
 
@@ -90,8 +74,5 @@ def kept_bytes(fields: dict, way: str) -> int:
 
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), autocast:
-        if way == "lean":
-            lean.read(model.base_model, ids, torch.arange(LENGTH).expand(ROWS, -1)).sum()
-        else:
-            model.base_model(**inputs)[0].sum()
+        model.base_model(**inputs)[0].sum()
     return sum(seen.values())

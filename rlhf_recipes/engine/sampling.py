@@ -1,5 +1,6 @@
-"""What the policy can say: the distribution that answers are drawn from, and every log-probability refers to."""
+"""The distribution that answers are drawn from, to which every log-probability refers; and where an answer ends."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,9 +14,9 @@ class Constraint:
     """Tokens that could not be drawn at some of N positions.
 
     Args:
-        tokens: (k,) ids forbidden where `rows` is true: the stop tokens before the minimum length.
+        tokens: (k,) ids that were forbidden where `rows` is true: the stop tokens before the minimum length.
         rows: (N,).
-        kept: the sets that were drawn from, their true positions of counts (B, T) being the N; None: all tokens.
+        kept: the sets that were drawn from, whose counts (B, T) are above 0 at the N positions; None: all tokens.
     """
 
     tokens: Tensor
@@ -42,27 +43,41 @@ class Constraint:
 
 
 @dataclass
-class PolicyLanguage:
-    """Softmax of logits / temperature over the tokens that may be drawn.
+class Sampling:
+    """Softmax of logits / temperature over the tokens that may be drawn, until an answer ends.
 
     Args:
-        temperature: above 0.
-        stop_ids: tokens that end a response.
+        max_length: tokens at most, the stop token included.
+        temperature: 0 takes the likeliest token; log-probabilities are then those of temperature 1.
+        stop_ids: tokens that end an answer.
         min_length: the stop tokens have probability 0 at the first `min_length` steps.
         top_k: only the k likeliest tokens may be drawn; 0 for all.
         top_p: only the nucleus of this mass may be drawn; 1 for all.
+        stopped: (token ids so far) -> whether a stop string has just been completed; None without stop strings. One
+            that is completed before the minimum length is passed over: its tokens are drawn as any others.
     """
 
+    max_length: int = 0
     temperature: float = 1.0
     stop_ids: list[int] = field(default_factory=list)
     min_length: int = 0
     top_k: int = 0
     top_p: float = 1.0
+    stopped: Callable[[list[int]], bool] | None = None
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    @property
+    def scale(self) -> float:
+        """What logits are divided by."""
+        return self.temperature or 1.0
 
     @property
     def cuts(self) -> bool:
-        """Whether the tail is cut off, so that the sets drawn from have to be kept."""
-        return bool(self.top_k) or self.top_p < 1
+        """Whether the tail is cut off, so that a log-probability needs to know the set that was drawn from."""
+        return not self.greedy and (bool(self.top_k) or self.top_p < 1)
 
     def constraint(self, sequences: Sequences) -> Constraint | None:
         """What could not be drawn at each true position of the mask, in row-major order; None where all could be."""

@@ -1,4 +1,4 @@
-"""GRPO: TRL's trainer, with what it lacks: groups without a signal, held-out accuracy, a reference of our own."""
+"""Trainers of groups of answers: TRL's GRPO and RLOO, with held-out accuracy, updates and a reference of our own."""
 
 from rlhf_recipes.grpo.config import GRPOConfig
 from rlhf_recipes.grpo.trainer import GRPOTrainer

@@ -1,4 +1,4 @@
-"""GRPOConfig: TRL's fields, and two that TRL's GRPO lacks."""
+"""GRPOConfig: TRL's fields and two more."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,13 +13,13 @@ class GRPOConfig(TRLGRPOConfig):
     """Settings of GRPOTrainer. TRL's fields keep TRL's names and meaning; two are added.
 
     Args:
-        zero_variance: what becomes of a group whose answers all score alike, and so have no advantage. keep: TRL's
-            way, its tokens count in the loss's mean and its KL is paid. skip: it is left out, forward and backward
-            too. resample: other prompts are drawn in its place, as DAPO does (arXiv:2503.14476 section 3.2).
-        max_resamples: generation batches drawn at most to fill one; what is still missing then is skipped.
+        zero_variance: what becomes of a group whose answers all score alike, and so have no advantage. keep: as in
+            TRL, its tokens count in the loss's mean and its KL is paid. skip: it is left out of the loss and of the
+            forward pass. resample: other prompts are drawn in its place, as DAPO does (arXiv:2503.14476 section 3.2).
+        max_resamples: further generation batches drawn at most to fill one; what is still missing is skipped.
 
     Raises:
-        UserError: values that TRL refuses, in one line.
+        UserError: a value of the two that is out of range.
     """
 
     zero_variance: Literal["keep", "skip", "resample"] = field(
@@ -32,7 +32,4 @@ class GRPOConfig(TRLGRPOConfig):
             raise UserError(f"trainer.zero_variance={self.zero_variance}: expected keep, skip or resample")
         if self.max_resamples < 1:
             raise UserError(f"trainer.max_resamples={self.max_resamples}: expected at least 1")
-        try:
-            super().__post_init__()
-        except ValueError as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        super().__post_init__()

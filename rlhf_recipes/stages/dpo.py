@@ -37,7 +37,7 @@ def trainer(cfg: DictConfig, run: StageRun):
     policy before training, and takes no memory afterwards.
     """
     from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
     from rlhf_recipes.training.pairwise import DPOTrainer
 
     args = arguments(cfg, run)
@@ -52,7 +52,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
         args=args,
         train_dataset=rows.train,
-        eval_dataset=held_out(rows, args),
+        eval_dataset=eval_rows(rows, args),
         processing_class=tokenizer,
         peft_config=adapter,
         callbacks=callbacks(run),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
@@ -38,11 +37,11 @@ def trainer(cfg: DictConfig, run: StageRun):
     from rlhf_recipes import data, models
     from rlhf_recipes.grpo import GRPOTrainer
     from rlhf_recipes.rewards.from_config import build_rewards
-    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
     from rlhf_recipes.training.kl import kl_controller
     from rlhf_recipes.training.kl_control import KLControl
-    from rlhf_recipes.training.outcome import BeganAt
     from rlhf_recipes.training.samples import SamplesFile, SamplesTable
+    from rlhf_recipes.training.updates import UpdateSummary
 
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
@@ -53,24 +52,29 @@ def trainer(cfg: DictConfig, run: StageRun):
     rewards = build_rewards(cfg, run)
     measured = _held_out(cfg, rewards)
     functions, args.reward_weights = rewards.trl_functions()
-    control = KLControl(kl_controller(cfg))
-    args.beta = control.controller.kl_coef
+    controller = kl_controller(cfg)
+    args.beta = controller.kl_coef
     adapter = peft_config(cfg, "CAUSAL_LM")
     shown = [SamplesTable(rows=cfg.grpo.sample_rows)] if cfg.grpo.sample_rows else []
-    control.trainer = GRPOTrainer(  # which reads its own copy of beta
+    return GRPOTrainer(
         models.load_policy(cfg.model, path, tokenizer),
         functions,
         args,
         # With an adapter the reference is the policy with its adapter switched off.
         ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if args.beta and not adapter else None,
-        held_out=measured,
+        eval_settings=measured,
         train_dataset=rows.train,
-        eval_dataset=held_out(rows, args),
+        eval_dataset=eval_rows(rows, args),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[*callbacks(run), SamplesFile(run.samples), *shown, control, BeganAt()],
+        callbacks=[
+            *callbacks(run),
+            SamplesFile(run.samples),
+            *shown,
+            KLControl(controller),
+            UpdateSummary(controller),
+        ],
     )
-    return control.trainer
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -81,30 +85,21 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     """
     from rlhf_recipes import models
     from rlhf_recipes.training.fit import fit, show
-    from rlhf_recipes.training.kl_control import KLControl
-    from rlhf_recipes.training.outcome import BeganAt, callback_of, policy_metrics
+    from rlhf_recipes.training.updates import UpdateSummary, callback_of
 
     training = trainer(cfg, run)
-    args = training.args
     if cfg.preview:
         return show(training, "prompts", cfg.preview_rows)
     print(f"grpo: {models.parameters(training.model)}")
-    began = time.time()
     fit(training, run)
-    seconds = time.time() - began
-    if training.eval_dataset is not None and args.eval_strategy != "no":
+    if training.eval_dataset is not None and training.args.eval_strategy != "no":
         training.evaluate()  # nothing, where the last step was measured
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size // args.num_iterations
-    history = [row | {"episode": row["step"] * batch} for row in training.state.log_history]
-    before = callback_of(training, BeganAt).step * batch
-    kl_coef = callback_of(training, KLControl).controller.kl_coef
-    metrics = policy_metrics(history, kl_coef, seconds, score="reward", kl="kl", before=before)
-    return metrics | _measured(training.state.log_history)
+    return callback_of(training, UpdateSummary).metrics() | _measured(training.state.log_history)
 
 
 def _held_out(cfg: DictConfig, rewards: RewardFunctions):
     """What counts as right: grpo.accuracy, a reward's name or a function's path; else the domain's `exact`."""
-    from rlhf_recipes.grpo.held_out import HeldOut
+    from rlhf_recipes.grpo.evaluation import EvalSettings
     from rlhf_recipes.rewards import load_function
     from rlhf_recipes.rewards.from_config import function_spec
 
@@ -117,7 +112,7 @@ def _held_out(cfg: DictConfig, rewards: RewardFunctions):
     elif named or cfg.data.get("exact"):
         accuracy = load_function(function_spec(named or cfg.data.exact))
     vote = load_function(function_spec(cfg.grpo.vote)) if cfg.grpo.vote else None
-    return HeldOut(accuracy=accuracy, vote=vote, prompts=cfg.grpo.eval_prompts)
+    return EvalSettings(accuracy=accuracy, vote=vote, prompts=cfg.grpo.eval_prompts)
 
 
 def _measured(history: list[dict]) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,10 +39,11 @@ def trainer(cfg: DictConfig, run: StageRun):
     from rlhf_recipes.ppo import PPOTrainer
     from rlhf_recipes.ppo.guards import check_launch
     from rlhf_recipes.rewards.from_config import build_rewards
-    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
     from rlhf_recipes.training.kl import kl_controller
     from rlhf_recipes.training.kl_control import KLControl, KLRunaway
-    from rlhf_recipes.training.progress import TokensFile
+    from rlhf_recipes.training.samples import TokensFile
+    from rlhf_recipes.training.updates import UpdateSummary
 
     args = arguments(cfg, run)
     check_launch(args)
@@ -62,7 +62,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         processing_class=tokenizer,
         reward_funcs=build_rewards(cfg, run, watch_gold=True, tokenizer=tokenizer),
         train_dataset=rows.train,
-        eval_dataset=held_out(rows, args),
+        eval_dataset=eval_rows(rows, args),
         value_model=value_model,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
@@ -70,6 +70,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         callbacks=[
             *callbacks(run),
             KLControl(controller),
+            UpdateSummary(controller),
             TokensFile(run.dir / "tokens.jsonl"),
             *_watching(cfg),
             *([KLRunaway(cfg.ppo.max_kl)] if cfg.ppo.max_kl is not None else []),
@@ -84,9 +85,9 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     """
     from rlhf_recipes import models
     from rlhf_recipes.training.fit import fit, show
-    from rlhf_recipes.training.kl_control import KLControl, KLRunaway
-    from rlhf_recipes.training.outcome import BeganAt, callback_of, policy_metrics
-    from rlhf_recipes.training.progress import HeldOut
+    from rlhf_recipes.training.kl_control import KLRunaway
+    from rlhf_recipes.training.samples import HeldOut
+    from rlhf_recipes.training.updates import UpdateSummary, callback_of
 
     training = trainer(cfg, run)
     if cfg.preview:
@@ -94,17 +95,10 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     plan = training.plan
     print(f"ppo: {models.parameters(training.model)}; {plan.updates} updates of {plan.batch_size} episodes")
     training.add_callback(HeldOut(training, run.samples))
-    training.add_callback(began_at := BeganAt())
-    began = time.time()
     fit(training, run)
-    seconds = time.time() - began
     runaway = callback_of(training, KLRunaway)
     kept = _keep_best(runaway, training, run.model) if runaway is not None and runaway.stopped else {}
-    history = training.state.log_history
-    before = max((row["episode"] for row in history if row["step"] <= began_at.step and "episode" in row), default=0)
-    kl_coef = callback_of(training, KLControl).controller.kl_coef
-    metrics = policy_metrics(history, kl_coef, seconds, score="objective/scores", kl="objective/kl", before=before)
-    return metrics | kept
+    return callback_of(training, UpdateSummary).metrics() | kept
 
 
 def _keep_best(runaway: KLRunaway, training: PPOTrainer, model: Path) -> dict:
@@ -136,8 +130,8 @@ def _critic(cfg: DictConfig, run: StageRun, tokenizer):
 
 def _watching(cfg: DictConfig) -> list:
     """What a practitioner watches: answers on the screen and in wandb, signs of trouble."""
-    from rlhf_recipes.training.practice import PracticeWarnings
     from rlhf_recipes.training.samples import SamplesTable
+    from rlhf_recipes.training.updates import PracticeWarnings
 
     return [
         PracticeWarnings(gold="reward/gold" if cfg.data.get("gold") else None),

@@ -26,7 +26,7 @@ STAGE = Stage(
 def trainer(cfg: DictConfig, run: StageRun):
     """RewardTrainer on preferences. `held_out_pairs` on it are the rows of its evaluation as they were read."""
     from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
     from rlhf_recipes.training.pairwise import RewardTrainer
 
     args = arguments(cfg, run)
@@ -38,7 +38,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         model=models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed),
         args=args,
         train_dataset=rows.train,
-        eval_dataset=held_out(rows, args),
+        eval_dataset=eval_rows(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "SEQ_CLS"),
         callbacks=callbacks(run),

@@ -29,7 +29,7 @@ def trainer(cfg: DictConfig, run: StageRun):
     from trl import SFTTrainer
 
     from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, held_out, peft_config
+    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
 
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
@@ -40,7 +40,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
         train_dataset=rows.train,
-        eval_dataset=held_out(rows, args),
+        eval_dataset=eval_rows(rows, args),
         processing_class=tokenizer,
         peft_config=peft_config(cfg, "CAUSAL_LM"),
         callbacks=callbacks(run),

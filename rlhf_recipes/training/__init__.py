@@ -1,7 +1,9 @@
 """What every trainer shares: arguments, fit, progress, callbacks and the controllers of beta.
 
-PPOTrainer calls three events more than transformers' Trainer does, each with (args, state, control, ...):
-    on_rollout(metrics={...}, trainer=...)   what a rollout measured of the weights, before an update learns from it
+PPO, GRPO and RLOO call events that transformers' Trainer lacks, each with (args, state, control, ...):
+    on_update(metrics={...})                 after every update, whatever is logged: what it measured by TRL's names,
+                                             `episode` (episodes so far) and `objective/kl` (nats a response)
     on_samples(samples=[rows])               answers to held-out prompts
-    on_experience(tokens=[rows])             one training answer token by token
+    on_rollout(metrics={...}, trainer=...)   PPO: what a rollout measured, before an update learns from it
+    on_experience(tokens=[rows])             PPO: one training answer token by token
 """

@@ -20,7 +20,11 @@ from rlhf_recipes.training.stop import GracefulStop
 
 
 def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
-    """The `trainer` node as its class, with the fields that are ours to fill: places, seed, reporting, precision."""
+    """The `trainer` node as its class, with the fields that are ours to fill: places, seed, reporting, precision.
+
+    Raises:
+        UserError: a field that follows from another setting, or values that TRL refuses.
+    """
     import torch
 
     quiet()
@@ -42,12 +46,15 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     elif fields.get("bf16") and fields["use_cpu"] and not _multiplies_bfloat16():
-        print("trainer.bf16=true: this CPU emulates bfloat16, several times slower than float32; =null leaves it off")
+        print("trainer.bf16=true: this CPU emulates bfloat16, several times slower than float32; =null turns it off")
     context = context_length(cfg.model, run.inputs.get("policy", {}).get("path"))
     if context and (fields.get("max_length") or 0) > context:
-        print(f"max_length {fields['max_length']} is more than the {context} tokens the model reads: {context} it is")
+        print(f"max_length {fields['max_length']} is more than the {context} tokens the model reads; using {context}")
         fields["max_length"] = context
-    return get_class(target)(**fields)
+    try:
+        return get_class(target)(**fields)
+    except ValueError as error:  # TRL's and transformers' own checks of one setting against another
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _multiplies_bfloat16() -> bool:
@@ -58,8 +65,8 @@ def _multiplies_bfloat16() -> bool:
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))  # the last: ARM
 
 
-def held_out(rows, args: TrainingArguments):
-    """The held-out rows for a trainer; where none are (data.eval_fraction=0) nothing is evaluated."""
+def eval_rows(rows, args: TrainingArguments):
+    """The held-out rows for a trainer. Where there are none (data.eval_fraction=0), evaluation is switched off."""
     if len(rows.eval):
         return rows.eval
     args.eval_strategy = IntervalStrategy.NO
@@ -88,12 +95,12 @@ def peft_config(cfg: DictConfig, task_type: str):
 
 
 def callbacks(run: StageRun) -> list:
-    """metrics.jsonl for the report, how long it will take, and lines now and then where no terminal shows a bar."""
+    """metrics.jsonl for the report, how long it will take, and a line now and then where no terminal shows a bar."""
     return [MetricsFile(run.metrics), TimeEstimate(), *([] if terminal() else [PlainProgress()])]
 
 
 def last_evaluation(trainer: Trainer) -> dict:
-    """Held-out metrics of the model as it stands: those logged at the last step, or a fresh evaluation."""
+    """Held-out metrics of the trained model: those logged at the last step, or a fresh evaluation."""
     for row in reversed(trainer.state.log_history):
         if "eval_loss" in row and row["step"] == trainer.state.global_step:
             return row
@@ -118,13 +125,13 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
     if stop.received is not None:
         raise Stopped(stop.received)
-    trainer.model.config.use_cache = True  # Trainer switches it off, and every later generation would be slow
+    trainer.model.config.use_cache = True  # Trainer switches it off, which would make every later generation slow
     trainer.save_model(str(run.model))
     return result.metrics
 
 
 def quiet() -> None:
-    """Libraries' notices about their own defaults are no news to the person at the screen."""
+    """Silence libraries' notices about their own defaults: they tell the person at the screen nothing new."""
     for name in ("transformers", "trl", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -5,68 +5,48 @@ import logging
 import math
 from pathlib import Path
 
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.checkpoints import remove, replace, standing
-from rlhf_recipes.training.stop import steps_an_update
+from rlhf_recipes.training.updates import saved_attributes, steps_an_update
 
 logger = logging.getLogger(__name__)
 
 
-def remembered(callback: ExportableState, state: TrainerState) -> dict:
-    """The attributes of a callback that the checkpoint holds; none on a fresh start."""
-    saved = state.stateful_callbacks.get(type(callback).__name__) if state.global_step else None
-    return saved["attributes"] if saved else {}
-
-
 class KLControl(TrainerCallback, ExportableState):
-    """Let a controller set beta after every logged update; beta lives in the checkpoint.
+    """Let a controller set beta after every update; beta lives in the checkpoint.
 
-    PPO: `args.kl_coef` from objective/kl. GRPO: `args.beta` and the trainer's, from its kl (a token's mean) times its
-    mean length. GRPOTrainer needs a beta above 0 to begin with, for without one it loads no reference.
+    PPO reads `args.kl_coef`, GRPO and RLOO read `args.beta`. The latter two need a beta above 0 to begin with: without
+    one they load no reference.
 
     Args:
         controller: has `kl_coef`, `update(kl, episodes)`, `state_dict()` and `load_state_dict()`: see training.kl.
-        trainer: GRPO's, which keeps beta in an attribute; may be set later.
     """
 
-    def __init__(self, controller, trainer=None):
+    def __init__(self, controller):
         self.controller = controller
-        self.trainer = trainer
         self.episodes = 0
 
     def state(self) -> dict:
         return {"args": {}, "attributes": {"saved": self.controller.state_dict(), "episodes": self.episodes}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if saved := remembered(self, state):
+        if saved := saved_attributes(self, state):
             self.controller.load_state_dict(saved["saved"])
             self.episodes = saved["episodes"]
         self._set(args, self.controller.kl_coef)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "objective/kl" in logs:
-            kl, episodes = logs["objective/kl"], logs["episode"]
-        elif logs.get("kl") is not None and "completions/mean_length" in logs:
-            kl = logs["kl"] * logs["completions/mean_length"]
-            batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-            episodes = state.global_step * batch // args.num_iterations  # an answer is learned from so often
-        else:
-            return
-        self._set(args, self.controller.update(kl, episodes - self.episodes))
-        self.episodes = episodes
+    def on_update(self, args, state, control, metrics, **kwargs):
+        """Move beta. An update without a KL leaves it alone; its episodes count with the next one's."""
+        if metrics.get("objective/kl") is not None:
+            self._set(args, self.controller.update(metrics["objective/kl"], metrics["episode"] - self.episodes))
+            self.episodes = metrics["episode"]
 
-    def _set(self, args, beta: float) -> None:
-        if hasattr(args, "kl_coef"):
-            args.kl_coef = beta
-            return
-        args.beta = beta
-        if self.trainer is not None:
-            self.trainer.beta = beta
-            if hasattr(self.trainer, "liger_loss"):  # which has a third copy
-                self.trainer.liger_loss.beta = beta
+    @staticmethod
+    def _set(args, beta: float) -> None:
+        setattr(args, "kl_coef" if hasattr(args, "kl_coef") else "beta", beta)
 
 
 class KLRunaway(TrainerCallback, ExportableState):
@@ -101,10 +81,10 @@ class KLRunaway(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         place = Path(args.output_dir) / self.folder
         if state.global_step:
-            self.above = remembered(self, state).get("above", 0)
-            found = standing(place)
-            self.kept = json.loads((found / self.FIGURES).read_text(encoding="utf-8")) if found else None
-            if self.stopped:  # it was killed after that
+            self.above = saved_attributes(self, state).get("above", 0)
+            best = standing(place)
+            self.kept = json.loads((best / self.FIGURES).read_text(encoding="utf-8")) if best else None
+            if self.stopped:  # the run was killed after it had decided to stop
                 control.should_training_stop = True
         elif state.is_world_process_zero:
             remove(place)

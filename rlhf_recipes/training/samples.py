@@ -1,42 +1,74 @@
-"""Answers to held-out prompts: in a file, on the screen, in wandb."""
+"""Answers to held-out prompts while a policy trains: in files, on the screen, in wandb."""
 
-import json
+import math
 import time
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from rlhf_recipes.runs.jsonl import forget_after
+from rlhf_recipes.runs.jsonl import read_jsonl
+from rlhf_recipes.training.progress import JsonLines
 
 
-class SamplesFile(TrainerCallback):
-    """Append answers to held-out prompts to a file, one JSON object a line: step, prompt, completion, score ...
-
-    Args:
-        path: samples.jsonl; lines of steps that a resumed run will play again are dropped when it begins.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            forget_after(self.path, state.global_step)
+class SamplesFile(JsonLines):
+    """samples.jsonl, an object an answer to a held-out prompt: step, prompt, completion, score ..."""
 
     def on_samples(self, args, state, control, samples=()):
-        if not state.is_world_process_zero:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         now = time.time()
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps({**row, "time": now}, ensure_ascii=False) + "\n" for row in samples)
+        self.append(state, [{**row, "time": now} for row in samples])
+
+
+class TokensFile(JsonLines):
+    """tokens.jsonl, one training answer a line, token by token: token, value, KL, reward, advantage."""
+
+    def on_experience(self, args, state, control, tokens=()):
+        if tokens:
+            self.append(state, [{"step": state.global_step, "tokens": list(tokens)}])
+
+
+class HeldOut(SamplesFile):
+    """PPO's answers to held-out prompts as it trains: samples.jsonl, and how often they beat the SFT model's.
+
+    The prompts and the random numbers are the same every time, so that two rows differ by the policy alone. Answers are
+    judged by reward/gold where it is watched, else by the score. Logs eval_score, eval_gold, eval_kl, eval_length and
+    eval_win_rate (share of decided comparisons with the answers before training). An answer whose score is NaN, as
+    on_nonfinite=skip leaves it, counts in none of them.
+    """
+
+    def __init__(self, trainer, path: Path):
+        super().__init__(path)
+        self.trainer = trainer
+        self.before: list[float] | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Answer before training; a resumed run has done so already."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.trainer.eval_dataset is None or not len(self.trainer.eval_dataset):
+            return
+        if state.global_step:
+            self.before = [_judged(row) for row in read_jsonl(self.path) if row["step"] == 0]
+        else:
+            self.trainer.generate_completions(sampling=True)
+
+    def on_samples(self, args, state, control, samples=(), **kwargs):
+        """Append the rows and log their means."""
+        super().on_samples(args, state, control, samples)
+        judged = [_judged(row) for row in samples]
+        self.before = self.before or judged
+        wins = sum(a > b for a, b in zip(judged, self.before, strict=True))
+        losses = sum(a < b for a, b in zip(judged, self.before, strict=True))
+        figures = {"eval_score": "score", "eval_kl": "kl", "eval_length": "length", "eval_gold": "reward/gold"}
+        logs = {k: _mean([row[v] for row in samples]) for k, v in figures.items() if v in samples[0]}
+        due = control.should_log
+        self.trainer.log(logs | {"eval_win_rate": wins / (wins + losses) if wins + losses else 0.5})
+        self.trainer.control.should_log = due  # Trainer takes any line for the one that was due
 
 
 class SamplesTable(TrainerCallback):
     """Answers to held-out prompts on the screen, and in wandb where it runs; `tokens` adds one answer token by token.
 
     Args:
-        rows: answers a table on the screen; 0 for wandb's only, which has all of them.
+        rows: answers a table on the screen; 0: none there. wandb's table has all of them.
         tokens: show each token's KL, value, reward and advantage of one training answer.
     """
 
@@ -78,3 +110,12 @@ def _text(value) -> str:
     if isinstance(value, list):
         value = "\n".join(f"{m['role']}: {m['content']}" for m in value)
     return escape("" if value is None else str(value))
+
+
+def _judged(row: dict) -> float:
+    return row.get("reward/gold", row["score"])
+
+
+def _mean(values: list[float]) -> float:
+    numbers = [value for value in values if not math.isnan(value)]
+    return sum(numbers) / len(numbers) if numbers else math.nan

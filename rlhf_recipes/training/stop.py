@@ -1,4 +1,4 @@
-"""A signal saves and stops, at the end of an update."""
+"""A signal saves a checkpoint and stops, at the end of an update."""
 
 import logging
 import signal
@@ -7,20 +7,17 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback
 
+from rlhf_recipes.training.updates import steps_an_update
+
 logger = logging.getLogger(__name__)
 
 
-def steps_an_update(args) -> int:
-    """Optimizer steps that learn from one rollout of PPO's; 1 for any other trainer."""
-    return getattr(args, "num_ppo_epochs", 1) * getattr(args, "num_mini_batches", 1)
-
-
 class GracefulStop(TrainerCallback):
-    """SIGTERM and Ctrl-C: finish the update, save a checkpoint, stop. A second one stops at once, without saving.
+    """SIGTERM and Ctrl-C: finish the update, save a checkpoint, stop. A second signal stops at once, without saving.
 
-    Of several processes one signalled is enough: all ask each other at the end of an update, and stop at the same one.
-    Their launcher hands them the signal that the terminal has sent them already: a second one is no news there.
-    `received` is the signal's number afterwards, in every process, None if there was none.
+    Of several processes it is enough that one is signalled: they compare at the end of every update and all stop at the
+    same one. Their launcher passes on the signal that the terminal has sent them already, so a second one is ignored.
+    `received` is the signal's number afterwards, in every process, and None if there was none.
     """
 
     def __init__(self):
@@ -33,7 +30,7 @@ class GracefulStop(TrainerCallback):
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:
-                return  # not the main thread: signals are someone else's
+                return  # not the main thread: another part of the program handles signals
 
     def _note(self, number, frame):
         if self._own and _several():
@@ -46,13 +43,13 @@ class GracefulStop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step % steps_an_update(args):
             return
-        told = self.received or 0
+        number = self.received or 0
         if _several():
-            highest = torch.tensor(told, device=args.device)
+            highest = torch.tensor(number, device=args.device)
             distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
-            told = int(highest)
-        if told:  # a signal that came since then waits for the next step's end, or some would stop alone
-            self.received = told
+            number = int(highest)
+        if number:  # a signal that arrives after the comparison waits for the next one, or some processes would go on
+            self.received = number
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -8,9 +8,12 @@ from types import SimpleNamespace
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from rlhf_recipes import callbacks
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.training.kl import AdaptiveKL
+from rlhf_recipes.training.kl_control import KLControl, KLRunaway
+from rlhf_recipes.training.samples import SamplesFile, SamplesTable
+from rlhf_recipes.training.stop import GracefulStop
+from rlhf_recipes.training.updates import PracticeWarnings, UpdateSummary, steps_an_update
 
 
 def line(kl=6.0, episode=64, **more):
@@ -22,36 +25,65 @@ def ppo_args(**more):
 
 
 def test_kl_control_sets_beta_and_counts_episodes():
-    args, control = ppo_args(), callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=1000))
+    args, control = ppo_args(), KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=1000))
     control.on_train_begin(args, TrainerState(), None)
     assert args.kl_coef == 0.1
-    control.on_log(args, TrainerState(), None, logs=line(kl=12.0, episode=50))
+    control.on_update(args, TrainerState(), None, metrics=line(kl=12.0, episode=50))
     assert args.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 50 / 1000))
-    control.on_log(args, TrainerState(), None, logs=line(kl=6.0, episode=100))
+    control.on_update(args, TrainerState(), None, metrics=line(kl=6.0, episode=100))
     assert args.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 50 / 1000))
-    control.on_log(args, TrainerState(), None, logs={"eval_score": 1.0})
-    assert control.episodes == 100
+    control.on_update(args, TrainerState(), None, metrics={"objective/kl": None, "episode": 150})
+    assert control.episodes == 100, "an update without a KL counts with the next one"
 
 
 def test_beta_survives_in_the_trainer_state():
-    args, control = ppo_args(), callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6))
-    control.on_log(args, TrainerState(), None, logs=line(kl=99.0, episode=640))
+    args, control = ppo_args(), KLControl(AdaptiveKL(kl_coef=0.1, target=6))
+    control.on_update(args, TrainerState(), None, metrics=line(kl=99.0, episode=640))
     state = TrainerState(stateful_callbacks=[control])
     state.global_step = 7
-    fresh = callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6))
+    fresh = KLControl(AdaptiveKL(kl_coef=0.1, target=6))
     fresh.on_train_begin(args, state, None)
     assert fresh.controller.kl_coef == control.controller.kl_coef == args.kl_coef
     assert fresh.episodes == 640
 
 
-def test_grpo_beta_is_steered_too():
-    args = SimpleNamespace(beta=0.1, per_device_train_batch_size=4, gradient_accumulation_steps=2, world_size=1)
-    args.num_iterations = 1
-    trainer, state = SimpleNamespace(beta=0.1), TrainerState()
-    control = callbacks.KLControl(AdaptiveKL(kl_coef=0.1, target=6, horizon=100), trainer)
-    state.global_step = 1
-    control.on_log(args, state, None, logs={"kl": 0.5, "completions/mean_length": 100.0})
-    assert args.beta == trainer.beta == pytest.approx(0.1 * (1 + 0.2 * 8 / 100))
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"num_ppo_epochs": 2, "num_mini_batches": 3}, 6),
+        ({"num_iterations": 2, "steps_per_generation": 4, "gradient_accumulation_steps": 2}, 4),
+        ({"num_iterations": 1, "steps_per_generation": 1, "gradient_accumulation_steps": 4}, 1),
+        ({}, 1),
+    ],
+)
+def test_an_update_is_a_rollout_learned_from(settings, steps):
+    assert steps_an_update(SimpleNamespace(**settings)) == steps
+
+
+def test_a_summary_is_made_of_updates_and_outlives_a_kill():
+    control = AdaptiveKL(kl_coef=0.1)
+    before, state = UpdateSummary(control), TrainerState()
+    before.on_train_begin(None, state, None)
+    for episode, score in ((8, None), (16, 0.25), (24, 0.5)):
+        before.on_update(None, state, None, metrics={"reward": score, "kl": 0.1, "episode": episode})
+    resumed = UpdateSummary(control)
+    state = TrainerState(global_step=3)
+    state.stateful_callbacks = {"UpdateSummary": json.loads(json.dumps(before.state()))}
+    resumed.on_train_begin(None, state, None)
+    assert resumed.metrics()["score_last"] == 0.5
+    resumed.began -= 2
+    resumed.on_update(None, state, None, metrics={"reward": None, "kl": 0.2, "entropy": 1.5, "episode": 32})
+    resumed.on_train_end(None, state, None)
+    figures = resumed.metrics()
+    assert figures.pop("episodes_per_second") == pytest.approx(8 / 2, rel=0.01), "what was played before does not count"
+    assert figures == {
+        "score_first": 0.25,
+        "score_last": 0.5,
+        "kl_last": 0.2,
+        "kl_coef_last": 0.1,
+        "entropy_last": 1.5,
+        "episodes": 32,
+    }
 
 
 class FakeTrainer:
@@ -81,21 +113,21 @@ def play(runaway, args, state, *pairs):
 
 
 def test_runaway_stops_and_keeps_the_best(tmp_path):
-    runaway, args = callbacks.KLRunaway(max_kl=10, patience=2), ppo_args(output_dir=str(tmp_path))
+    runaway, args = KLRunaway(max_kl=10, patience=2), ppo_args(output_dir=str(tmp_path))
     assert not play(runaway, args, TrainerState(), (1, 0.5), (2, 0.4), (11, 9.0), (9, 0.6), (12, 9.0))
     assert (tmp_path / "best" / "weights").read_text() == "4"
     assert play(runaway, args, TrainerState(), (float("nan"), 9.0))
     assert [p.name for p in tmp_path.iterdir()] == ["best"]
     with pytest.raises(UserError):
-        callbacks.KLRunaway(0)
+        KLRunaway(0)
 
 
 def test_a_resumed_run_knows_the_best_and_how_long_the_kl_was_above(tmp_path):
     args, state = ppo_args(output_dir=str(tmp_path)), TrainerState()
-    before = callbacks.KLRunaway(max_kl=10, patience=2)
+    before = KLRunaway(max_kl=10, patience=2)
     play(before, args, state, (1, 0.5), (12, 0.9))
     state.stateful_callbacks = TrainerState(stateful_callbacks=[before]).stateful_callbacks
-    fresh = callbacks.KLRunaway(max_kl=10, patience=2)
+    fresh = KLRunaway(max_kl=10, patience=2)
     fresh.on_train_begin(args, state, TrainerControl())
     assert fresh.above == 1
     play(fresh, args, state, (2, 0.4))
@@ -105,7 +137,7 @@ def test_a_resumed_run_knows_the_best_and_how_long_the_kl_was_above(tmp_path):
 
 
 def test_a_signal_saves_and_stops_at_the_end_of_an_update():
-    stop, control, state = callbacks.GracefulStop(), TrainerControl(), TrainerState()
+    stop, control, state = GracefulStop(), TrainerControl(), TrainerState()
     before = signal.getsignal(signal.SIGTERM)
     stop.on_train_begin(ppo_args(), state, control)
     try:
@@ -124,7 +156,7 @@ def test_a_signal_saves_and_stops_at_the_end_of_an_update():
 
 
 def test_samples_file_forgets_what_will_be_played_again(tmp_path):
-    file = callbacks.SamplesFile(tmp_path / "samples.jsonl")
+    file = SamplesFile(tmp_path / "samples.jsonl")
     state = TrainerState()
     for step in (4, 8):
         file.on_samples(None, state, None, samples=[{"step": step, "prompt": "é", "completion": "b", "score": 1.0}])
@@ -136,7 +168,7 @@ def test_samples_file_forgets_what_will_be_played_again(tmp_path):
 
 
 def test_tables_reach_the_screen(capsys):
-    table = callbacks.SamplesTable(rows=1, tokens=True)
+    table = SamplesTable(rows=1, tokens=True)
     rows = [{"step": 1, "prompt": "a", "completion": [{"role": "assistant", "content": "[b]"}], "score": 0.5}] * 3
     table.on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
     table.on_experience(None, TrainerState(), None, tokens=[{"token": "x", "kl": 0.25}])
@@ -146,7 +178,7 @@ def test_tables_reach_the_screen(capsys):
 
 def test_rows_need_not_have_the_same_columns(capsys):
     rows = [{"prompt": "a", "score": 0.5}, {"prompt": "b", "score": 0.25, "accuracy": 1.0}]
-    callbacks.SamplesTable().on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
+    SamplesTable().on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
     out = capsys.readouterr().out
     assert "accuracy" in out and "1.000" in out and "None" not in out
 
@@ -172,30 +204,30 @@ def test_each_sign_is_told_once(caplog, later, word):
         "reward/gold": 1.0,
         "completions/mean_length": 20.0,
     }
-    watch = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    watch = PracticeWarnings(window=3, gold="reward/gold")
     with caplog.at_level(logging.WARNING):
         for logs in [start] * 4 + [start | later] * 5:
-            watch.on_log(None, TrainerState(), None, logs=logs)
+            watch.on_update(None, TrainerState(), None, metrics=logs)
     assert len(caplog.records) == 1 and word in caplog.text
 
 
 def test_signs_are_of_means_and_outlive_a_kill(caplog):
     """One noisy line is no rise; a resumed run measures from its own beginning and does not repeat itself."""
     rows = [{"objective/kl": 1.0, "objective/scores": s, "reward/gold": g} for s, g in [(1, 1), (2, 0), (0, 2)] * 2]
-    watch = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    watch = PracticeWarnings(window=3, gold="reward/gold")
     for logs in rows:
-        watch.on_log(None, TrainerState(), None, logs=logs)
+        watch.on_update(None, TrainerState(), None, metrics=logs)
     assert not caplog.records
     hacked = {"objective/kl": 1.0, "objective/scores": 3.0, "reward/gold": 0.0}
-    resumed = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    resumed = PracticeWarnings(window=3, gold="reward/gold")
     saved = json.loads(json.dumps(watch.state()))
     state = TrainerState(global_step=6)
     state.stateful_callbacks = {"PracticeWarnings": saved}
     resumed.on_train_begin(None, state, None)
-    resumed.on_log(None, state, None, logs=hacked)
+    resumed.on_update(None, state, None, metrics=hacked)
     assert "over-optimised" in caplog.text, "against the first lines, not those after the kill"
     state.stateful_callbacks = {"PracticeWarnings": json.loads(json.dumps(resumed.state()))}
-    again = callbacks.PracticeWarnings(window=3, gold="reward/gold")
+    again = PracticeWarnings(window=3, gold="reward/gold")
     again.on_train_begin(None, state, None)
-    again.on_log(None, state, None, logs=hacked)
+    again.on_update(None, state, None, metrics=hacked)
     assert caplog.text.count("over-optimised") == 1

@@ -1,12 +1,4 @@
-import os
-import sys
-from pathlib import Path
-
 import pytest
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1] / "grpo"))  # the same tiny policy
-
 from tiny_policy import run_stage, save_policy
 
 

@@ -1,9 +1,5 @@
-import os
-
 import pytest
 from tiny_policy import LENGTH, run_stage, save_policy
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +26,7 @@ def trainer(policy, tmp_path):
 
     from rlhf_recipes.grpo import GRPOConfig, GRPOTrainer
 
-    def make(reward, held_out=None, ref_model=None, **fields):
+    def make(reward, eval_settings=None, ref_model=None, **fields):
         settings = {
             "output_dir": str(tmp_path / "out"),
             "per_device_train_batch_size": 8,
@@ -52,7 +48,7 @@ def trainer(policy, tmp_path):
             AutoModelForCausalLM.from_pretrained(policy),
             reward,
             GRPOConfig(**settings | fields),
-            held_out=held_out,
+            eval_settings=eval_settings,
             ref_model=ref_model,
             train_dataset=rows,
             eval_dataset=rows,

@@ -134,7 +134,7 @@ def test_zero_variance_is_a_setting_of_the_stage(grpo, tmp_path):
         ("trainer.num_generations=3", "divisible by"),
         ("grpo.eval_prompts=0", "at least 1"),
         ("grpo.accurracy=x", "did you mean grpo.accuracy"),
-        ("grpo.vote=rlhf_recipes.grpo.held_out:no_such", "no_such"),
+        ("grpo.vote=rlhf_recipes.grpo.evaluation:no_such", "no_such"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(grpo, override, said):

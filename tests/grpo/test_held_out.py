@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf_recipes.grpo.held_out import HeldOut, majority
+from rlhf_recipes.grpo.evaluation import EvalSettings, majority
 
 
 def test_a_majority_is_of_answers_not_of_verdicts():
@@ -26,7 +26,7 @@ def scripted(trainer):
     """A trainer that answers greedily with the first of ANSWERS, and sampling with all three."""
     one = trainer(
         lambda completions, **columns: [float(c) for c in completions],
-        held_out=HeldOut(accuracy=right, prompts=3),
+        eval_settings=EvalSettings(accuracy=right, prompts=3),
         num_generations_eval=3,
         per_device_eval_batch_size=5,
     )
@@ -65,7 +65,7 @@ def test_an_answer_that_only_a_metric_scores_has_no_reward(scripted):
 
 def test_a_step_is_measured_once(scripted, monkeypatch):
     first = scripted.evaluate()
-    monkeypatch.setattr("rlhf_recipes.grpo.trainer.measure", None)
+    monkeypatch.setattr("rlhf_recipes.grpo.group_trainer.measure", None)
     assert scripted.evaluate()["eval_accuracy"] == first["eval_accuracy"]
     scripted.state.global_step = 1
     with pytest.raises(TypeError):

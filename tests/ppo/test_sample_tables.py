@@ -10,8 +10,7 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.jsonl import read_jsonl
-from rlhf_recipes.training.progress import HeldOut
-from rlhf_recipes.training.samples import SamplesFile, SamplesTable
+from rlhf_recipes.training.samples import HeldOut, SamplesFile, SamplesTable
 
 
 class Count(TrainerCallback):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from rlhf_recipes.training import progress
-from rlhf_recipes.training.progress import TimeEstimate, duration, steps_a_rollout
+from rlhf_recipes.training.progress import TimeEstimate, duration
+from rlhf_recipes.training.updates import steps_an_update
 
 
 def lines(args, steps: int, seconds: list[float], monkeypatch, capsys) -> list[str]:
@@ -38,7 +39,7 @@ def test_a_run_of_a_few_steps_is_over_before_it_is_told(monkeypatch, capsys):
 
 def test_grpo_learns_several_times_from_one_rollout():
     args = SimpleNamespace(steps_per_generation=8, num_iterations=2, gradient_accumulation_steps=4)
-    assert steps_a_rollout(args) == 4
+    assert steps_an_update(args) == 4
 
 
 @pytest.mark.parametrize("seconds, said", [(42, "42 s"), (754, "13 min"), (9000, "2 h 30 min")])

@@ -1,4 +1,4 @@
-"""Held-out prompts answered while GRPO trains: greedily, and k times for a vote. TRL's own generation, vLLM and all."""
+"""Held-out prompts answered in training: greedily, and k times for a vote, by TRL's own generation, vLLM included."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -15,7 +15,7 @@ Scorer = Callable[..., list[float | None]]
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvalSettings:
     """How held-out prompts are measured.
 
     Args:
@@ -63,24 +63,24 @@ def measure(trainer, dataset) -> tuple[dict[str, float | None], list[dict]]:
     The random numbers are the same every time, and training's are left as they were.
 
     Args:
-        trainer: a GRPOTrainer in eval mode, with `held_out`.
+        trainer: a GroupTrainer in eval mode, with `eval_settings`.
         dataset: rows with `prompt` and any other column.
 
     Returns:
         reward and rewards/<name>/mean over the k answers; where accuracy can be told, accuracy (greedy), mean_at_<k>
         and majority_at_<k>, shares of the prompts that can be judged. And a row a prompt for samples.jsonl.
     """
-    how, k = trainer.held_out, trainer.num_generations_eval
-    rows = [dataset[i] | {"held_out": i} for i in range(min(how.prompts, len(dataset)))]
+    settings, k = trainer.eval_settings, trainer.num_generations_eval
+    rows = [dataset[i] | {"index": i} for i in range(min(settings.prompts, len(dataset)))]
     with trainer.accelerator.split_between_processes(rows, apply_padding=True) as share, _seeded(trainer):
         with _greedy(trainer):
             greedy = _answer(trainer, share, 1)
-        trainer._metrics["eval"].clear()  # eval_completions/… are the sampled answers'
+        trainer._metrics["eval"].clear()  # eval_completions/… are to be of the sampled answers alone
         sampled = _answer(trainer, [row for row in share for _ in range(k)], k)
     for i, row in enumerate(greedy):
         row["votes"] = sampled[i * k : (i + 1) * k]
-    found = {row["held_out"]: row for row in gather_object(greedy)}  # the last process's padding falls out
-    return _figures(trainer, list(found.values()), k), [_sample(trainer, row) for row in found.values()]
+    unique = {row["index"]: row for row in gather_object(greedy)}  # without the rows that padded the last process
+    return _figures(trainer, list(unique.values()), k), [_sample(trainer, row) for row in unique.values()]
 
 
 def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
@@ -90,18 +90,20 @@ def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
         part = rows[start : start + size]
         prompts = [row["prompt"] for row in part]
         with torch.no_grad():
-            _, ids, _, completions, *_ = trainer._generate(prompts)
+            answers = trainer._generate(prompts)
+        # RLOO's answers are (prompt ids, ids, texts); GRPO's have a tool mask before the texts, and more after them
+        ids, completions = answers[1], answers[2 if len(answers) == 3 else 3]
         rewards = trainer._own(trainer._calculate_rewards(part, prompts, completions, ids)).tolist()
-        trainer._pending_metrics.clear()  # what reward functions log about themselves is training's
+        trainer._pending_metrics.clear()  # what reward functions log of themselves is meant for training
         trainer._pending_extra_logs.clear()
-        columns = {name: [row[name] for row in part] for name in part[0] if name not in ("prompt", "held_out")}
-        judged = trainer.held_out.accuracy and trainer.held_out.accuracy(
+        columns = {name: [row[name] for row in part] for name in part[0] if name not in ("prompt", "index")}
+        judged = trainer.eval_settings.accuracy and trainer.eval_settings.accuracy(
             prompts=prompts, completions=completions, **columns
         )
-        votes = (trainer.held_out.vote or answers_of)(prompts=prompts, completions=completions, **columns)
+        votes = (trainer.eval_settings.vote or answers_of)(prompts=prompts, completions=completions, **columns)
         for i, row in enumerate(part):
             right = None if not judged or judged[i] is None else float(judged[i] > 0)
-            kept = {"held_out": row["held_out"], "prompt": row["prompt"], "completion": completions[i]}
+            kept = {"index": row["index"], "prompt": row["prompt"], "completion": completions[i]}
             done.append(kept | {"rewards": rewards[i], "right": right, "vote": votes[i]})
     return done
 
@@ -144,12 +146,12 @@ def _mean(values) -> float | None:
 
 @contextmanager
 def _greedy(trainer):
-    """TRL generates as training does; for a greedy answer its settings are put aside for a moment."""
+    """Set TRL's sampling settings aside for greedy answers, and put them back."""
     engine = trainer.vllm_generation if trainer.use_vllm else trainer
     was = {name: getattr(engine, name) for name in ("temperature", "top_p", "top_k", "min_p")}
     k, kwargs = trainer.num_generations_eval, getattr(trainer, "generation_kwargs", None)
     config = getattr(trainer, "generation_config", None)
-    trainer.num_generations_eval = 1  # vLLM would else drop all but every k-th prompt
+    trainer.num_generations_eval = 1  # or vLLM would answer every k-th prompt only
     if trainer.use_vllm:
         engine.temperature, engine.top_p, engine.top_k, engine.min_p = 0.0, 1.0, 0, None
     else:

@@ -26,6 +26,19 @@ STEPS = [
     "trainer.learning_rate=1e-3",
 ]
 OF = {
+    "ppo": [
+        "trainer.total_episodes=32",  # 4 updates of 8 answers, 2 steps each
+        "trainer.per_device_train_batch_size=8",
+        "trainer.gradient_accumulation_steps=1",
+        "trainer.num_mini_batches=2",
+        "trainer.num_ppo_epochs=1",
+        "trainer.response_length=8",
+        "trainer.gradient_checkpointing=false",
+        "trainer.num_sample_generations=0",
+        "trainer.save_steps=2",
+        "trainer.learning_rate=1e-3",
+        "data.prompts.limit=200",
+    ],
     "dpo": [*STEPS, "trainer.max_length=96", "data.preferences.limit=160"],
     "grpo": [
         *STEPS,

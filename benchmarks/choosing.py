@@ -60,7 +60,7 @@ def train(method: str, given: argparse.Namespace) -> dict:
     from rlhf_recipes import stages
     from rlhf_recipes.__main__ import register_recipes, rewrite
     from rlhf_recipes.config.paths import CONF
-    from rlhf_recipes.runs.artifacts import peak_memory
+    from rlhf_recipes.runs.provenance import peak_memory
 
     clock = time.process_time if given.clock == "cpu" else time.perf_counter
     threads = int(os.environ["OMP_NUM_THREADS"]) if given.clock == "cpu" else 1

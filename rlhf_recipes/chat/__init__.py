@@ -12,6 +12,6 @@ def chosen_models(cfg: DictConfig, run: StageRun) -> list[resolve.Found]:
     places = [cfg.chat.models] if isinstance(cfg.chat.models, str) else list(cfg.chat.models or [None])
     chosen = [resolve.find(run, place, "chat.models") for place in places]
     for model in chosen:
-        if resolve.kind(model.path) == "reward":
+        if resolve.is_reward_model(model.path):
             raise UserError(f"{model.name} is a reward model: it scores, it does not write; try stage=score")
     return chosen

@@ -182,11 +182,8 @@ class PPOTrainer(TRLPPOTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Trainer's train. `resume_from_checkpoint` "auto" or True: the last whole checkpoint, if there is one."""
-        if resume_from_checkpoint in ("auto", True):
-            found = checkpoints.last_whole(self.args.output_dir, logger.warning)
-            resume_from_checkpoint = None if found is None else str(found)
-        elif resume_from_checkpoint and not checkpoints.is_whole(Path(resume_from_checkpoint)):
-            raise UserError(f"{resume_from_checkpoint} is torn, or no checkpoint of PPO; name another, or give auto")
+        if resume_from_checkpoint:
+            resume_from_checkpoint = checkpoints.choose(self.args.output_dir, resume_from_checkpoint, logger.warning)
         self._update, self._logged = None, []
         self.early_stopping.early_stopping_patience_counter = 0
         if resume_from_checkpoint:

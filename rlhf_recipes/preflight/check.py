@@ -26,8 +26,9 @@ from rlhf_recipes.preflight.setting import (
 )
 from rlhf_recipes.preflight.shapes import base_of
 from rlhf_recipes.runs import resolve
-from rlhf_recipes.runs.artifacts import StageRun, peak_memory
+from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.hub import reach_hub
+from rlhf_recipes.runs.provenance import peak_memory
 
 
 def run(cfg: DictConfig, stage_run: StageRun, machine: Machine | None = None) -> dict:
@@ -215,7 +216,7 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
     """The policy's special tokens, and every reward model's against them."""
     found, written = [], language_model(cfg, run)
     chat = cfg.data.get("template") == "chat"
-    if written is not None and resolve.kind(written.path) == "reward":
+    if written is not None and resolve.is_reward_model(written.path):
         return tokens.of_scorer("reward model", tokenizer)
     if written is not None:
         stops, chat = _stops(cfg, setting, tokenizer, written, chat)

@@ -140,7 +140,7 @@ def settle(cfg: DictConfig, run: StageRun, rows: Rows, machine: Machine, tokeniz
             add_rewards()
         case "chat" | "export":
             for found in written:
-                scores = resolve.kind(found.path) == "reward"
+                scores = resolve.is_reward_model(found.path)
                 add("reward" if scores else "policy", found.path, head=scores, node=node_of(cfg, run, found))
         case "collect":
             add("policy", path)

@@ -1,64 +1,24 @@
-"""What a stage leaves behind in runs/<run>/<stage>/, and how a later command finds it. No torch here.
+"""What a stage leaves behind in runs/<run>/<stage>/, and how a later command goes on from it. No torch here.
 
 summary.json is written last and in one step: where it stands the stage is finished, and a Makefile may rely on it.
 """
 
-import hashlib
-import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.config.paths import RECIPES
 from rlhf_recipes.config.stage import Stages
 from rlhf_recipes.config.sweeps import parents_of
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs.checkpoints import is_whole, last_whole
-
-PACKAGES = ("rlhf_recipes", "torch", "trl", "transformers", "peft", "datasets", "accelerate", "hydra-core")
-# Settings that change what is shown or stored, not what is learned: two runs that differ in them are the same run.
-INCIDENTAL = ("run", "preview", "preview_rows", "preflight", "preflight_gb", "logger", "needs", "objective")
-INCIDENTAL_TRAINER = ("resume_from_checkpoint", "disable_tqdm", "report_to", "run_name", "save_total_limit")
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a file in one step: a reader sees the old content or the new, never half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
-def read_json(path: Path) -> dict | None:
-    """A JSON file's content, None where it is absent or torn."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's names and contents; of names and sizes where it holds over 2 GiB."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    whole = sum(f.stat().st_size for f in files) <= 2 << 30
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(path) if file != path else file.name}:{file.stat().st_size}".encode())
-        if whole:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+from rlhf_recipes.runs import checkpoints, resolve
+from rlhf_recipes.runs.jsonl import read_json, write_json
+from rlhf_recipes.runs.provenance import command, differences, fingerprint, local_files, peak_memory, versions
 
 
 class StageRun:
@@ -106,80 +66,25 @@ class StageRun:
         return self.dir / "summary.json"
 
     def resolve(self) -> None:
-        """Find every model this stage starts from, before anything is loaded.
+        """Find every model this stage starts from, and every data file, before anything is loaded.
 
-        An input is a list of places, the first that exists wins: a stage's name (that stage of this run or of
-        run.parent), `other:ppo` (that stage of the run `other`), `base` (model.path), a folder, or a hub id; a last
-        `none` says that it may be absent.
-        Fills `self.inputs`: {name: {path, hash}}, and `self.data_files` with what the data node names on this machine.
+        Fills `self.inputs`, {name: {path, hash, and of a stage's model stage}}, and `self.data_files`, which has what
+        the data node names on this machine.
 
         Raises:
-            UserError: none exists; names the command that makes it.
+            UserError: an input's places do not lead to a model; names the command that makes it.
         """
         for name, places in self.cfg.inputs.items():
             if places is None:
                 raise UserError(f"inputs.{name}=null: expected a stage, a folder or a hub id; [none] leaves it out")
-            if found := self._first(name, [places] if isinstance(places, str) else list(places)):
-                self.inputs[name] = found
+            model = resolve.find(self, places, f"inputs.{name}")
+            if model is not None:
+                path = Path(model.path)
+                self.inputs[name] = {"path": model.path, "hash": fingerprint(path) if path.exists() else model.path}
+                if (stage := model.name.rpartition(":")[2]) in self.stages:
+                    self.inputs[name]["stage"] = stage
         for source in local_files(self.cfg.get("data")):
             self.data_files[f"data:{source}"] = {"path": source, "hash": fingerprint(Path(source).expanduser())}
-
-    def _first(self, name: str, places: list[str]) -> dict | None:
-        for place in places:
-            if place == "none":
-                return None
-            if place == "base":
-                if self.cfg.model.path:
-                    return _source(self.cfg.model.path)
-                if self.cfg.model.init and places == ["base"]:
-                    return None  # made from nothing
-            elif found := self.finished(place):
-                return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": place}
-            elif place.rpartition(":")[2] in self.stages and ":" in place:
-                return self._elsewhere(name, place)
-            elif place not in self.stages and (Path(place).expanduser().exists() or not _looks_local(place)):
-                return _source(place)
-        stages = [p for p in places if p in self.stages]
-        if stages:
-            run = self.cfg.run.name.partition(".sweep/")[0]
-            raise UserError(
-                f"stage={self.cfg.stage} starts from {' or '.join(places)}, and run {run} has no finished "
-                f"{stages[-1]}; make it first: python -m rlhf_recipes stage={stages[-1]} {self._choices(stages[-1])}"
-                f"run.name={run}, or give inputs.{name}=<folder or hub id>"
-            )
-        raise UserError(f"inputs.{name}={places[0]}: no such folder; expected a stage, a folder or a hub id")
-
-    def _elsewhere(self, name: str, place: str) -> dict:
-        """`run:stage`, a finished stage of another run below run.root."""
-        other, _, stage = place.rpartition(":")
-        found = self.root / other / stage
-        if not (found / "summary.json").is_file():
-            done = [s for s in self.stages if (self.root / other / s / "summary.json").is_file()]
-            raise UserError(
-                f"inputs.{name}={place}: run {other} has no finished {stage} in {self.root}/; "
-                f"finished there: {', '.join(done) or 'nothing'}"
-            )
-        return {"path": str(found / "model"), "hash": fingerprint(found / "model"), "stage": stage}
-
-    def _choices(self, stage: str) -> str:
-        """The recipe, model and data that this command chose, for a command that makes an earlier stage."""
-        chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-        words = []
-        recipe = str(chosen.get("recipes") or "").rpartition("/")[0]
-        if (RECIPES / recipe / f"{stage}.yaml").is_file():
-            words.append(f"recipes={recipe}/{stage}")
-        words += [f"{group}={chosen[group]}" for group in ("model", "data") if chosen.get(group)]
-        words += [f"run.root={self.root}"] if str(self.root) != "runs" else []
-        return "".join(f"{word} " for word in words)
-
-    def finished(self, stage: str) -> Path | None:
-        """Where a finished stage of this run, or of run.parent, lies."""
-        parents = parents_of(self.cfg)
-        for parent in parents:
-            if not (self.root / parent).is_dir():
-                raise UserError(f"run.parent={parent}: no such run in {self.root}/; expected the name of one")
-        names = [self.cfg.run.name, *parents]
-        return next((d for n in names if (d := self.root / n / stage) and (d / "summary.json").is_file()), None)
 
     def open(self) -> str:
         """Claim the directory: "done" (nothing to do), "resume" or "fresh".
@@ -227,26 +132,15 @@ class StageRun:
         return {k: v["hash"] for k, v in before.items()} == {k: v["hash"] for k, v in self.made_from.items()}
 
     def last_checkpoint(self) -> str | None:
-        """The newest whole checkpoint, or None; a torn one (killed while writing) is named and passed over."""
+        """The checkpoint that trainer.resume_from_checkpoint names, or else the newest whole one, if there is one."""
         wanted = self.cfg.trainer.get("resume_from_checkpoint") if self.cfg.trainer else None
         if wanted is False or str(wanted) == "none":
             shutil.rmtree(self.checkpoints, ignore_errors=True)  # or a later crash would go on from them
             return None
-        if wanted not in (None, True, "auto"):
-            if not Path(wanted).is_dir():
-                raise UserError(
-                    f"trainer.resume_from_checkpoint={wanted}: no such folder; expected a checkpoint or auto"
-                )
-            if not is_whole(Path(wanted)):
-                raise UserError(
-                    f"trainer.resume_from_checkpoint={wanted}: torn, or no checkpoint; name another, or give auto"
-                )
-            return str(wanted)
-        found = last_whole(self.checkpoints, lambda line: print(line, file=sys.stderr))
-        if found is None:
-            return None
-        print(f"resuming from {found}", file=sys.stderr)
-        return str(found)
+        chosen = checkpoints.choose(self.checkpoints, wanted, lambda line: print(line, file=sys.stderr))
+        if chosen is not None and wanted in (None, True, "auto"):
+            print(f"resuming from {chosen}", file=sys.stderr)
+        return chosen
 
     def finish(self, metrics: dict) -> dict:
         """Write summary.json, the sign that the stage is finished."""
@@ -268,20 +162,6 @@ class StageRun:
             summary["command"] = self.command
         write_json(self.summary, summary)
         return summary
-
-
-def command(cfg: DictConfig, words: Sequence[str] | None = None) -> str | None:
-    """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
-    if words is None:
-        if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
-            return None
-        words = HydraConfig.get().overrides.task
-    ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview", "preflight", "preflight_gb")
-    words = [w.lstrip("+") for w in words]
-    words = [w for w in words if w.partition("=")[0] not in ours]
-    words += [f"run.name={cfg.run.name}"] if cfg.run.name != "default" else []
-    words += [f"run.parent=[{','.join(parents_of(cfg))}]"] if parents_of(cfg) else []
-    return shlex.join(["python", "-m", "rlhf_recipes", *words])
 
 
 def from_parents(cfg: DictConfig) -> None:
@@ -308,91 +188,3 @@ def from_parents(cfg: DictConfig) -> None:
 
     if OmegaConf.is_config(cfg.get("data")):
         walk(cfg.data)
-
-
-def differences(old: DictConfig, new: DictConfig) -> list[str]:
-    """«key: old -> new» for every setting that matters to the result."""
-    a, b = _flat(old), _flat(new)
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
-
-
-def _flat(cfg: DictConfig) -> dict[str, object]:
-    result: dict[str, object] = {}
-
-    def walk(node, prefix):
-        for key, value in node.items():
-            if not prefix and key in INCIDENTAL:
-                continue
-            if prefix == "trainer." and key in INCIDENTAL_TRAINER:
-                continue
-            if prefix == "inputs." and value == [key, "none"]:
-                continue  # what it really starts from is compared by its hash; older runs know fewer stages
-            value = [value] if prefix == "inputs." and isinstance(value, str) else value
-            walk(value, f"{prefix}{key}.") if isinstance(value, dict) else result.update({f"{prefix}{key}": value})
-
-    walk(OmegaConf.to_container(cfg, resolve=True), "")
-    return result
-
-
-def local_files(node) -> list[str]:
-    """Every file or folder of this machine that a `path` or `eval_path` of the data node names."""
-    found: list[str] = []
-
-    def walk(value, key=""):
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(inner, name)
-        elif isinstance(value, list):
-            for inner in value:
-                walk(inner, key)
-        elif key in ("path", "eval_path") and isinstance(value, str) and Path(value).expanduser().exists():
-            found.append(value)
-
-    walk(OmegaConf.to_container(node, resolve=True) if node is not None else {})
-    return sorted(set(found))
-
-
-def _looks_local(place: str) -> bool:
-    return place.startswith((".", "/", "~")) or place.count("/") > 1
-
-
-def _source(place: str) -> dict:
-    path = Path(place).expanduser()
-    if path.exists():
-        return {"path": str(path), "hash": fingerprint(path)}
-    if _looks_local(place):
-        raise UserError(
-            f"model.path={place}: no such folder; expected a model folder or a hub id such as Qwen/Qwen2.5-0.5B"
-        )
-    return {"path": place, "hash": place}
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages a result depends on, and of Python."""
-    found = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def peak_memory() -> dict[str, float | None]:
-    """Peak resident memory of this process, and of its GPU where torch is loaded and has one, in MB (10^6 bytes)."""
-    torch = sys.modules.get("torch")
-    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch and torch.cuda.is_available() else None
-    return {"peak_rss_mb": round(_peak_rss() / 1e6, 1), "peak_gpu_mb": round(gpu, 1) if gpu else None}
-
-
-def _peak_rss() -> float:
-    """Bytes. On Linux by the kernel's VmHWM: ru_maxrss is handed down, so that a small child of a large process would
-    have its parent's peak (getrusage(2))."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) * 1024
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

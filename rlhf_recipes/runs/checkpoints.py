@@ -7,6 +7,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_recipes.errors import UserError
+
 MANIFEST = "manifest.json"
 STATE_FILE = "ppo_state.pt"  # of PPO's only
 ZIPPED = (".pt", ".pth", ".bin")  # what torch.save writes
@@ -60,12 +62,29 @@ def numbered(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
 
 
-def last_whole(folder: str | Path, say: Callable[[str], object]) -> Path | None:
-    """The newest checkpoint in a folder that is whole, or None. `say` is told of torn ones, which are passed over."""
-    for found in numbered(folder):
-        if is_whole(found):
-            return found
-        say(f"{found} is torn (the run died while writing it): passed over for the one before")
+def choose(folder: str | Path, wanted: str | bool | None, say: Callable[[str], object]) -> str | None:
+    """The checkpoint to go on from.
+
+    Args:
+        folder: where a run's own checkpoints lie.
+        wanted: a checkpoint; None, True or "auto" for the newest in `folder` that is whole, where there is one.
+        say: is told of each torn checkpoint that is passed over.
+
+    Raises:
+        UserError: the checkpoint that is wanted is not there, or not whole.
+    """
+    if wanted not in (None, True, "auto"):
+        if not Path(wanted).is_dir():
+            raise UserError(f"trainer.resume_from_checkpoint={wanted}: no such folder; expected a checkpoint or auto")
+        if not is_whole(Path(wanted)):
+            raise UserError(
+                f"trainer.resume_from_checkpoint={wanted}: torn, or no checkpoint; name another, or give auto"
+            )
+        return str(wanted)
+    for checkpoint in numbered(folder):
+        if is_whole(checkpoint):
+            return str(checkpoint)
+        say(f"{checkpoint} is torn (the run died while writing it): passed over for the one before")
     return None
 
 

@@ -1,21 +1,41 @@
-"""Rows in a file, one JSON object a line, that a kill at any moment leaves readable."""
+"""JSON in a file, one object or one a line, that a kill at any moment leaves readable."""
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write a file in one step: a reader sees the old content or the new, never half of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def read_json(path: Path) -> dict | None:
+    """A JSON file's content, None where it is absent or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
 def read_jsonl(path: Path) -> list[dict]:
-    """Rows of a file that may end in a torn line (the run was killed while writing it), in the middle of a character.
+    """The rows of a file. A line that the run was killed in the middle of, maybe inside a character, is passed over.
 
     Lines end at a line feed only: an answer may hold any other character that Unicode calls a line's end.
     """
     rows = []
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            continue
+        rows += [row] if isinstance(row, dict) else []
     return rows
 
 

@@ -1,15 +1,23 @@
-"""Which model is meant by `ppo`, a folder or a hub id, and what is known of how it was made. No torch here."""
+"""Which model is meant by a stage, `other:ppo`, `base`, a folder or a hub id, and how it was made. No torch here."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from rlhf_recipes.config.paths import RECIPES
 from rlhf_recipes.config.stage import policies
+from rlhf_recipes.config.sweeps import parents_of
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.runs.jsonl import read_json
+
+if TYPE_CHECKING:
+    from rlhf_recipes.runs.artifacts import StageRun
 
 
 @dataclass(frozen=True)
@@ -57,65 +65,66 @@ class Found:
         return Stops(**{f.name: trainer[f.name] for f in fields(Stops) if f.name in trainer})
 
 
-def find(run: StageRun, place: str | None, setting: str) -> Found:
-    """The model at a place.
+def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Found | None:
+    """The model at the first of several places that exists.
 
     Args:
         run: whose stages are meant; those of run.parent serve too.
-        place: a stage, `other:ppo` (that stage of the run `other`), `base` (model.path), a folder or a hub id; None
-            for the latest finished policy, else `base`.
-        setting: what the place was given as, for the error: `chat.models`.
+        places: each is a stage, `other:ppo` (that stage of the run `other`), `base` (model.path), a folder, a hub id,
+            or `none`. Without places: the policy furthest from the base model, else `base`.
+        setting: what the places were given as, for the error: `chat.models`.
+
+    Returns:
+        None where `none` comes first, or where `base` is the only place and the model is made from nothing.
 
     Raises:
-        UserError: nothing is there, or what is there is no model.
+        UserError: no place leads to a model.
     """
-    cfg, latest = run.cfg, policies(run.stages)
-    models = [name for name, stage in run.stages.items() if stage.makes in ("policy", "reward_model")]
-    if place is None:
-        place = next((stage for stage in latest if run.finished(stage)), "base")
-        if place == "base" and not cfg.model.path:
-            raise UserError(
-                f"run {cfg.run.name} in {cfg.run.root}/ has no finished {', '.join(latest[:-1])} or {latest[-1]}; make "
-                f"one (make pipeline RUN={cfg.run.name}), or give {setting}=<stage, folder or hub id>"
-            )
-    if place == "base":
-        if not cfg.model.path:
-            raise UserError(f"{setting}=base is model.path, and model={cfg.model.name} has none; give model.path=…")
-        place = cfg.model.path
-        return _elsewhere(place, "base", setting)
-    if place in models:
-        folder = run.finished(place)
-        if folder is None:
-            raise UserError(
-                f"{setting}={place}: run {cfg.run.name} in {cfg.run.root}/ has no finished {place}; make it with "
-                f"stage={place} run.name={cfg.run.name}, or give a folder"
-            )
-        return _of_stage(folder, place, setting)
-    other, _, stage = place.rpartition(":")
-    if other and stage in models:
-        folder = run.root / other / stage
-        if not (folder / "summary.json").is_file():
-            raise UserError(f"{setting}={place}: run {other} in {run.root}/ has no finished {stage}")
-        return _of_stage(folder, place, setting)
-    return _elsewhere(place, place, setting)
+    given = [places] if isinstance(places, str) else list(places or [*policies(run.stages), "base"])
+    path = run.cfg.model.path
+    for place in given:
+        other, _, stage = place.rpartition(":")
+        if place == "none" or (given == ["base"] and not path and run.cfg.model.init):
+            return None
+        if place == "base":
+            if path:
+                return _elsewhere(path, "base", "model.path")
+        elif stage in run.stages:
+            folder = _finished_elsewhere(run, place, setting) if other else finished_folder(run, stage)
+            if folder is not None:
+                _check_holds_model(folder / "model", f"{setting}={place}")
+                return at(str(folder / "model"), place)
+        else:
+            return _elsewhere(place, place, setting)
+    raise UserError(_nothing_at(run, given, setting, latest=not places))
 
 
-def at(path: str) -> Found:
-    """What is known of the model or checkpoint at a path that StageRun.resolve gave; of a hub id, its name."""
-    place = Path(path)
+def at(path: str, name: str | None = None) -> Found:
+    """What is known of the model or checkpoint at a path; of a hub id, its name."""
+    place = Path(path).resolve()
     folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
-    made = (folder / "config.yaml").is_file() and (folder != place.parent or place.name == "model")
-    return Found(path, path, folder, _config(folder)) if made else Found(path, path)
+    file = folder / "config.yaml"
+    if not file.is_file() or (folder == place.parent and place.name != "model"):
+        return Found(name or path, path)
+    return Found(name or path, path, folder, OmegaConf.to_container(OmegaConf.load(file)))
 
 
-def kind(path: str) -> str:
-    """`reward` for a model with a head for scores, `policy` for one that writes; by its config, nothing is loaded."""
-    config = _json(Path(path) / "config.json")
-    adapter = _json(Path(path) / "adapter_config.json")
-    heads = config.get("architectures") or []
-    scores = any("SequenceClassification" in head for head in heads)
-    trained = adapter.get("task_type") == "SEQ_CLS" or "score" in (adapter.get("modules_to_save") or [])
-    return "reward" if scores or trained else "policy"
+def finished_folder(run: StageRun, stage: str) -> Path | None:
+    """Where a finished stage of this run, or of run.parent, lies."""
+    parents = parents_of(run.cfg)
+    for parent in parents:
+        if not (run.root / parent).is_dir():
+            raise UserError(f"run.parent={parent}: no such run in {run.root}/; expected the name of one")
+    folders = [run.root / name / stage for name in (run.cfg.run.name, *parents)]
+    return next((folder for folder in folders if (folder / "summary.json").is_file()), None)
+
+
+def is_reward_model(path: str) -> bool:
+    """Whether a model has a head for scores instead of one that writes; by its config, nothing is loaded."""
+    config = read_json(Path(path) / "config.json") or {}
+    adapter = read_json(Path(path) / "adapter_config.json") or {}
+    scores = any("SequenceClassification" in head for head in config.get("architectures") or [])
+    return scores or adapter.get("task_type") == "SEQ_CLS" or "score" in (adapter.get("modules_to_save") or [])
 
 
 def model_node(cfg: DictConfig, found: Found) -> DictConfig:
@@ -133,38 +142,65 @@ def model_node(cfg: DictConfig, found: Found) -> DictConfig:
     return OmegaConf.merge(cfg.model, found.config["model"], own, here, {"dtype": cfg.model.dtype})
 
 
-def _of_stage(folder: Path, name: str, setting: str) -> Found:
-    _holds_model(folder / "model", setting)
-    return Found(name, str(folder / "model"), folder, _config(folder))
-
-
-def _config(folder: Path) -> dict:
-    file = folder / "config.yaml"
-    return OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
-
-
 def _elsewhere(place: str, name: str, setting: str) -> Found:
+    """The model in a folder, a stage's own folder included, or on the hub."""
     path = Path(place).expanduser()
     if not path.exists():
         if place.startswith((".", "/", "~")) or place.count("/") > 1:
-            raise UserError(f"{setting}={place}: no such folder; expected a stage, a folder or a hub id")
+            expected = "a model folder" if setting == "model.path" else "a stage, a model folder"
+            raise UserError(
+                f"{setting}={place}: no such folder; expected {expected} or a hub id such as Qwen/Qwen2.5-0.5B"
+            )
         return Found(name, place)
-    for folder in (path, path.resolve().parent if path.name == "model" else path):
-        if (folder / "model").is_dir() and (folder / "config.yaml").is_file():
-            return _of_stage(folder.resolve(), "/".join(folder.resolve().parts[-2:]), setting)
-    _holds_model(path, setting)
-    return Found(name, str(path))
+    if (path / "model").is_dir() and (path / "config.yaml").is_file():
+        path = path / "model"
+    _check_holds_model(path, f"{setting}={place}")
+    model = at(str(path), name)
+    return model if model.folder is None or name == "base" else replace(model, name=f"{model.run.name}/{model.stage}")
 
 
-def _holds_model(path: Path, setting: str) -> None:
-    """Raise unless a folder holds a model or an adapter whose base is at hand."""
+def _finished_elsewhere(run: StageRun, place: str, setting: str) -> Path:
+    """`other:stage`, a finished stage of another run below run.root."""
+    other, _, stage = place.rpartition(":")
+    finished = [name for name in run.stages if (run.root / other / name / "summary.json").is_file()]
+    if stage not in finished:
+        raise UserError(
+            f"{setting}={place}: run {other} has no finished {stage} in {run.root}/; "
+            f"finished there: {', '.join(finished) or 'nothing'}"
+        )
+    return run.root / other / stage
+
+
+def _nothing_at(run: StageRun, places: list[str], setting: str, latest: bool) -> str:
+    """The error where none of the places leads to a model: what is missing, and the command that makes it."""
+    name, stages = run.cfg.run.name.partition(".sweep/")[0], [place for place in places if place in run.stages]
+    if not stages:
+        return f"{setting}=base is model.path, and model={run.cfg.model.name} has none; give model.path=…"
+    missing = f"{setting} starts from {' or '.join(places)}, and run {name} has no finished {stages[-1]}"
+    if latest:
+        missing = f"run {name} in {run.root}/ has no finished {', '.join(stages[:-1])} or {stages[-1]}"
+        return f"{missing}; make one (make pipeline RUN={name}), or give {setting}=<a stage, a folder or a hub id>"
+    command = f"python -m rlhf_recipes stage={stages[-1]} {_choices(run, stages[-1])}run.name={name}"
+    return f"{missing}; make it first: {command}, or give {setting}=<folder or hub id>"
+
+
+def _choices(run: StageRun, stage: str) -> str:
+    """The recipe, model and data that this command chose, for a command that makes an earlier stage."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    words = []
+    recipe = str(chosen.get("recipes") or "").rpartition("/")[0]
+    if (RECIPES / recipe / f"{stage}.yaml").is_file():
+        words.append(f"recipes={recipe}/{stage}")
+    words += [f"{group}={chosen[group]}" for group in ("model", "data") if chosen.get(group)]
+    words += [f"run.root={run.root}"] if str(run.root) != "runs" else []
+    return "".join(f"{word} " for word in words)
+
+
+def _check_holds_model(path: Path, place: str) -> None:
+    """Raise unless a folder holds a model, or an adapter whose base is at hand."""
     adapter = path / "adapter_config.json"
     if not adapter.is_file() and not (path / "config.json").is_file():
-        raise UserError(f"{setting}: {path} holds no model; expected config.json or adapter_config.json in it")
-    base = _json(adapter).get("base_model_name_or_path") if adapter.is_file() else None
+        raise UserError(f"{place}: {path} holds no model; expected config.json or adapter_config.json in it")
+    base = (read_json(adapter) or {}).get("base_model_name_or_path")
     if base and not Path(base).exists() and (base.startswith((".", "/")) or base.count("/") > 1):
         raise UserError(f"{path} is an adapter on {base}, which is not here; run from the folder it was trained in")
-
-
-def _json(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -12,7 +12,7 @@ from rlhf_recipes import stages
 from rlhf_recipes.config import sweeps
 from rlhf_recipes.config.stage import aligned, reference
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs.artifacts import read_json
+from rlhf_recipes.runs.jsonl import read_json
 from rlhf_recipes.stages import catalogue
 
 # What belongs to one stage alone and is not handed on to the stage that an objective adds.

@@ -36,7 +36,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
     quiet()
     estimate = check.brief(cfg, run)
-    reward = resolve.kind(found.path) == "reward"
+    reward = resolve.is_reward_model(found.path)
     node = resolve.model_node(cfg, found)
     tokenizer = models.load_tokenizer(node, found.path)
     merged = merge.load(node, found.path, tokenizer, reward=reward)

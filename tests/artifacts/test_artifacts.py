@@ -10,8 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs.artifacts import StageRun, differences, fingerprint, peak_memory, write_json
+from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.checkpoints import is_whole
+from rlhf_recipes.runs.jsonl import read_jsonl, write_json
+from rlhf_recipes.runs.provenance import differences, fingerprint, peak_memory
 from rlhf_recipes.stages import catalogue
 
 
@@ -33,6 +35,7 @@ def finished(root, run, stage, content="weights"):
     folder = root / run / stage / "model"
     folder.mkdir(parents=True)
     (folder / "model.bin").write_text(content)
+    (folder / "config.json").write_text("{}")
     write_json(folder.parent / "summary.json", {"stage": stage, "inputs": {}})
     return folder
 
@@ -115,10 +118,8 @@ def test_another_config_in_the_same_directory_is_refused_and_named(tmp_path):
     run.finish({})
     with pytest.raises(UserError, match=r"trainer\.learning_rate: 0\.001 -> 0\.1"):
         StageRun(config(tmp_path, trainer={"learning_rate": 0.1}), catalogue()).open()
-    assert (
-        StageRun(config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True}), catalogue()).open()
-        == "fresh"
-    )
+    again = config(tmp_path, trainer={"learning_rate": 0.1}, run={"overwrite": True})
+    assert StageRun(again, catalogue()).open() == "fresh"
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_may_change_its_config(tmp_path):
@@ -129,6 +130,43 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_change_its_config(tmp
 def test_settings_that_change_no_result_are_no_difference(tmp_path):
     other = config(tmp_path, run={"name": "x"}, trainer={"save_total_limit": 5}, logger={"report_to": "wandb"})
     assert differences(config(tmp_path), other) == []
+
+
+def test_a_stage_that_a_later_version_adds_is_no_difference(tmp_path):
+    """evaluate has every policy's stage as an optional input: a run made before there was one is still the same run."""
+    before, after = ({"inputs": {"sft": ["sft", "none"], **more}} for more in ({}, {"kto": ["kto", "none"]}))
+    assert differences(config(tmp_path, **before), config(tmp_path, **after)) == []
+    left_out = {"inputs": {"sft": ["none"]}}
+    assert differences(config(tmp_path, **before), config(tmp_path, **left_out)) != []
+
+
+@pytest.mark.parametrize("inputs", ["base", ["base"]])
+def test_a_model_made_from_nothing_starts_from_no_model(tmp_path, inputs):
+    run = StageRun(config(tmp_path, stage="pretrain", inputs={"policy": inputs}), catalogue())
+    run.resolve()
+    assert run.inputs == {}
+
+
+def test_a_stages_own_folder_is_an_input_like_the_model_in_it(tmp_path):
+    folder = finished(tmp_path, "other", "sft")
+    OmegaConf.save(config(tmp_path), folder.parent / "config.yaml")
+    for place in (folder, folder.parent):
+        run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": str(place)}), catalogue())
+        run.resolve()
+        assert run.inputs["policy"] == {"path": str(folder), "hash": fingerprint(folder)}, "a stranger, not this run's"
+
+
+def test_an_input_that_holds_no_model_is_refused(tmp_path):
+    (tmp_path / "hollow").mkdir()
+    run = StageRun(config(tmp_path, stage="ppo", inputs={"policy": f"{tmp_path}/hollow"}), catalogue())
+    with pytest.raises(UserError, match=r"inputs\.policy=.*holds no model"):
+        run.resolve()
+
+
+def test_a_torn_line_costs_no_other_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\n{"step": 2, "text": "\xc3\n{"step": 3, "text": "a\xe2\x80\xa8b"}\n7\n{"st')
+    assert [row["step"] for row in read_jsonl(file)] == [1, 3]
 
 
 def checkpoint(folder, step, torn=False):
@@ -172,7 +210,7 @@ def test_fingerprints_follow_content_and_names(tmp_path):
 def test_a_small_child_of_a_large_process_has_its_own_peak():
     large = bytearray(500_000_000)
     large[::4096] = b"x" * len(large[::4096])
-    ask = "from rlhf_recipes.runs.artifacts import peak_memory; print(peak_memory()['peak_rss_mb'])"
+    ask = "from rlhf_recipes.runs.provenance import peak_memory; print(peak_memory()['peak_rss_mb'])"
     place = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     told = subprocess.run([sys.executable, "-c", ask], env=place, capture_output=True, text=True, check=True).stdout
     assert 10 < float(told) < 400 < peak_memory()["peak_rss_mb"]

@@ -16,7 +16,7 @@ from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.config import sweeps
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs import artifacts
+from rlhf_recipes.runs import artifacts, provenance
 from rlhf_recipes.stages import _objective, catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -104,17 +104,18 @@ def test_the_stage_an_objective_adds_is_made_again_by_its_command(words, added, 
         monkeypatch.setattr(HydraConfig.instance(), "cfg", job)
         run, composed = _objective._following(job, added)
         run.run = job.run = {"name": "x.sweep/0", "root": "runs", "parent": ["x"], "overwrite": False}
-        said = shlex.split(artifacts.command(run, composed))
+        said = shlex.split(provenance.command(run, composed))
         assert said[:3] == ["python", "-m", "rlhf_recipes"] and "run.parent=[x]" in said
         again = compose("config", rewrite(said[3:]))
-    assert artifacts.differences(run, again) == []
+    assert provenance.differences(run, again) == []
     assert (again.run.name, again.run.parent) == ("x.sweep/0", ["x"])
     assert again.inputs.get("dpo") == ["none"]  # the parent's policies are not this job's
 
 
 def finished(root, run, stage):
     folder = root / run / stage
-    folder.mkdir(parents=True)
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}")
     (folder / "summary.json").write_text(json.dumps({"stage": stage}))
     return folder
 
@@ -139,7 +140,12 @@ def test_what_the_parent_run_made_is_found_there(tmp_path):
 
 def test_another_runs_stage_is_an_input(tmp_path):
     finished(tmp_path, "other", "sft")
-    base = {"stage": "evaluate", "preview": False, "run": {"name": "r", "root": str(tmp_path), "parent": None}}
+    base = {
+        "stage": "evaluate",
+        "preview": False,
+        "model": {"path": None},
+        "run": {"name": "r", "root": str(tmp_path), "parent": None},
+    }
 
     def resolved(place):
         run = artifacts.StageRun(OmegaConf.create(base | {"inputs": {"mine": place}, "data": {}}), catalogue())

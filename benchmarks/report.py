@@ -1,8 +1,8 @@
 """Claim: a run of 10,000 PPO steps becomes a report in under 10 s and under 5 MB. `python benchmarks/report.py`
 
 The run is made by code (tests/report/made_run.py): 10,000 logged steps of 16 metrics, three models on 2,000
-held-out prompts. What is timed is the command that a person types, `stage=report`: start-up, both pages, and the
-tables on the screen; and each page alone. Each try is a process of its own; the median counts. Prints JSON.
+held-out prompts. It times the command that a person types, `stage=report`, with start-up, both pages and the tables
+on the screen, and each page alone. Each try is a process of its own; the median counts. Prints JSON.
 """
 
 import json
@@ -21,8 +21,8 @@ import made_run  # noqa: E402
 
 TRIES = 5
 WRITE = (
-    "import sys; from pathlib import Path; from rlhf_recipes.report import {0};"
-    "{0}.write([Path(sys.argv[1])], Path(sys.argv[2]))"
+    "import sys; from pathlib import Path; from rlhf_recipes.report import content, pages;"
+    "pages.write_{0}(content.build([Path(sys.argv[1])]), Path(sys.argv[2]))"
 )
 
 
@@ -33,9 +33,9 @@ def seconds(*words: str) -> float:
     return time.perf_counter() - start
 
 
-def alone(module: str, run: Path, out: Path) -> list[str]:
+def alone(kind: str, run: Path, out: Path) -> list[str]:
     """The words of a process that writes one of the two pages."""
-    return ["-c", WRITE.format(module), str(run), str(out)]
+    return ["-c", WRITE.format(kind), str(run), str(out)]
 
 
 def main() -> None:

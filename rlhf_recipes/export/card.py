@@ -1,21 +1,21 @@
 """README.md of an export: what the model is, how to ask it, what it learned from, and how well, with pictures."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from rlhf_recipes import __version__
+from rlhf_recipes.config.stage import Stage
 from rlhf_recipes.export.merge import Merged
-from rlhf_recipes.report import charts, content, markdown, provenance
+from rlhf_recipes.report import content, curves, pages, tables, trust
+from rlhf_recipes.report.blocks import Block, Charts, Code
 from rlhf_recipes.report.run import Run, read
 from rlhf_recipes.runs.resolve import Found
 
 PICTURES = "pictures"
 KINDS = ("corpus", "demos", "preferences", "prompts", "ranked")
-METHODS = {"sft": "supervised fine-tuning", "ppo": "PPO", "grpo": "GRPO", "dpo": "DPO"}
-METHODS |= {"pretrain": "pretraining", "reward": "a reward model"}
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,19 @@ def write(folder: Path, facts: Facts, name: str, run: Run | None, defaults: Mapp
     parts = [front_matter(facts), f"# {title}", opening(facts, run), "## Use", usage(facts, name)]
     parts += ["## Data", data(facts.found.config)] if facts.found.config.get("data") else []
     if run is not None:
-        parts += metrics(run, facts)
-        drawn = pictures(run, folder / PICTURES)
-        parts += ["## Curves", *drawn] if drawn else []
-        parts += settings(run, defaults)
+        for heading, blocks in of_run(run, defaults).items():
+            parts += [f"## {heading}", pages.markdown(blocks, folder / PICTURES)] if blocks else []
+        parts.append(f"Exported by rlhf_recipes {__version__}.")
     out = folder / "README.md"
     out.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return out
 
 
-def lineage(found: Found) -> Run | None:
+def lineage(found: Found, known: Iterable[Stage]) -> Run | None:
     """The run with only the stages that this model comes from, and the evaluation where it was compared."""
     if found.run is None:
         return None
-    run = read(found.run)
+    run = read(found.run, known)
     wanted, todo = set(), [found.stage]
     while todo:
         stage = todo.pop()
@@ -77,9 +76,9 @@ def lineage(found: Found) -> Run | None:
         wanted.add(stage)
         inputs = run.stages[stage].summary.get("inputs") or {}
         todo += [of["stage"] if of.get("stage") else Path(str(of.get("path"))).parent.name for of in inputs.values()]
-    if found.stage in run.evaluation.get("models", {}):
-        wanted.add("evaluate")
-    return Run(run.name, run.path, {name: stage for name, stage in run.stages.items() if name in wanted})
+    if found.stage in run.contestants:
+        wanted.add(run.judging.name)
+    return replace(run, stages={name: stage for name, stage in run.stages.items() if name in wanted})
 
 
 def front_matter(facts: Facts) -> str:
@@ -98,16 +97,16 @@ def front_matter(facts: Facts) -> str:
 
 def opening(facts: Facts, run: Run | None) -> str:
     """Which method, how large, and the verdict where it was compared with what it was made from."""
-    by = METHODS.get(facts.found.stage or "", "")
     size = f"{facts.parameters / 1e6:.1f} M parameters in {facts.dtype}"
-    text = f"Made by {by}; {size}." if by else f"{size}."
+    made = run is not None and facts.found.stage in run.stages
+    text = f"Made by {run.stages[facts.found.stage].title}; {size}." if made else f"{size}."
     if facts.merged.adapters:
         text += f" {len(facts.merged.adapters)} LoRA adapter(s) are merged in: the logits moved by "
         text += f"{facts.merged.difference:.0e} of the largest, in float32."
         if (facts.found.config.get("model") or {}).get("quantization"):
             text += " The adapter was trained on a base in 4 bits and is merged into the base in full precision."
-    if run is not None and facts.found.stage == provenance.final_model(run):
-        text += f" {content.verdict(run)}"
+    if run is not None and facts.found.stage == run.final:
+        text += f" {tables.verdict(run)}"
     return text.strip()
 
 
@@ -153,26 +152,18 @@ def sources(config: dict) -> list[tuple[str, str]]:
     return found
 
 
-def metrics(run: Run, facts: Facts) -> list[str]:
-    """The tables of the report that speak of this model."""
-    tables = [table for stage in run.stages.values() if (table := content.stage_table(stage))]
-    tables += [table for table in (content.models(run.evaluation), content.wins(run.evaluation)) if table.rows]
-    return ["## Metrics", *(markdown.table_md(table) for table in tables)] if tables else []
-
-
-def pictures(run: Run, folder: Path) -> list[str]:
-    """The report's charts as SVG files of the repository, which the hub shows."""
-    drawn = [chart for stage in run.stages.values() for chart in charts.of_stage(stage)]
-    drawn += charts.trust(run)
-    if drawn:
-        folder.mkdir()
-    return markdown.pictures(drawn, folder)
-
-
-def settings(run: Run, defaults: Mapping[str, Mapping]) -> list[str]:
-    """What differs from the defaults, the command that makes it again, seeds and versions."""
-    parts = ["## Settings", *markdown.settings(run, defaults), "## Make it again", *markdown.again(run, defaults)]
-    return [*parts, f"Exported by rlhf_recipes {__version__}."]
+def of_run(run: Run, defaults: Mapping[str, Mapping]) -> dict[str, list[Block]]:
+    """The report's sections that speak of this model: title -> blocks."""
+    shown = [*map(tables.of_stage, run.stages.values()), tables.models(run), tables.wins(run)]
+    charts = [chart for stage in run.stages.values() for chart in curves.of_stage([(stage.name, stage)])]
+    charts += trust.of_runs([run])
+    settings = content.settings(run, defaults)
+    return {
+        "Metrics": [table for table in shown if table and table.rows],
+        "Curves": [Charts("", charts)] if charts else [],
+        "Settings": [block for block in settings if not (isinstance(block, Code) and block.folded)],
+        "Make it again": content.again(run, defaults),
+    }
 
 
 def on_hub(place: str) -> bool:

@@ -12,10 +12,10 @@ themeButton.addEventListener("click", () => {
   themeButton.textContent = "Theme: " + next;
 });
 
-// Charts: the values nearest to the pointer. The polylines hold them; the figure says what its frame means.
-for (const figure of all("figure[data-limits]")) {
-  const svg = figure.querySelector("svg.chart"), out = figure.querySelector("output");
-  const [x0, x1, y0, y1, left, right, top, bottom] = figure.dataset.limits.split(" ").map(Number);
+// Charts: the values nearest to the pointer. The paths hold them; data-limits says what the frame means.
+for (const svg of all("svg.chart")) {
+  const out = svg.parentElement.querySelector("output");
+  const [x0, x1, y0, y1, left, right, top, bottom] = svg.dataset.limits.split(" ").map(Number);
   const lines = all("path[data-label]", svg).map(path => ({
     label: path.dataset.label,
     points: path.getAttribute("d").slice(1).split("L").map(pair => pair.split(" ").map(Number)),
@@ -29,14 +29,14 @@ for (const figure of all("figure[data-limits]")) {
     const box = svg.getBoundingClientRect();
     const at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
     let nearest = null;
-    const said = lines.map(line => {
+    const values = lines.map(line => {
       const point = line.points.reduce((a, b) => Math.abs(b[0] - at) < Math.abs(a[0] - at) ? b : a);
       if (nearest === null || Math.abs(point[0] - at) < Math.abs(nearest - at)) nearest = point[0];
       return line.label + " " + short(y0 + (bottom - point[1]) / (bottom - top) * (y1 - y0));
     });
     const x = x0 + (nearest - left) / (right - left) * (x1 - x0);
     cross.setAttribute("d", `M${nearest} ${top}V${bottom}`);
-    out.textContent = "at " + short(x) + ": " + said.join(" · ");
+    out.textContent = "at " + short(x) + ": " + values.join(" · ");
   });
   svg.addEventListener("pointerleave", () => { out.textContent = ""; cross.removeAttribute("d"); });
 }
@@ -107,6 +107,7 @@ if (quantity) {
     }
   };
   quantity.addEventListener("input", paint);
+  paint();
 }
 
 for (const button of all(".copy")) {

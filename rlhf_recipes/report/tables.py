@@ -1,111 +1,217 @@
-"""What `make pipeline` closes with: the tables, three prompts answered by every model, and where everything lies."""
+"""The tables of a run. Which table a stage gets follows from the metrics it has, never from its name."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from rlhf_recipes.report.blocks import Column, Table, duration, show, thinned
+from rlhf_recipes.report.run import Run, Stage, pick
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.table import Table as RichTable
-from rich.text import Text
-
-from rlhf_recipes.report import content, provenance, run
-
-COLUMN_WIDTH = 28  # an answer needs so many characters to be read in a column of its own
-LONGEST = 400  # characters of a prompt or an answer
+STEPS_SHOWN = 10  # rows of a table by step
 
 
-def show(run_dir: Path, console: Console | None = None, *, prompts: int = 3) -> None:
-    """Prints what a run amounts to. Only its artifacts are read.
-
-    Args:
-        run_dir: runs/<name>.
-        console: where to; None for standard output, 100 columns where that is no terminal.
-        prompts: how many held-out prompts to show with their answers.
-
-    Raises:
-        UserError: no such run.
-    """
-    found = run.read(run_dir)
-    if console is None:
-        console = Console() if sys.stdout.isatty() else Console(width=100)
-    for table in content.tables(found):
-        console.print(_table(table, console.width))
-    for answered in _telling(found.answers, prompts):
-        console.print(_answers(answered, console.width))
-    if sentence := content.verdict(found):
-        console.print(Text(sentence, style="bold"), end="\n\n")
-    console.print(_places(found))
+def of_run(run: Run) -> list[Table]:
+    """Every table of one run: of its stages, then of the evaluation."""
+    stages = [of_stage(stage) for stage in run.stages.values()]
+    evaluated = [models(run), wins(run), benchmarks(run), checkpoints(run)]
+    return [table for table in (*stages, *evaluated) if table is not None and table.rows]
 
 
-def compare(run_dirs: Sequence[Path], console: Console | None = None) -> None:
-    """Prints several runs, a row each.
-
-    Raises:
-        UserError: one of them is no run.
-    """
-    if console is None:
-        console = Console() if sys.stdout.isatty() else Console(width=100)
-    console.print(_table(provenance.comparison(run.name_apart([run.read(path) for path in run_dirs])), console.width))
-
-
-def _table(table: content.Table, width: int) -> Group:
-    """A rich table; the columns at the right that the terminal has no room for are named below instead."""
-    cells = table.cells()
-    widths = [max(len(c) for c in column) for column in zip([c.label for c in table.columns], *cells, strict=True)]
-    fits = max(2, sum(sum(w + 3 for w in widths[: i + 1]) <= width for i in range(len(widths))))
-    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column in table.columns[:fits]:
-        grid.add_column(column.label, justify="left" if column.digits is None else "right", no_wrap=True)
-    for row in cells:
-        grid.add_row(*row[:fits])
-    note = table.note
-    if left_out := [column.label for column in table.columns[fits:]]:
-        note += f" No room here for: {', '.join(left_out)}."
-    return Group(Text(table.title, style="bold"), grid, Text(note.strip(), style="dim"), Text())
-
-
-def _answers(answered: dict, width: int) -> Group:
-    by = answered["by"]
-    side_by_side = width >= COLUMN_WIDTH * len(by)
-    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_header=side_by_side, expand=side_by_side, padding=(0, 1))
-    texts = [Text(_short(run.plain(row.get("completion")))) for row in by.values()]
-    figures = [Text(_figures(row), style="dim") for row in by.values()]
-    if side_by_side:
-        for name in by:
-            grid.add_column(name, ratio=1, overflow="fold")
-        grid.add_row(*texts)
-        grid.add_row(*figures)
+def of_stage(stage: Stage) -> Table | None:
+    """The table of one stage, None where it logged nothing to tabulate."""
+    if stage.logs("score"):
+        table = by_step(stage)
+    elif "epochs" in stage.metrics or "eval_ppl" in stage.metrics:
+        table = by_epoch(stage)
     else:
-        grid.add_column(overflow="fold")
-        for name, said, figure in zip(by, texts, figures, strict=True):
-            grid.add_row(Group(Text(name, style="bold"), said, figure))
-    return Group(Text("Prompt: ", style="bold").append(Text(_short(answered["prompt"]), style="not bold")), grid)
+        table = held_out(stage)
+    return table if table.rows else None
 
 
-def _figures(row: dict) -> str:
-    known = [(name, row.get(name)) for name in ("score", "gold")]
-    return " · ".join(f"{name} {content.show(value)}" for name, value in known if value is not None)
+def by_epoch(stage: Stage) -> Table:
+    """A language model by epoch."""
+    keys = ("epoch", "train_loss", "eval_loss", "eval_ppl")
+    rows = [[epoch.get(key) for key in keys] for epoch in stage.metrics.get("epochs") or [stage.metrics]]
+    columns = [Column("epoch", 1), Column("train loss", 3), Column("held-out loss", 3), Column("perplexity", 2)]
+    note = "Loss in nats a trained token."
+    return Table(f"{stage.title} by epoch", columns, rows, note).without_empty_columns()
 
 
-def _telling(answers: list[dict], count: int) -> list[dict]:
-    """Evenly spaced prompts, not chosen by outcome; of those every model answered, where there are any."""
-    most = max((len(a["by"]) for a in answers), default=0)
-    return content.thinned([a for a in answers if len(a["by"]) == most], count)
+def held_out(stage: Stage) -> Table:
+    """Accuracy, loss and margin on held-out rows, at each evaluation and at the end."""
+    names = ("eval_accuracy", "eval_loss", "eval_margin")
+    evaluated = [row for row in stage.rows if pick(row, "eval_loss") is not None]
+    rows = [[row["step"], *(pick(row, name) for name in names)] for row in thinned(evaluated, STEPS_SHOWN)]
+    last = [pick(stage.metrics, name) for name in names]
+    if any(value is not None for value in last) and (not rows or rows[-1][1:] != last):
+        rows.append(["end", *last])
+    columns = [Column("step", 0), Column("accuracy", "%"), Column("loss", 3), Column("margin", 3)]
+    ceiling = stage.metrics.get("label_ceiling")
+    note = ""
+    if ceiling is not None:
+        note = f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
+    return Table(f"{stage.title} on held-out rows", columns, rows, note).without_empty_columns()
 
 
-def _short(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def by_step(stage: Stage) -> Table:
+    """A policy by step: its held-out answers where there are two or more evaluations, else the updates themselves.
+
+    A column never mixes training's figures with held-out ones. Where an evaluation measured the quantity, all values
+    are from evaluations. Where none did (beta, entropy), the value is that of the last update before.
+    """
+    columns = {"score": Column("score", 3), "gold": Column("gold", 3), "accuracy": Column("accuracy", "%")}
+    columns |= {"kl": Column("KL", 2), "kl_coef": Column("beta", 4), "win_rate": Column("win rate", "%")}
+    columns |= {"length": Column("length", 1), "entropy": Column("entropy", 2)}
+
+    def quantities(row: dict) -> dict[str, float]:
+        return {name: value for name in columns if (value := pick(row, name)) is not None}
+
+    latest: dict[str, float] = {}
+    trained, evaluated = [], []
+    for row in stage.rows:
+        if values := quantities({key: value for key, value in row.items() if not key.startswith("eval_")}):
+            latest = latest | values
+            trained.append((row["step"], latest))
+        of_eval = {key: value for key, value in row.items() if key.startswith("eval_")}
+        if values := quantities(of_eval | {key.removeprefix("eval_"): value for key, value in of_eval.items()}):
+            evaluated.append((row["step"], latest, values))
+    note = "Score: the reward before the KL penalty. KL in nats a response, length in tokens."
+    shown = trained
+    if len(evaluated) > 1 or not trained:
+        measured = set().union(*(values for *_, values in evaluated))
+        carried = [name for name in columns if name in latest and name not in measured]
+        shown = [(step, {name: before.get(name) for name in carried} | values) for step, before, values in evaluated]
+        note += " On held-out prompts."
+        if carried:
+            note += f" From the last update before: {', '.join(columns[name].label for name in carried)}."
+        if "win_rate" in measured:
+            note += " Win rate: of decided comparisons with the answers before training."
+    rows = [[step, *(values.get(name) for name in columns)] for step, values in thinned(shown, STEPS_SHOWN)]
+    heads = [Column("step", 0), *columns.values()]
+    return Table(f"{stage.title} by step", heads, rows, note).without_empty_columns()
 
 
-def _places(found: run.Run) -> Group:
-    lines = [Text("Where it lies", style="bold")]
-    for name, stage in found.stages.items():
-        parts = [part for part in ("model", "metrics.jsonl", "samples.jsonl") if (stage.path / part).exists()]
-        took = content.duration(stage.summary.get("wall_seconds")) if stage.done else "not finished"
-        lines.append(Text(f"  {stage.path}/  {', '.join(parts) or '-'}  ({name}: {took})", overflow="fold"))
-    for file in ("report.html", "report.md"):
-        if (page := next(iter(sorted(found.path.rglob(file))), None)) is not None:
-            lines.append(Text(f"  {page}", overflow="fold"))
-    return Group(*lines)
+def models(run: Run) -> Table:
+    """The models that were evaluated, side by side."""
+    keys = sorted({key for figures in run.contestants.values() for key in figures if not key.endswith(("_std", "_se"))})
+    votes = [(key, key.replace("_at_", "@"), "%") for key in keys if key.startswith("majority_at_")]
+    rewards = [(key, key.removeprefix("reward/"), 3) for key in keys if key.startswith("reward/")]
+    shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
+    shown += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), *votes, ("length", "length", 1)]
+    shown += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "similarity", 3)]
+    shown += rewards if len(rewards) > 1 else []  # a single one is the score
+    notes = [f"Means over {run.evaluation.get('prompts') or 'the'} held-out prompts."]
+    notes += [f"KL to {run.evaluation['ref']}, nats a response."] if run.evaluation.get("ref") else []
+    notes += [f"{text}." for text in run.evaluation.get("notes", [])]
+    return _by_model("Models on held-out prompts", "model", run.contestants, shown, " ".join(notes))
+
+
+def checkpoints(run: Run) -> Table:
+    """The evaluated checkpoints on the way to the final policy."""
+    ref, pairs = run.evaluation.get("ref"), run.evaluation.get("win_rate", {})
+    way = {name: of for name, of in run.evaluation.get("models", {}).items() if "@" in name}
+    way = {name: of | {"won": pairs.get(f"{name}_vs_{ref}", {}).get("decided")} for name, of in way.items()}
+    shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("accuracy", "accuracy", "%")]
+    shown += [("length", "length", 1), ("distinct_2", "distinct-2", 3), ("won", f"win over {ref}, of decided", "%")]
+    note = "The same prompts. If gold falls while the score rises, the policy is gaming the score."
+    return _by_model("Checkpoints on the way", "checkpoint", way, shown, note)
+
+
+def _by_model(title: str, head: str, figures: dict[str, dict], shown: list[tuple], note: str) -> Table:
+    rows = [[name, *(of.get(key) for key, _, _ in shown)] for name, of in figures.items()]
+    columns = [Column(head, None), *(Column(label, digits) for _, label, digits in shown)]
+    return Table(title, columns, rows, note).without_empty_columns()
+
+
+def wins(run: Run) -> Table:
+    """Every compared pair, without checkpoints."""
+    rows = []
+    for pair, outcome in run.evaluation.get("win_rate", {}).items():
+        if "@" in pair:
+            continue
+        row = [pair.replace("_vs_", " over ")]
+        for share, ci in (("win", "ci95"), ("tie", "tie_ci95"), ("loss", "loss_ci95")):
+            row += [outcome.get(share), interval(outcome.get(ci))]
+        rows.append([*row, decided(outcome), interval(outcome.get("decided_ci95")), outcome.get("n")])
+    columns = [Column("pair", None)]
+    for share in ("win", "tie", "loss"):
+        columns += [Column(share, "%"), Column(f"95 % of {share}", None)]
+    columns += [Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
+    note = "Intervals by bootstrap over prompts."
+    if judge := judge_name(run):
+        note = f"Judged by {judge}. {note}"
+    return Table("Who beats whom", columns, rows, note).without_empty_columns()
+
+
+def benchmarks(run: Run) -> Table:
+    """Standard benchmarks: a row a task and metric, a column a model, with the standard error behind."""
+    by_model = {name: of["benchmarks"] for name, of in run.contestants.items() if of.get("benchmarks")}
+    metrics = dict.fromkeys((task, m) for tasks in by_model.values() for task, of in tasks.items() for m in of)
+    rows = []
+    for task, metric in metrics:
+        if "_stderr" not in metric:
+            rows.append([task, metric, *(_with_error(tasks.get(task, {}), metric) for tasks in by_model.values())])
+    columns = [Column("task", None), Column("metric", None), *(Column(name, None) for name in by_model)]
+    return Table("Benchmarks", columns, rows, "By lm-evaluation-harness, \N{PLUS-MINUS SIGN} standard error.")
+
+
+def _with_error(metrics: dict, metric: str) -> str | None:
+    """A benchmark's figure with its standard error, which the harness logs as `acc_stderr` or `f1_stderr/strict`."""
+    name, slash, variant = metric.partition("/")
+    error = metrics.get(f"{name}_stderr{slash}{variant}")
+    if metrics.get(metric) is None:
+        return None
+    return show(metrics[metric], 3) + ("" if error is None else f" \N{PLUS-MINUS SIGN} {show(error, 3)}")
+
+
+def verdict(run: Run) -> str:
+    """The run in one sentence, empty where nothing was compared."""
+    pairs, final = run.evaluation.get("win_rate", {}), run.final
+    if not pairs:
+        return ""
+    wanted = [f"{final}_vs_{run.evaluation.get('ref')}", *(pair for pair in pairs if pair.startswith(f"{final}_vs_"))]
+    pair = next(pair for pair in (*wanted, *pairs) if pair in pairs)
+    ours, theirs = pair.split("_vs_")
+    share, ci = decided(pairs[pair]), pairs[pair].get("decided_ci95")
+    if share is None:
+        return f"{ours} over {theirs}: nothing was decided, every answer is a tie."
+    sentence = f"{ours} wins {100 * share:.0f} % of the decided held-out comparisons with {theirs}"
+    if ci:
+        sentence += f" (95 % interval {interval(ci)}{': no clear difference' if ci[0] <= 0.5 <= ci[1] else ''})"
+    if judge := judge_name(run):
+        sentence += f", judged by {judge}"
+    kl = run.contestants.get(ours, {}).get("kl")
+    return sentence + (f", at a KL of {kl:.1f} nats." if kl is not None else ".")
+
+
+def judge_name(run: Run) -> str:
+    """Who decided the pairs, in words; empty where nobody did."""
+    judge = run.evaluation.get("judge")
+    words = {"gold": "the gold score", "score": "the reward", "judge": "the judge", None: ""}
+    return words.get(judge, f"the reward {judge}")
+
+
+def decided(outcome: dict) -> float | None:
+    """The share of wins among the comparisons that were not ties."""
+    total = (outcome.get("win") or 0) + (outcome.get("loss") or 0)
+    return outcome.get("decided", outcome["win"] / total if total else None)
+
+
+def interval(pair) -> str | None:
+    """
+    >>> interval([0.613, 0.701])
+    '61 to 70'
+    """
+    return f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f}" if pair else None
+
+
+def flow(run: Run) -> list[tuple[str, str, str]]:
+    """The stages in order: title, time and peak memory, and the figures that each calls its own."""
+    steps = []
+    for stage in run.stages.values():
+        peak = stage.summary.get("peak_gpu_mb") or stage.summary.get("peak_rss_mb")
+        took = duration(stage.summary.get("wall_seconds")) + (f" · {peak / 1000:.1f} GB" if peak else "")
+        figures = []
+        for metric, label, digits in stage.figures:
+            value = stage.metrics.get(metric)
+            value = len(value) if isinstance(value, dict | list) else value
+            if value is not None:
+                figures.append(f"{show(value, 0)} {label}" if digits == 0 else f"{label} {show(value, digits)}")
+        steps.append((stage.title, took, ", ".join(figures) if stage.done else "not finished"))
+    return steps

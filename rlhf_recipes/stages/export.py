@@ -43,7 +43,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     parameters = sum(p.numel() for p in merged.model.parameters())
     spoken = None if reward else chat_template.choose("auto", found, bool(tokenizer.chat_template), cfg.data)
     stop = found.stops.stop_token_id
-    lineage = card.lineage(found)
+    lineage = card.lineage(found, run.stages.values())
     defaults = {name: stages.defaults(name) for name in (lineage.stages if lineage else ())}
     with place.filled(to) as folder:
         stops = write.write(folder, merged.model, tokenizer, cfg.export.dtype, template=spoken, stop_token_id=stop)

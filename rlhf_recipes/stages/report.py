@@ -21,7 +21,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from omegaconf import ListConfig
 
     from rlhf_recipes import stages
-    from rlhf_recipes.report import html, markdown, tables
+    from rlhf_recipes.report import content, pages, terminal
     from rlhf_recipes.report.run import members
 
     root = Path(cfg.run.root)
@@ -30,14 +30,12 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     places = [_place(root, Path(place)) for place in named]
     folders = [folder for place in places for folder in members(place)]
     out = places[0] if len(places) == 1 else Path(os.path.commonpath([place.absolute() for place in places]))
-    if len(folders) == 1:
-        tables.show(folders[0])
-    else:
-        tables.compare(folders)
     made = [name for name in pipeline(run.stages) if any((folder / name).is_dir() for folder in folders)]
     defaults = {name: stages.defaults(name) for name in made}
-    page = html.write(folders, out / "report.html", defaults=defaults)
-    text = markdown.write(folders, out / "report.md", defaults=defaults)
+    report = content.build(folders, run.stages.values(), defaults)
+    terminal.write(report)
+    page = pages.write_html(report, out / "report.html")
+    text = pages.write_markdown(report, out / "report.md")
     print(f"report: {page} and {text}")
     return {}
 

@@ -27,7 +27,7 @@ def test_every_yaml_is_in_it(wheel):
     for folder, where in ((CONF, "conf"), (RECIPES, "recipes")):
         for option in options(folder):
             assert f"rlhf_recipes/{where}/{option}.yaml" in names
-    assert "rlhf_recipes/report/page.css" in names
+    assert {f"rlhf_recipes/report/{file}" for file in ("page.html", "page.css", "chart.svg", "blocks.md")} <= set(names)
     assert "rlhf_recipes/rewards/sqlite_worker.py" in names
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_recipes.evaluation import measure
-from rlhf_recipes.report import charts
+from rlhf_recipes.report import trust
 from rlhf_recipes.report.run import read
 
 
@@ -79,7 +79,7 @@ def test_endpoints_checkpoints_votes_and_another_run_side_by_side(made, house, u
     assert {row["model"] for row in rows} == {"sft", "ppo", "far"}
 
     (tmp_path / "second" / "ppo").symlink_to(tmp_path / "first" / "ppo")
-    assert len(charts.frontier(read(tmp_path / "second"), "gold")) == 4  # sft, two checkpoints, ppo
+    assert len(trust.frontier(read(tmp_path / "second"), "gold")) == 4  # sft, two checkpoints, ppo
 
 
 def test_the_score_decides_where_it_is_asked_to_with_a_tie_band(made, house, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
+from rlhf_recipes.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -24,12 +25,14 @@ STAGE = Stage(
     figures=(Figure("score_last", "score"),),  # its KL is a token's mean and does not compare with PPO's
 )
 
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")  # of TRL 1.12
+
 
 def check(cfg: DictConfig, run: StageRun) -> None:
-    """The name of the loss, which TRL only asks for once it computes it."""
-    from rlhf_recipes.training import losses
-
-    losses.check(cfg)
+    """Raise UserError for a loss that TRL has not: it would only notice once it computes the loss."""
+    loss = cfg.trainer.get("loss_type")
+    if loss is not None and loss not in LOSSES:
+        raise UserError(f"trainer.loss_type={loss}: TRL has no such loss{suggest(str(loss), LOSSES)}")
 
 
 def trainer(cfg: DictConfig, run: StageRun):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.training import losses
+from rlhf_recipes.stages import dpo as stage
 
 
 def log(tmp_path, run="default"):
@@ -23,7 +23,7 @@ def test_the_losses_are_all_that_trl_has():
     from trl import DPOTrainer
 
     source = inspect.getsource(DPOTrainer._compute_loss)
-    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(losses.DPO)
+    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(stage.LOSSES)
 
 
 LOSS_AT_THE_START = {  # the policy is the reference, so every log-ratio is 0; beta is 0.1

@@ -149,13 +149,13 @@ def test_the_losses_are_all_that_trl_has():
 
     from trl import GRPOTrainer
 
-    from rlhf_recipes.training import losses
+    from rlhf_recipes.stages import grpo
 
     source = inspect.getsource(GRPOTrainer._compute_loss)
     policy_loss = source[: source.index("Unknown loss type")]
     quoted = re.findall(r'"(\w+)"', " ".join(re.findall(r"loss_type (?:==|in) (.*):", policy_loss)))
     assert set(quoted) >= {"cispo", "grpo", "vespo"}
-    assert set(quoted) == set(losses.GRPO)
+    assert set(quoted) == set(grpo.LOSSES)
 
 
 def test_vllm_is_trls_own_flags(tmp_path):

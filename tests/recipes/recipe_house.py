@@ -1,6 +1,8 @@
 """A recipe as the Makefile runs it, and what of it must shrink in a test."""
 
+import copy
 import json
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -62,6 +64,11 @@ def stages_of(recipe: str) -> list[str]:
 
 def composed(recipe: str, stage: str, *overrides: str):
     """A recipe's config for a stage, as the Makefile's command composes it."""
+    return copy.deepcopy(_composed(recipe, stage, *overrides))
+
+
+@cache
+def _composed(recipe: str, stage: str, *overrides: str):
     register_recipes()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", rewrite([f"stage={stage}", f"recipes={recipe}/{stage}", *overrides]))

@@ -1,4 +1,4 @@
-"""Datasets of the hub, and folders that `datasets` saved. A hub that cannot be reached is told at once."""
+"""Datasets of the hub, and folders that `datasets` saved. A hub that cannot be reached is reported at once."""
 
 import json
 import os

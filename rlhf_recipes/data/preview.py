@@ -60,7 +60,7 @@ def coloured(ids: list[int], trained: list[bool], tokenizer, marks: bool = False
 
 
 def rows_of(trainer, kind: str, n: int) -> list[dict]:
-    """The first rows of a trainer's own dataset, through its own collator, padding taken off again.
+    """The first rows of a trainer's own dataset, through its own collator, without padding.
 
     Args:
         trainer: SFTTrainer, RewardTrainer, DPOTrainer; GRPOTrainer and PPOTrainer for prompts.
@@ -69,7 +69,7 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
 
     Returns:
         {"title", "input_ids" (T,), "trained" (T,)}. Of a reward model's row the last token is marked, where the score
-        is read; of a prompt none, since it is generated from.
+        is read; of a prompt none, since the model answers it.
     """
     dataset, tokenizer = trainer.train_dataset, trainer.processing_class
     if kind == "prompts":
@@ -78,31 +78,32 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
     for number in range(min(n, len(dataset))):
         row = {name: value for name, value in dataset[number].items() if name in _READ}
         batch = {name: value.tolist() for name, value in trainer.data_collator([row]).items()}
-        names = ["chosen", "rejected"] if kind == "preferences" else [kind]
-        for i, name in enumerate(names):
-            kept = [bool(m) for m in batch["attention_mask"][i]] if "attention_mask" in batch else None
-            kept = kept or [True] * len(batch["input_ids"][i])
+        for i, title in enumerate(["chosen", "rejected"] if kind == "preferences" else [kind]):
+            ids = batch["input_ids"][i]
+            real = (
+                [bool(mask) for mask in batch["attention_mask"][i]] if "attention_mask" in batch else [True] * len(ids)
+            )
             if "labels" in batch:
                 trained = [label != -100 for label in batch["labels"][i]]
             elif "completion_mask" in batch:
                 trained = [bool(mask) for mask in batch["completion_mask"][i]]
             else:
-                last = max(position for position, real in enumerate(kept) if real)
-                trained = [position == last for position in range(len(kept))]
-                name += " (the score is read at the marked token)"
-            ids = [token for token, real in zip(batch["input_ids"][i], kept, strict=True) if real]
-            marked = [mark for mark, real in zip(trained, kept, strict=True) if real]
-            result.append({"title": f"{number + 1} {name}", "input_ids": ids, "trained": marked})
+                last = max(position for position, is_real in enumerate(real) if is_real)
+                trained = [position == last for position in range(len(ids))]
+                title += " (the score is read at the marked token)"
+            kept = [(token, mark) for token, mark, is_real in zip(ids, trained, real, strict=True) if is_real]
+            result.append(_row(number, title, *map(list, zip(*kept, strict=True))))
     return result
 
 
 def prompt_rows(dataset, tokenizer, n: int) -> list[dict]:
-    """The first prompts as GRPO and PPO tokenise them: turns with the generation prompt at their end."""
+    """The first prompts as they are sampled from: turns with the generation prompt at their end."""
     ids = prompt_ids([dataset[number]["prompt"] for number in range(min(n, len(dataset)))], tokenizer)
-    return [
-        {"title": f"{number} prompt", "input_ids": row, "trained": [False] * len(row)}
-        for number, row in enumerate(ids, 1)
-    ]
+    return [_row(number, "prompt", row, [False] * len(row)) for number, row in enumerate(ids)]
+
+
+def _row(number: int, title: str, ids: list[int], trained: list[bool]) -> dict:
+    return {"title": f"{number + 1} {title}", "input_ids": ids, "trained": trained}
 
 
 def show_prompts(dataset, tokenizer, n: int) -> dict:

@@ -8,6 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "rlhf_recipes"
 EXTRAS = {"symbolic.py": "math_verify", "sql.py": "sqlglot", "sql_tables.py": "sqlglot", "sql_text.py": "sqlglot"}
+EXTRAS["text.py"] = "py3langid"
 SHOWN = sorted(file for file in PACKAGE.rglob("*.py") if ">>> " in file.read_text(encoding="utf-8"))
 
 

@@ -1,11 +1,9 @@
-"""Questions to an OpenAI-compatible endpoint: many at once, patient, and none asked twice. Standard library only."""
+"""Questions to an OpenAI-compatible endpoint through the openai client: many at once, and none asked twice."""
 
 import json
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
+from rlhf_recipes.rewards.load import extra
 
-_OF_ONE_QUESTION = {400, 413, 422}  # too long, or not to the endpoint's taste: another may pass
+_OF_ONE_QUESTION = {400, 413, 422}  # too long, or refused for its content: another question may pass
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _LONGEST_WAIT = 60.0  # seconds
+_LOCK = threading.Lock()  # of the replies and their file
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Endpoint:
 
 
 def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
-    """The reply to each question (N,). Equal questions are asked once, known ones not at all.
+    """The reply to each question (N,). Equal questions are sent once, and those with a known reply not at all.
 
     Args:
         questions: a text, sent as one user message, or messages [{"role", "content"}], sent as they are.
@@ -56,100 +56,93 @@ def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
 
     Raises:
         RowError: the endpoint refuses one question.
-        UserError: it refuses them all, or still fails after all attempts.
+        UserError: it refuses them all, or still fails after all attempts; or the package openai is not installed.
     """
-    replies = _replies(endpoint.cache)
-    keys = [_body(question, endpoint) for question in questions]
-    new = [key for key in dict.fromkeys(keys) if not replies.knows(endpoint.url, key)]
+    known = _replies(endpoint.cache)
+    keys = [(endpoint.url, _request(question, endpoint)) for question in questions]
+    new = [key for key in dict.fromkeys(keys) if key not in known]
     if new:
         down = threading.Event()
+        client = _client(endpoint)
 
-        def ask(key: str) -> None:
-            if down.is_set():  # the one that found out is raised
+        def ask(key: tuple[str, str]) -> None:
+            if down.is_set():  # another thread raises the error
                 return
             try:
-                replies.add(endpoint.url, key, _ask(key, endpoint))
+                _keep(known, key, _ask(client, json.loads(key[1]), endpoint), endpoint.cache)
             except UserError:
                 down.set()
                 raise
 
-        with ThreadPoolExecutor(max_workers=min(endpoint.concurrency, len(new))) as pool:
+        with client, ThreadPoolExecutor(max_workers=min(endpoint.concurrency, len(new))) as pool:
             list(pool.map(ask, new))
-    return [replies.get(endpoint.url, key) for key in keys]
-
-
-class _Replies:
-    """Replies by endpoint and request, and in a file if there is one."""
-
-    def __init__(self, path: str):
-        self._known: dict[tuple[str, str], str] = {}
-        self._lock = threading.Lock()
-        self._path = Path(path).expanduser() if path else None
-        if self._path is not None and self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                    self._known[row["url"], row["request"]] = row["reply"]
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut short when the run before was killed
-
-    def knows(self, url: str, key: str) -> bool:
-        return (url, key) in self._known
-
-    def get(self, url: str, key: str) -> str:
-        return self._known[url, key]
-
-    def add(self, url: str, key: str, reply: str) -> None:
-        with self._lock:
-            self._known[url, key] = reply
-            if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"url": url, "request": key, "reply": reply}) + "\n")
+    return [known[key] for key in keys]
 
 
 @lru_cache(maxsize=8)
-def _replies(path: str) -> _Replies:
-    return _Replies(path)
+def _replies(path: str) -> dict[tuple[str, str], str]:
+    """Replies by endpoint and request: those of the file, if there is one, and later those of this run."""
+    replies = {}
+    file = Path(path).expanduser() if path else None
+    for line in file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else ():
+        try:
+            row = json.loads(line)
+            replies[row["url"], row["request"]] = row["reply"]
+        except (ValueError, KeyError, TypeError):
+            continue  # an earlier run was killed while it wrote this line
+    return replies
 
 
-def _body(question: str | list[dict], endpoint: Endpoint) -> str:
+def _keep(known: dict[tuple[str, str], str], key: tuple[str, str], reply: str, path: str) -> None:
+    with _LOCK:
+        known[key] = reply
+        if path:
+            file = Path(path).expanduser()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"url": key[0], "request": key[1], "reply": reply}) + "\n")
+
+
+def _request(question: str | list[dict], endpoint: Endpoint) -> str:
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
-    request = {"model": endpoint.model, "messages": messages, **endpoint.parameters}
-    return json.dumps(request, sort_keys=True)
+    return json.dumps({"model": endpoint.model, "messages": messages, **endpoint.parameters}, sort_keys=True)
 
 
-def _ask(body: str, endpoint: Endpoint) -> str:
-    address = endpoint.url.rstrip("/") + "/chat/completions"
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get(endpoint.api_key_env):
-        headers["Authorization"] = f"Bearer {key}"
-    wait, problem, kind = endpoint.backoff, "", UserError
+def _client(endpoint: Endpoint):
+    key = os.environ.get(endpoint.api_key_env) or "none"
+    return extra("openai").OpenAI(base_url=endpoint.url, api_key=key, timeout=endpoint.timeout, max_retries=0)
+
+
+def _ask(client, request: dict[str, Any], endpoint: Endpoint) -> str:
+    """One reply. The attempts are counted here: the client would not try again after a malformed reply."""
+    openai = extra("openai")
+    headers = {} if os.environ.get(endpoint.api_key_env) else {"Authorization": openai.Omit()}
+    wait, kind = endpoint.backoff, UserError
     for attempt in range(endpoint.retries + 1):
         if attempt:
             time.sleep(min(wait, _LONGEST_WAIT))
             wait = endpoint.backoff * 2**attempt
         try:
-            request = urllib.request.Request(address, data=body.encode(), headers=headers)
-            with urllib.request.urlopen(request, timeout=endpoint.timeout) as response:
-                return str(json.load(response)["choices"][0]["message"]["content"] or "")
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code}: {error.read(300).decode('utf-8', 'replace')}"
-            if error.code not in _RETRIED:
-                kind = RowError if error.code in _OF_ONE_QUESTION else UserError
-                break
-            wait = max(wait, _seconds(error.headers.get("Retry-After")))
-        except ValueError as error:
-            if not isinstance(error, json.JSONDecodeError):  # no URL at all
-                problem = str(error)
-                break
-            problem = "the reply is no JSON"
-        except (KeyError, IndexError, TypeError):
+            reply = client.chat.completions.create(
+                model=request["model"], messages=request["messages"], extra_body=request, extra_headers=headers
+            )
+            if choices := getattr(reply, "choices", None):
+                return str(choices[0].message.content or "")
             problem = "the reply has no choices[0].message.content"
-        except OSError as error:  # refused, reset, timed out
-            problem = f"{type(error).__name__}: {error}"
+        except openai.APIStatusError as error:
+            problem = f"HTTP {error.status_code}: {error.response.text[:300]}"
+            if error.status_code not in _RETRIED:
+                kind = RowError if error.status_code in _OF_ONE_QUESTION else UserError
+                break
+            wait = max(wait, _seconds(error.response.headers.get("Retry-After")))
+        except openai.APIConnectionError as error:  # refused, reset, timed out
+            problem = f"{type(error).__name__}: {error.__cause__ or error}"
+            if type(error.__cause__).__name__ == "UnsupportedProtocol":  # not a URL
+                break
+        except (json.JSONDecodeError, openai.APIResponseValidationError):
+            problem = "the reply is not JSON"
     raise kind(
-        f"the endpoint {address} (model {endpoint.model}) gave no reply after {attempt + 1} attempts: "
+        f"the endpoint {endpoint.url} (model {endpoint.model}) gave no reply after {attempt + 1} attempts: "
         f"{' '.join(problem.split())}. Check its url and model, and the key in ${endpoint.api_key_env}."
     )
 
@@ -158,4 +151,4 @@ def _seconds(header: str | None) -> float:
     try:
         return float(header or 0)
     except ValueError:
-        return 0.0  # a date: our own wait serves
+        return 0.0  # a date; the wait of our own is used

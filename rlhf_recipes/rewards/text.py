@@ -8,19 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
+from rlhf_recipes.rewards.load import extra
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 
-# The commonest short words that tell a language written in Latin letters from its neighbours.
-_COMMON = {
-    "en": "the and of to is in that it was for you with are this be have not they on at",
-    "de": "der die das und ist nicht ein eine mit auf den von zu sich ich auch es im dem für",
-    "fr": "le la les et est une des que pas pour dans qui sur au avec ce je vous nous du",
-    "es": "el la los las que y es una por con para no se del como más pero su al lo",
-    "it": "il lo la gli che di è un una per non con sono si della anche come ma del nel",
-    "pt": "o os as que e é um uma não para com por se do da mais como mas ao na",
-    "nl": "de het een en is van niet dat op te zijn met voor ik er maar om aan ook je",
-}
-_WORDS_OF = {language: frozenset(words.split()) for language, words in _COMMON.items()}
 _SCRIPTS = (
     "latin",
     "cyrillic",
@@ -34,7 +24,7 @@ _SCRIPTS = (
     "katakana",
     "cjk",
 )
-_SCRIPTS_OF = {"zh": ("cjk",), "ja": ("hiragana", "katakana"), "ko": ("hangul",), "ru": ("cyrillic",), "el": ("greek",)}
+_SURE = 0.3  # probability among py3langid's 140 languages; "Ok!" has 0.03, ten words of prose more than 0.9
 _UNITS = ("words", "characters", "tokens")
 _FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
@@ -108,35 +98,40 @@ def script(prompts: list[Text], completions: list[Text], *, script: str, **colum
     """
     if script not in _SCRIPTS:
         raise UserError(f"kwargs.script is {script!r}; choose one of {', '.join(_SCRIPTS)}.")
-    return [_share(text_of(completion), (script,)) for completion in completions]
+    letters = [list(filter(None, map(_script_of, filter(str.isalpha, text_of(c))))) for c in completions]
+    return [scripts.count(script) / len(scripts) if scripts else None for scripts in letters]
 
 
 def language(prompts: list[Text], completions: list[Text], *, language: str, **columns: Any) -> list[float | None]:
-    """Is the text in one language? By its commonest words, or by its script where that decides.
+    """Is the text in one language? By py3langid, whose model comes with the package.
 
-    Good for telling drift (an answer in another language than asked for), not for short or mixed texts.
+    It tells an answer in another language than the one asked for; in a mixed text the more frequent one wins.
 
     Args:
-        language: en, de, fr, es, it, pt, nl (by words); zh, ja, ko, ru, el (share of letters in the script).
+        language: an ISO 639-1 code, as en, de or zh.
 
     Returns:
-        By words: 1.0 if no other language has more of its common words in the text, else 0.0; None where no common
-        word of any language stands in it. By script: a share from 0 to 1, None for a text without letters.
+        1.0 or 0.0 a row; None where the text gives too little evidence ("Ok!", a formula).
+
+    Raises:
+        UserError: an unknown language, or py3langid is not installed.
 
     >>> language(["?"] * 2, ["The cat is on the mat.", "Die Katze ist auf dem Dach."], language="en")
     [1.0, 0.0]
     """
-    if language in _SCRIPTS_OF:
-        return [_share(text_of(completion), _SCRIPTS_OF[language], min_scripts=True) for completion in completions]
-    if language not in _WORDS_OF:
-        raise UserError(f"kwargs.language is {language!r}; choose one of {', '.join([*_WORDS_OF, *_SCRIPTS_OF])}.")
-    scores: list[float | None] = []
-    for completion in completions:
-        words = re.findall(r"[^\W\d_]+", text_of(completion).lower())
-        counts = {name: sum(word in common for word in words) for name, common in _WORDS_OF.items()}
-        best = max(counts.values())
-        scores.append(float(counts[language] == best) if best else None)
-    return scores
+    identifier = _identifier()
+    if language not in identifier.labels:
+        raise UserError(
+            f"kwargs.language is {language!r}; choose one of en, de, fr, zh, … (ISO 639-1) that py3langid tells."
+        )
+    guesses = [identifier.classify(text_of(completion)) for completion in completions]
+    return [float(guess == language) if probability >= _SURE else None for guess, probability in guesses]
+
+
+@lru_cache(maxsize=1)
+def _identifier():
+    langid = extra("py3langid.langid")
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 def keywords(
@@ -254,15 +249,6 @@ def _lengths(completions: list[Text], unit: str, columns: dict[str, Any]) -> lis
     return [len(text.split()) if unit == "words" else len(text) for text in texts]
 
 
-def _share(text: str, scripts: tuple[str, ...], min_scripts: bool = False) -> float | None:
-    letters = [found for char in text if char.isalpha() and (found := _script_of(char))]
-    if not letters:
-        return None
-    if min_scripts and scripts == _SCRIPTS_OF["ja"] and any(found in scripts for found in letters):
-        scripts = (*scripts, "cjk")  # Japanese has Chinese characters too, but never only those for long
-    return sum(found in scripts for found in letters) / len(letters)
-
-
 @lru_cache(maxsize=4096)
 def _script_of(char: str) -> str:
     return unicodedata.name(char, "").partition(" ")[0].lower()
@@ -306,14 +292,7 @@ def _validator(schema: str) -> Callable[[Any], bool]:
         raise _SchemaError(f"the JSON schema {schema[:60]!r} is no JSON: {error}.") from error
     if wanted is True:
         return lambda document: True
-    try:
-        import jsonschema
-        from referencing.exceptions import Unresolvable
-    except ImportError as error:
-        raise UserError(
-            "rewards.text:json_schema checks schemas with the package jsonschema, which is not installed. "
-            "Run: pip install jsonschema"
-        ) from error
+    jsonschema, unresolvable = extra("jsonschema"), extra("referencing.exceptions").Unresolvable
     kind = jsonschema.validators.validator_for(wanted, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(wanted)
@@ -323,7 +302,7 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     def is_valid(document: Any) -> bool:
         try:
             return kind(wanted).is_valid(document)
-        except Unresolvable as error:
+        except unresolvable as error:
             raise _SchemaError(f"the JSON schema has a $ref to {error.ref!r}, which it does not define.") from error
 
     return is_valid

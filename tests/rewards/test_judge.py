@@ -1,10 +1,13 @@
 """The judge against a server on loopback that answers, stalls, fails and counts."""
 
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
+pytest.importorskip("openai", reason="an extra: pip install 'rlhf-recipes[rewards]'")
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards import judge
@@ -31,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with server.lock:
             server.requests.append(body)
-            server.headers_seen.append(dict(self.headers) | {"path": self.path})
+            server.headers_seen.append({k.title(): v for k, v in self.headers.items()} | {"path": self.path})
             server.under_way += 1
             server.most = max(server.most, server.under_way)
         if server.barrier is not None:
@@ -288,6 +291,12 @@ def test_no_server_and_no_url(server):
         ask(server, ["nobody there"], retries=1)
     with pytest.raises(UserError, match="after 1 attempts"):
         ask_all(["q"], Endpoint("not a url", "m"))
+
+
+def test_without_the_client_the_extra_is_named(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"package openai.*pip install 'rlhf-recipes\[rewards\]'"):
+        ask(server, ["not asked before"])
 
 
 def test_many_at_once_but_not_too_many(server):

@@ -91,13 +91,16 @@ SENTENCES = {
 
 @pytest.mark.parametrize("wanted", SENTENCES)
 def test_language_tells_each_from_all_others(wanted):
+    pytest.importorskip("py3langid", reason="an extra: pip install 'rlhf-recipes[rewards]'")
     for spoken, sentence in SENTENCES.items():
         score = one(text.language, sentence, language=wanted)
         assert (score == 1.0) == (spoken == wanted), (wanted, spoken, score)
 
 
 def test_language_without_evidence():
+    pytest.importorskip("py3langid", reason="an extra: pip install 'rlhf-recipes[rewards]'")
     assert one(text.language, "Ok!", language="en") is None
+    assert one(text.language, r"\frac{1}{2} = 0.5", language="en") is None
     with pytest.raises(UserError, match="choose one of en"):
         one(text.language, "Ok!", language="klingon")
     with pytest.raises(UserError, match="choose one of latin"):
@@ -178,7 +181,7 @@ def test_a_reference_that_leads_nowhere():
 def test_json_without_jsonschema(monkeypatch):
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert one(text.json_schema, "[]") == 1.0  # any JSON: no library needed
-    with pytest.raises(UserError, match="pip install jsonschema"):
+    with pytest.raises(UserError, match=r"package jsonschema.*pip install 'rlhf-recipes\[rewards\]'"):
         one(text.json_schema, "[]", schema={"type": "array", "maxItems": 17})
 
 

@@ -1,8 +1,10 @@
 """Loading by path, combining by weight, clip and gate, and errors that name the function and the sample."""
 
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +45,15 @@ def mine(tmp_path):
 def test_a_relative_file_is_taken_from_the_working_directory(mine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_function("./my_reward.py:length")([""], ["four"]) == [4.0]
+
+
+def test_the_example_of_the_how_to_scores_texts_messages_and_gsm8ks_column(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/how-to/custom-reward.md").read_text(encoding="utf-8")
+    (tmp_path / "my_reward.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    score = load_function({"path": f"{tmp_path}/my_reward.py:score", "kwargs": {"bonus": 2.0}})
+    completions = ["It is 72.", [{"role": "assistant", "content": "It is 72."}], "It is 71.", "It is 72."]
+    gold = ["72", "48 / 2 = 24\n48 + 24 = 72\n#### 72", "72", None]
+    assert score(["6 x 12?"] * 4, completions, answer=gold) == [2.0, 2.0, 0.0, None]
 
 
 def test_kwargs_are_bound_and_columns_passed(mine):

@@ -1,132 +1,162 @@
 """Several models on the same held-out prompts: a summary of each, who beats whom, and every answer as a row."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import statistics, summary
-from rlhf_recipes.evaluation.measured import Loader, Measured, Questions, Sampling, measure_all
-from rlhf_recipes.runs.resolve import Stops
+from rlhf_recipes.engine.prompts import as_completion
+from rlhf_recipes.evaluation import statistics, text
+from rlhf_recipes.evaluation.answers import Draw
+from rlhf_recipes.evaluation.measure import Contestant, Measured, Questions, measure_all
 
 Reward = Callable[..., list[float | None]]  # TRL's f(prompts, completions, **columns)
-Signal = Callable[[list, list, dict], tuple[Sequence[float], dict[str, Sequence[float]]]]  # -> scores, scores by name
 Judge = Callable[[list, list, list], list[float | None]]  # f(prompts, ours, theirs): above 0 where ours is better
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What scores the answers, and what decides between two of them.
+
+    Args:
+        rewards: what PPO was trained on: `(prompts, completions, columns) -> (scores, {name: scores})`.
+        gold: the true score, where it is known.
+        exact: 1 for a right answer, 0 for a wrong one, None where it cannot tell; its mean is `accuracy`.
+        judge: decides pairs itself.
+        by: without a judge, whose scores decide: `gold`, `score` or a reward's name. None: gold where there is one,
+            else the score.
+        ref: the model that KL is measured to and checkpoints are compared with; None: neither.
+        pairs: which (ours, theirs) to compare. None: every pair of models, the later against the earlier. A `judge`
+            with `pairs` compares no checkpoints, since each comparison has its price.
+        tie: half-width of the tie band, in the judge's unit.
+        seed: of the bootstrap.
+    """
+
+    rewards: Callable[[list, list, dict], tuple[Sequence[float], dict[str, Sequence[float]]]] | None = None
+    gold: Reward | None = None
+    exact: Reward | None = None
+    judge: Judge | None = None
+    by: str | None = None
+    ref: str | None = None
+    pairs: Sequence[tuple[str, str]] | None = None
+    tie: float = 0.0
+    seed: int = 0
+
+    @property
+    def decides(self) -> str | None:
+        """What decides, as the summary names it; None where nothing does."""
+        if self.judge:
+            return "judge"
+        return self.by or ("gold" if self.gold else "score" if self.rewards else None)
+
+
 def evaluate_models(
-    models: Mapping[str, Loader],
-    prompts: Sequence[dict],
-    *,
-    signal: Signal | None = None,
-    gold: Reward | None = None,
-    exact: Reward | None = None,
-    judge: Judge | None = None,
-    by: str | None = None,
-    ref: str | None = None,
-    demos: Sequence[dict] = (),
-    corpus: Sequence[str] = (),
-    sampling: Sampling | None = None,
-    stops: Mapping[str, Stops] | None = None,
-    answers: Mapping[str, Sequence[str]] | None = None,
-    checkpoints: Mapping[str, Loader] | None = None,
-    majority: int = 1,
-    benchmarks: Callable[..., dict] | None = None,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    epsilon: float = 0.0,
-    seed: int = 0,
+    contestants: Mapping[str, Contestant], questions: Questions, draw: Draw, judging: Judging
 ) -> tuple[dict, list[dict]]:
     """Answers the prompts with every model, one model in memory at a time, and compares the answers.
 
     Args:
-        models: name -> loader, in the order to be shown (base, sft, ppo). The reference is loaded last, since it also
-            judges the others' answers.
-        prompts: rows with `prompt` and any other column; the others are handed to the scorers as lists.
-        signal: the reward PPO was trained on: `(prompts, completions, columns) -> (scores, {name: scores})`.
-        gold: what is true, where it is known.
-        exact: 1 for a right answer, 0 for a wrong one, None where it cannot tell; its mean is `accuracy`.
-        judge: decides pairs itself.
-        by: without a judge, whose scores decide: `gold`, `score` or a reward's name. None: gold where there is one,
-            else the signal.
-        ref: name of the model KL is measured to. None: `sft` if it is there, else no KL.
-        demos: held-out demonstrations for `ppl`.
-        corpus: held-out plain texts for `corpus_ppl`.
-        sampling: how to answer.
-        stops: name -> where that model's answers end, models and checkpoints alike; of the others, at EOS.
-        answers: name -> texts made elsewhere, one a prompt (an endpoint's): scored, without KL and perplexity.
-        checkpoints: name -> loader of models along the way to one of `models`: scored and compared with the reference
-            alone, without perplexity, votes, benchmarks and rows of their own. Where `judge` decides and `pairs` are
-            given they are only scored: each comparison has its price.
-        majority: k above 1 samples k answers to each prompt that `exact` can tell about, for `majority_at_<k>`.
-        benchmarks: `(model, tokenizer) -> {task: {metric: value}}`.
-        pairs: which (ours, theirs) to compare. None: every pair of models, the later against the earlier.
-        epsilon: half-width of the tie band, in the judge's unit.
-        seed: of the bootstrap.
+        contestants: by name, in the order to be shown. The reference is loaded last, since it also reads the others'
+            answers.
+        questions: what each is asked.
+        draw: how answers are sampled.
+        judging: what scores and compares them.
 
     Returns:
         The summary, ready for JSON (`models: {name: {...}}`, `win_rate: {"ppo_vs_sft": {...}}`, `judge`, `ref`,
         `prompts`, `notes`), and one row a model and prompt for samples.jsonl.
-
-    Raises:
-        UserError: `ref` is none of the models.
     """
-    from rlhf_recipes.engine.prompts import as_completion
-
-    sampling, rows, along = sampling or Sampling(), list(prompts), dict(checkpoints or {})
-    if ref is None and "sft" in models:
-        ref = "sft"
-    if ref is not None and ref not in models:
-        raise UserError(f"evaluate.ref={ref} is none of the models compared ({', '.join(models)}): name one of them")
-    asked = [row["prompt"] for row in rows]
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name != "prompt"}
-
-    def completed(texts: Sequence[str]) -> list:
-        return [as_completion(said, prompt) for prompt, said in zip(asked, texts, strict=True)]
+    prompts = questions.prompts
+    columns = {key: [row[key] for row in questions.rows] for key in questions.rows[0] if key != "prompt"}
 
     def judged_right(texts: Sequence[str]) -> list[float | None]:
-        return [summary.number(v) for v in exact(prompts=asked, completions=completed(texts), **columns)]
+        return _numbers(judging.exact(prompts=prompts, completions=_completions(prompts, texts), **columns))
 
-    questions = Questions(
-        asked,
-        demos,
-        corpus,
-        k=majority,
-        checkable=(lambda texts: [i for i, v in enumerate(judged_right(texts)) if v is not None]) if exact else None,
-        benchmarks=benchmarks,
-    )
-    measured = measure_all({**models, **along}, questions, sampling, ref=ref, brief=list(along), stops=stops)
-    measured |= {name: Measured(list(texts)) for name, texts in (answers or {}).items()}
-
-    names, summaries, samples, scores = [*models, *(answers or {})], {}, [], {}
-    for name in [*names, *along]:
+    measured = measure_all(contestants, questions, draw, ref=judging.ref, judged_right=judging.exact and judged_right)
+    summaries, samples, scores = {}, [], {}
+    for name, contestant in contestants.items():
         of = measured[name]
-        completions = completed(of.texts)
-        total, by_name = signal(asked, completions, columns) if signal else (None, {})
-        scored = {"score": total, **{f"reward/{key}": values for key, values in by_name.items()}}
-        scored["gold"] = gold(prompts=asked, completions=completions, **columns) if gold else None
-        scored = {key: [summary.number(v) for v in values] for key, values in scored.items() if values is not None}
-        if exact:
+        completions = _completions(prompts, of.texts)
+        scored = {}
+        if judging.rewards:
+            scored["score"], by_name = judging.rewards(prompts, completions, columns)
+            scored |= {f"reward/{key}": values for key, values in by_name.items()}
+        if judging.gold:
+            scored["gold"] = judging.gold(prompts=prompts, completions=completions, **columns)
+        scored = {key: _numbers(values) for key, values in scored.items()}
+        if judging.exact:
             scored["accuracy"] = judged_right(of.texts)
         if of.elected:
-            right = judged_right([of.elected.get(i, said) for i, said in enumerate(of.texts)])
-            scored[f"majority_at_{majority}"] = [v if i in of.elected else None for i, v in enumerate(right)]
-        summaries[name], scores[name] = summary.summarise(of, scored), scored
-        samples += summary.samples(name, rows, of, scored) if name not in along else []
+            right = judged_right([of.elected.get(i, answer) for i, answer in enumerate(of.texts)])
+            scored[f"majority_at_{questions.votes}"] = [v if i in of.elected else None for i, v in enumerate(right)]
+        summaries[name], scores[name] = summarise(of, scored), scored
+        samples += [] if contestant.checkpoint else _samples(name, questions.rows, of, scored)
 
-    by = "judge" if judge else by or ("gold" if gold else "score" if signal else None)
-    chosen = list(pairs) if pairs is not None else [(b, a) for i, b in enumerate(names) for a in reversed(names[:i])]
-    if ref is not None and not (judge and pairs is not None):
-        chosen += [(name, ref) for name in along]
     win_rate = {}
-    for ours, theirs in chosen:
-        if judge:
-            verdicts = judge(asked, measured[ours].texts, measured[theirs].texts)
+    for ours, theirs in _pairs(contestants, judging):
+        if judging.judge:
+            verdicts = judging.judge(prompts, measured[ours].texts, measured[theirs].texts)
         else:
-            verdicts = _differences(scores[ours], scores[theirs], by)
+            verdicts = _differences(scores[ours], scores[theirs], judging.decides)
         if verdicts is not None:
-            result = statistics.compare(verdicts, [0.0] * len(verdicts), epsilon=epsilon, seed=seed)
-            win_rate[f"{ours}_vs_{theirs}"] = result._asdict()
-    notes = _notes(measured, ref, list(answers or {}))
-    found = {"models": summaries, "win_rate": win_rate, "judge": by, "ref": ref, "prompts": len(rows), "notes": notes}
-    return found, samples
+            win_rate[f"{ours}_vs_{theirs}"] = statistics.compare(verdicts, tie=judging.tie, seed=judging.seed)._asdict()
+    summary = {"models": summaries, "win_rate": win_rate, "judge": judging.decides, "ref": judging.ref}
+    return summary | {"prompts": len(prompts), "notes": _notes(contestants, measured, judging.ref)}, samples
+
+
+def summarise(of: Measured, scored: Mapping[str, Sequence[float | None]]) -> dict:
+    """One model's figures; docs/reference/metrics.md defines each. None stands for what could not be measured."""
+    summary = {}
+    for key, values in scored.items():
+        mean = statistics.mean(values)
+        summary |= {key: mean.mean, f"{key}_std": mean.std, f"{key}_se": mean.se}
+    summary["kl"] = None
+    if of.k1 is not None:
+        kl = statistics.mean(of.k1)
+        summary |= {"kl": kl.mean, "kl_se": kl.se, "kl_k3": statistics.mean(of.k3).mean}
+    for key, perplexity in (("ppl", of.ppl), ("corpus_ppl", of.corpus_ppl)):
+        summary[key] = None
+        if perplexity is not None:
+            summary |= {key: perplexity.ppl, f"{key}_tokens": perplexity.tokens, f"{key}_dropped": perplexity.dropped}
+    answers = of.answers
+    summary["length"] = statistics.mean([a.tokens for a in answers]).mean if answers is not None else None
+    summary["eos_rate"] = statistics.mean([a.finished for a in answers]).mean if answers is not None else None
+    summary["words"] = statistics.mean([len(text.words(answer)) for answer in of.texts]).mean
+    summary |= {f"distinct_{n}": text.distinct(of.texts, n) for n in (1, 2)}
+    summary["self_similarity"] = text.self_similarity(of.texts)
+    summary["repetition"] = statistics.mean([text.repetition(answer) for answer in of.texts]).mean
+    return summary | ({} if of.benchmarks is None else {"benchmarks": of.benchmarks})
+
+
+def _samples(name: str, rows: Sequence[dict], of: Measured, scored: Mapping[str, Sequence[float | None]]) -> list[dict]:
+    """A row a prompt: the prompt, the answer, and every score of it."""
+    samples = []
+    for i, row in enumerate(rows):
+        sample = {"step": 0, "model": name, "index": i, "prompt": row["prompt"], "completion": of.texts[i]}
+        sample |= {key: values[i] for key, values in scored.items()}
+        sample |= {} if of.k1 is None else {"kl": of.k1[i]}
+        if of.answers is not None:
+            sample |= {"tokens": of.answers[i].tokens, "finished": of.answers[i].finished}
+        samples.append(sample)
+    return samples
+
+
+def _pairs(contestants: Mapping[str, Contestant], judging: Judging) -> list[tuple[str, str]]:
+    models = [name for name, contestant in contestants.items() if not contestant.checkpoint]
+    pairs = judging.pairs
+    if pairs is None:
+        pairs = [(ours, theirs) for i, ours in enumerate(models) for theirs in reversed(models[:i])]
+    if judging.ref is None or (judging.judge and judging.pairs is not None):
+        return list(pairs)
+    return [*pairs, *((name, judging.ref) for name in contestants if name not in models)]
+
+
+def _completions(prompts: Sequence, texts: Sequence[str]) -> list:
+    return [as_completion(answer, prompt) for prompt, answer in zip(prompts, texts, strict=True)]
+
+
+def _numbers(scores: Sequence) -> list[float | None]:
+    """Scores as plain JSON has them: tensors and numpy scalars become floats, NaN becomes None."""
+    numbers = [None if score is None else float(score) for score in scores]
+    return [None if number != number else number for number in numbers]
 
 
 def _differences(ours: dict, theirs: dict, by: str | None) -> list[float | None] | None:
@@ -136,10 +166,14 @@ def _differences(ours: dict, theirs: dict, by: str | None) -> list[float | None]
     return [None if None in pair else pair[0] - pair[1] for pair in zip(ours[key], theirs[key], strict=True)]
 
 
-def _notes(measured: dict[str, Measured], ref: str | None, endpoints: list[str]) -> list[str]:
+def _notes(contestants: Mapping[str, Contestant], measured: Mapping[str, Measured], ref: str | None) -> list[str]:
     """Why a figure is null."""
-    notes = [f"{n} is an endpoint: no log-probabilities, so neither KL nor perplexity" for n in endpoints]
+    notes = [
+        f"{name} is an endpoint: no log-probabilities, so neither KL nor perplexity"
+        for name, contestant in contestants.items()
+        if contestant.load is None
+    ]
     if ref is not None:
-        strange = [n for n, of in measured.items() if of.answers is not None and of.k1 is None]
-        notes += [f"{n} has another vocabulary than {ref}: no KL to it" for n in strange]
+        others = [name for name, of in measured.items() if of.answers is not None and of.k1 is None]
+        notes += [f"{name} has another vocabulary than {ref}: no KL to it" for name in others]
     return notes

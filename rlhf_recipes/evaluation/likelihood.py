@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rlhf_recipes.engine.prompts import Text, prompt_ids
-from rlhf_recipes.evaluation.measure import Answer, base_of, context_length
-from rlhf_recipes.evaluation.progress import track
+from rlhf_recipes.evaluation.answers import Answer, track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Judged(NamedTuple):
-    """Token ids and where the part to be judged begins; everything before `start` is context."""
+class Span(NamedTuple):
+    """Token ids and where the part to be read begins; everything before `start` is context."""
 
     ids: tuple[int, ...]
     start: int  # at least 1: nothing predicts the first token
@@ -33,8 +32,8 @@ class Perplexity(NamedTuple):
     dropped: int
 
 
-def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Judged:
-    """Ids of prompt and completion as SFTTrainer makes them, EOS last; judged from the completion on."""
+def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Span:
+    """Ids of prompt and completion as SFTTrainer makes them, EOS last; read from the completion on."""
     [asked] = prompt_ids([prompt], tokenizer)
     if isinstance(prompt, str):
         ids = tuple(tokenizer(prompt + completion)["input_ids"])
@@ -42,54 +41,54 @@ def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: 
             ids += (tokenizer.eos_token_id,)
     else:
         ids = tuple(tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"])
-    return Judged(ids, max(1, len(asked)))
+    return Span(ids, max(1, len(asked)))
 
 
 def logprobs(
     model: "PreTrainedModel",
-    sequences: Sequence[Judged | Answer],
+    sequences: Sequence[Span | Answer],
     *,
     temperature: float = 1.0,
     max_tokens: int = 16384,
     description: str = "log-probabilities",
 ) -> list[np.ndarray]:
-    """Log-probability of every judged token, nats.
+    """Log-probability of every token of the spans, nats.
 
     Args:
         model: causal language model.
-        sequences: `(n,)`; an Answer is judged from its first generated token on.
+        sequences: `(n,)`; an Answer is read from its first generated token on.
         temperature: logits are divided by it, as the sampler's were; 0 counts as 1.
         max_tokens: padded tokens in one forward pass (one sequence always passes).
         description: before the progress bar.
 
     Returns:
-        `(n,)` float64 arrays, each `(judged tokens,)`.
+        `(n,)` float64 arrays, each `(tokens read,)`.
     """
     from rlhf_recipes.engine.forward import evaluating, head_is_linear
     from rlhf_recipes.engine.logprobs import CHUNK_ELEMENTS, completion_logprobs
     from rlhf_recipes.engine.sampling import Sampling
     from rlhf_recipes.engine.sequences import Sequences
 
-    sequences = [Judged(s.prompt_ids + s.ids, len(s.prompt_ids)) if isinstance(s, Answer) else s for s in sequences]
+    sequences = [Span(s.prompt_ids + s.ids, len(s.prompt_ids)) if isinstance(s, Answer) else s for s in sequences]
     if not sequences:
         return []
-    causal, sampling = base_of(model), Sampling(temperature=temperature)
+    sampling = Sampling(temperature=temperature)
     result: list[np.ndarray | None] = [None] * len(sequences)
     with evaluating(model):
-        linear = head_is_linear(causal)
+        linear = head_is_linear(model)
         if not linear:  # the whole forward's logits lie in memory at once
-            max_tokens = min(max_tokens, CHUNK_ELEMENTS // causal.config.get_text_config().vocab_size)
+            max_tokens = min(max_tokens, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
         batches = list(_batches(sequences, max_tokens))
-        for batch in track(batches, total=len(sequences), description=description, weight=len):
+        for batch in track(batches, len(sequences), description):
             parts = [(sequences[i].ids, max(1, sequences[i].start)) for i in batch]
             rows = Sequences.of([ids[:start] for ids, start in parts], [ids[start:] for ids, start in parts])
-            judged = completion_logprobs(causal, rows.to(model.device), sampling, linear).double().cpu().numpy()
+            read = completion_logprobs(model, rows.to(model.device), sampling, linear).double().cpu().numpy()
             for row, (i, (ids, start)) in enumerate(zip(batch, parts, strict=True)):
-                result[i] = judged[row, : len(ids) - start]
+                result[i] = read[row, : len(ids) - start]
     return result
 
 
-def _batches(sequences: list[Judged], max_tokens: int) -> Iterator[list[int]]:
+def _batches(sequences: list[Span], max_tokens: int) -> Iterator[list[int]]:
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
     batch: list[int] = []
     for i in order:
@@ -122,43 +121,37 @@ def kl_estimates(logprobs: Sequence[np.ndarray], ref_logprobs: Sequence[np.ndarr
 def perplexity(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", demos: Sequence[dict], *, description="perplexity"
 ) -> Perplexity:
-    """Perplexity of the completions of held-out demonstrations, given their prompts: exp(sum NLL / sum tokens).
+    """Perplexity of the completions of held-out demonstrations, rows of `prompt` and `completion`, given the prompts.
 
-    Every token weighs the same, EOS included; SFTTrainer's eval_loss weighs every batch the same.
-
-    Args:
-        model: causal language model.
-        tokenizer: of that model.
-        demos: rows with `prompt` and `completion`.
-        description: before the progress bar.
+    exp(sum NLL / sum tokens): every token weighs the same, EOS included; SFTTrainer's eval_loss weighs every batch the
+    same.
     """
-    sequences = [encode_demo(tokenizer, row["prompt"], row["completion"]) for row in demos]
-    return _perplexity(model, sequences, description)
+    return _perplexity(model, [encode_demo(tokenizer, row["prompt"], row["completion"]) for row in demos], description)
 
 
 def corpus_perplexity(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, length: int = 512
 ) -> Perplexity:
-    """Perplexity of plain text: what alignment costs on the text the model was pretrained on.
+    """Perplexity of plain text: what alignment costs on the text that the model was pretrained on.
 
-    Args:
-        model: causal language model.
-        tokenizer: of that model.
-        texts: documents.
-        length: tokens a piece, at most the context; a longer document is cut, and each piece is read from nothing.
+    A document longer than `length` tokens, or than the context, is cut, and each piece is read from nothing.
     """
-    length = min(length, context_length(model) or length)
+    length = min(length, _context(model) or length)
     pieces = []
     for text in texts:
         ids = tuple(tokenizer(text)["input_ids"])
-        pieces += [Judged(ids[at : at + length], 1) for at in range(0, len(ids), length)]
+        pieces += [Span(ids[at : at + length], 1) for at in range(0, len(ids), length)]
     return _perplexity(model, [piece for piece in pieces if len(piece.ids) > 1], "corpus perplexity")
 
 
-def _perplexity(model, sequences: list[Judged], description: str) -> Perplexity:
-    limit = context_length(model)
-    fitting = [s for s in sequences if s.start < len(s.ids) and (limit is None or len(s.ids) <= limit)]
+def _perplexity(model, spans: list[Span], description: str) -> Perplexity:
+    limit = _context(model)
+    fitting = [s for s in spans if s.start < len(s.ids) and (limit is None or len(s.ids) <= limit)]
     scored = logprobs(model, fitting, description=description)
     tokens = sum(map(len, scored))
     total = sum(float(row.sum()) for row in scored)
-    return Perplexity(math.exp(-total / tokens) if tokens else None, tokens, len(sequences) - len(fitting))
+    return Perplexity(math.exp(-total / tokens) if tokens else None, tokens, len(spans) - len(fitting))
+
+
+def _context(model) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None)

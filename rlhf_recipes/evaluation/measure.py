@@ -1,131 +1,146 @@
-"""Answers of one causal language model to held-out prompts, sampled from the model as it is."""
+"""One model after the other, each let go before the next: its answers, likelihoods and benchmarks."""
 
 import gc
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from rlhf_recipes.engine.prompts import Text, prompt_ids
-from rlhf_recipes.engine.stops import stop_ids, stop_string_test
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation.progress import track
+from rlhf_recipes.evaluation import likelihood
+from rlhf_recipes.evaluation.answers import Answer, Draw, generate
+from rlhf_recipes.evaluation.likelihood import Perplexity
+from rlhf_recipes.rewards import majority
 from rlhf_recipes.runs.resolve import Stops
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+Benchmarks = Callable[..., dict[str, dict[str, float]]]  # (model, tokenizer) -> {task: {metric: value}}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One sampled answer. `ids` holds the stop token where there is one; `text` only the one PPO was told to use."""
-
-    text: str
-    ids: tuple[int, ...]
-    prompt_ids: tuple[int, ...]
-    finished: bool  # by a stop token or string, not by the length limit
-
-    @property
-    def tokens(self) -> int:
-        """Length in tokens, stop token included."""
-        return len(self.ids)
-
-
-def context_length(model: "PreTrainedModel") -> int | None:
-    """Tokens the model can read at once, None where its config does not say."""
-    return getattr(model.config, "max_position_embeddings", None)
-
-
-def generate(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompts: Sequence[Text],
-    *,
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    batch_size: int = 64,
-    seed: int = 0,
-    stops: Stops | None = None,
-    description: str = "answers",
-) -> list[Answer]:
-    """Answers every prompt once.
-
-    Of the model's own generation_config only the stop tokens are used, so that no penalty hidden in it changes the
-    distribution.
+class Contestant:
+    """One that answers.
 
     Args:
-        model: causal language model, on any device.
-        tokenizer: of that model.
-        prompts: `(n,)` strings or message lists.
-        max_new_tokens: at most so many tokens an answer.
-        temperature: 0 takes the likeliest token.
-        top_p: nucleus, 1.0 for all of it.
-        top_k: 0 for all tokens.
-        batch_size: prompts at once; they are sorted by length, so that little is padding.
-        seed: of the sampling; the caller's own random state is left as it was.
-        stops: what ends an answer, as in PPO. None: the tokenizer's EOS and those of the model's generation_config.
-        description: before the progress bar.
-
-    Returns:
-        `(n,)` answers in the order of `prompts`.
-
-    Raises:
-        UserError: a prompt and its answer do not fit the model's context.
+        load: `() -> (model, tokenizer)`, called when its turn comes; None where `texts` are given.
+        stops: where its answers end.
+        texts: answers that were made elsewhere, one a prompt (an endpoint's): scored, without KL and perplexity.
+        checkpoint: it lies on the way to another contestant: it is scored and compared with the reference, without
+            perplexity, votes, benchmarks and rows of its own.
     """
-    import torch
 
-    from rlhf_recipes.engine import generation as engine
-    from rlhf_recipes.engine.forward import evaluating
-    from rlhf_recipes.engine.sampling import Sampling
+    load: Callable[[], tuple] | None = None
+    stops: Stops = field(default_factory=Stops)
+    texts: Sequence[str] | None = None
+    checkpoint: bool = False
 
-    stops = stops or Stops()
-    encoded = prompt_ids(prompts, tokenizer)
-    longest, limit = max(map(len, encoded), default=0), context_length(model)
-    if limit is not None and longest + max_new_tokens > limit:
-        raise UserError(
-            f"the longest prompt has {longest} tokens and may be answered with {max_new_tokens}, but the model reads "
-            f"{limit} at once: lower max_new_tokens, or cut the prompts with data.max_prompt_length"
+
+@dataclass(frozen=True)
+class Questions:
+    """What every contestant is asked.
+
+    Args:
+        rows: with `prompt` and any other column; the others are handed to the scorers as lists.
+        demos: held-out demonstrations for `ppl`.
+        corpus: held-out plain texts for `corpus_ppl`.
+        votes: k above 1 samples k answers to each prompt whose answer can be right or wrong, for `majority_at_<k>`.
+        benchmarks: run while the model is in memory.
+    """
+
+    rows: Sequence[dict]
+    demos: Sequence[dict] = ()
+    corpus: Sequence[str] = ()
+    votes: int = 1
+    benchmarks: Benchmarks | None = None
+
+    @property
+    def prompts(self) -> list:
+        return [row["prompt"] for row in self.rows]
+
+
+@dataclass
+class Measured:
+    """What is kept of a contestant once its model has been let go."""
+
+    texts: list[str]
+    answers: list[Answer] | None = None  # None where only the texts are known (an endpoint)
+    logprobs: list | None = None
+    vocabulary: dict | None = None
+    ppl: Perplexity | None = None
+    corpus_ppl: Perplexity | None = None
+    k1: list[float] | None = None
+    k3: list[float] | None = None
+    elected: dict[int, str] = field(default_factory=dict)  # prompt -> the text that most of k answers agree with
+    benchmarks: dict[str, dict[str, float]] | None = None
+
+
+def measure_all(
+    contestants: Mapping[str, Contestant],
+    questions: Questions,
+    draw: Draw,
+    *,
+    ref: str | None,
+    judged_right: Callable[[list[str]], list[float | None]] | None,
+) -> dict[str, Measured]:
+    """Every contestant's answers and figures; the reference is loaded last, since it reads the others' answers.
+
+    Args:
+        ref: the name of the model that KL is measured to; None: no KL.
+        judged_right: what tells of the texts whether they are right; None for those about which it cannot tell.
+    """
+    measured = {name: Measured(list(c.texts)) for name, c in contestants.items() if c.load is None}
+    to_load = [name for name in contestants if name not in measured]
+    for name in sorted(to_load, key=lambda name: name == ref):  # stable
+        contestant = contestants[name]
+        model, tokenizer = contestant.load()
+        answers = generate(
+            model, tokenizer, questions.prompts, draw, stops=contestant.stops, description=f"{name}: answers"
         )
-    sampling = Sampling(
-        max_length=max_new_tokens,
-        temperature=temperature,
-        stop_ids=stop_ids(tokenizer, base_of(model), stops),
-        top_k=top_k,
-        top_p=top_p,
-        stopped=stop_string_test(stops.stop_strings, tokenizer),
-    )
-    if not encoded:
-        return []
-    uniforms = torch.rand(len(encoded), max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    with evaluating(model):
-        written = engine.generate(
-            model,
-            encoded,
-            uniforms,
-            sampling,
-            pad_id=tokenizer.pad_token_id or 0,
-            batch_size=batch_size,
-            keep_sets=False,
-            track=lambda batches: track(batches, total=len(encoded), description=description, weight=len),
-        )
-    answers = []
-    for prompt, ids, finished in zip(encoded, written.answers(), written.finished.tolist(), strict=True):
-        # the text of PPO's own stop token is part of what its reward read
-        silent = stops.stop_token_id is None and ids[-1] in sampling.stop_ids
-        text = tokenizer.decode(ids[:-1] if silent else ids, skip_special_tokens=True)
-        answers.append(Answer(text=text, ids=tuple(ids), prompt_ids=tuple(prompt), finished=finished))
-    return answers
+        of = measured[name] = Measured([answer.text for answer in answers], answers, vocabulary=tokenizer.get_vocab())
+        if ref is not None:
+            of.logprobs = likelihood.logprobs(model, answers, temperature=draw.temperature, description=f"{name}: KL")
+        if not contestant.checkpoint:
+            _examine(name, contestant, of, (model, tokenizer), questions, draw, judged_right)
+        if name == ref:
+            for other in measured.values():
+                _diverge(other, of, model, draw.temperature)
+        device = model.device
+        del model
+        _free(device)
+    return measured
 
 
-def free(device) -> None:
+def _examine(
+    name: str, contestant: Contestant, of: Measured, loaded: tuple, questions: Questions, draw: Draw, judged_right
+) -> None:
+    """Perplexity, votes and benchmarks."""
+    if questions.demos:
+        of.ppl = likelihood.perplexity(*loaded, questions.demos, description=f"{name}: perplexity")
+    if questions.corpus:
+        of.corpus_ppl = likelihood.corpus_perplexity(*loaded, questions.corpus)
+    if questions.votes > 1 and judged_right is not None:
+        checkable = [i for i, right in enumerate(judged_right(of.texts)) if right is not None]
+        others = questions.votes - 1  # the first answer is that of all other figures
+        prompts = [questions.prompts[i] for i in checkable for _ in range(others)]
+        again = replace(draw, seed=draw.seed + 1)
+        answers = generate(*loaded, prompts, again, stops=contestant.stops, description=f"{name}: votes")
+        for n, i in enumerate(checkable):
+            texts = [of.texts[i], *(answer.text for answer in answers[n * others : (n + 1) * others])]
+            of.elected[i] = texts[majority.vote(texts)]
+    if questions.benchmarks is not None:
+        of.benchmarks = questions.benchmarks(*loaded)
+
+
+def _diverge(of: Measured, ref: Measured, ref_model, temperature: float) -> None:
+    """Fills in the KL of a model's own answers to the reference. With another vocabulary, ids are other words: none."""
+    if of.answers is None or of.vocabulary != ref.vocabulary:
+        return
+    ref_logprobs = ref.logprobs
+    if of is not ref:
+        ref_logprobs = likelihood.logprobs(ref_model, of.answers, temperature=temperature)
+    of.k1, of.k3 = likelihood.kl_estimates(of.logprobs, ref_logprobs)
+
+
+def _free(device) -> None:
     """Gives back what a model that nobody holds any more took."""
-    import torch
-
     gc.collect()
     if device.type == "cuda":
+        import torch
+
         torch.cuda.empty_cache()
-
-
-def base_of(model):
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

@@ -1,41 +1,54 @@
 """What `stage=evaluate` is asked to do, checked before torch is imported: who competes, who judges, which pairs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlhf_recipes.config.stage import Stages, aligned, reference
 from rlhf_recipes.errors import UserError, suggest
 from rlhf_recipes.rewards.judge import preference
 from rlhf_recipes.rewards.judge_client import Endpoint
 from rlhf_recipes.runs.checkpoints import is_whole
 
-Judge = Callable[[list, list, list], list[float | None]]  # f(prompts, ours, theirs): above 0 where ours is better
-STEPWISE = ("ppo", "grpo", "dpo")  # the stages whose checkpoints lie on a path away from the reference
+if TYPE_CHECKING:
+    from rlhf_recipes.evaluation.compare import Judge
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everyone who answers, by the name under which they are reported, and how they are compared."""
+class Lineup:
+    """Everyone who answers, by the name under which they are reported, and how they are compared.
 
-    paths: dict[str, str]  # models: folder or hub id
+    Args:
+        paths: of the models: folders or hub ids.
+        checkpoints: `ppo@20` -> folder.
+        judge: an endpoint's; else the scores of `by` decide: `gold`, `score`, a reward's name, or None for gold where
+            there is one and score elsewhere.
+        ref: the model that KL is measured to.
+        pairs: (ours, theirs); None: every pair.
+    """
+
+    paths: dict[str, str]
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    checkpoints: dict[str, str] = field(default_factory=dict)  # `ppo@20` -> folder
-    judge: Judge | None = None  # an endpoint's
-    by: str | None = None  # gold, score or a reward's name; None: gold where there is one, else score
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    judge: "Judge | None" = None
+    by: str | None = None
     ref: str | None = None
-    pairs: list[tuple[str, str]] | None = None  # (ours, theirs); None: every pair
+    pairs: list[tuple[str, str]] | None = None
 
 
-def read(cfg: DictConfig, inputs: Mapping[str, dict]) -> Plan:
-    """The plan behind the `evaluate` node.
+def read(cfg: DictConfig, inputs: Mapping[str, dict], stages: Stages) -> Lineup:
+    """The line-up behind the `evaluate` node.
 
     Args:
         cfg: the checked config.
         inputs: `StageRun.inputs`: name -> {path, stage}.
+        stages: the catalogue, which says what the reference is and whose checkpoints lead away from it.
 
     Raises:
         UserError: nothing to compare, or a name, judge, endpoint, benchmark or checkpoint that is not there.
@@ -48,30 +61,30 @@ def read(cfg: DictConfig, inputs: Mapping[str, dict]) -> Plan:
     names = [*paths, *endpoints]
     if not names:
         raise UserError(
-            f"run {cfg.run.name} has no model to compare; make one (stage=sft), or give inputs.mine=<folder>"
+            f"run {cfg.run.name} has no model to compare; make one (stage={reference(stages)}), or give "
+            "inputs.mine=<folder>"
         )
-    ref = settings["ref"] or ("sft" if "sft" in paths else next(iter(paths), None))
+    usual = reference(stages)
+    ref = settings["ref"] or (usual if usual in paths else next(iter(paths), None))
     if ref is not None and ref not in paths:
         raise UserError(
             f"evaluate.ref={ref}: expected one of the models compared: {', '.join(paths) or 'there is none'}"
         )
-    _harness(settings)
-    if settings["majority"] > 1:
-        if settings["temperature"] == 0:
-            raise UserError(
-                "evaluate.majority asks for several answers, and evaluate.temperature=0 gives one and the same"
-            )
-        if not cfg.data.get("exact"):
-            raise UserError("evaluate.majority needs to know right from wrong, and the domain has none; set data.exact")
-    judge, by = _judge(settings["judge"], cfg, "reward_model" in inputs)
-    return Plan(
+    _check_benchmarks(settings)
+    if settings["majority"] > 1 and settings["temperature"] == 0:
+        raise UserError("evaluate.majority asks for several answers, and evaluate.temperature=0 gives one and the same")
+    if settings["majority"] > 1 and not cfg.data.get("exact"):
+        raise UserError("evaluate.majority needs to know right from wrong, and the domain has none; set data.exact")
+    judge = settings["judge"] if isinstance(settings["judge"], dict) else None
+    pairs = settings["pairs"]
+    return Lineup(
         paths=paths,
         endpoints=endpoints,
-        checkpoints=_checkpoints(inputs) if settings["checkpoints"] else {},
-        judge=judge,
-        by=by,
+        checkpoints=_checkpoints(inputs, aligned(stages)) if settings["checkpoints"] else {},
+        judge=None if judge is None else _judge(judge),
+        by=None if judge is not None else _deciding_scores(settings["judge"], cfg, "reward_model" in inputs),
         ref=ref,
-        pairs=None if settings["pairs"] is None else [_pair(pair, names) for pair in settings["pairs"]],
+        pairs=None if pairs is None else [_pair(pair, names) for pair in pairs],
     )
 
 
@@ -86,61 +99,57 @@ def _endpoint(name: str, node, settings: dict) -> Endpoint:
         raise UserError(
             f"{where}={node}: expected settings, {where}.url=http://localhost:8000/v1 and {where}.model=<name>"
         )
-    known = [f.name for f in fields(Endpoint)]
+    _check_endpoint(where, node, [f.name for f in fields(Endpoint)])
+    drawn = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
+    drawn |= {"max_tokens": settings["max_new_tokens"]}
+    return Endpoint(**node | {"parameters": drawn | (node.get("parameters") or {})})
+
+
+def _check_endpoint(where: str, node: dict, known: list[str]) -> None:
     for key in node:
         if key not in known:
             raise UserError(f"no setting {where}.{key}{suggest(str(key), known, f'{where}.')}")
-    _complete(where, node)
-    asked = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
-    asked |= {"max_tokens": settings["max_new_tokens"]}
-    return Endpoint(**node | {"parameters": asked | (node.get("parameters") or {})})
-
-
-def _complete(where: str, node: dict) -> None:
     for key in ("url", "model"):
         if not node.get(key):
             raise UserError(f"{where} has no {key}; expected {where}.{key}=…")
 
 
-def _judge(node, cfg: DictConfig, has_reward_model: bool) -> tuple[Judge | None, str | None]:
-    """(an endpoint as judge, None) or (None, whose scores decide)."""
-    if node in ("auto", None):
-        return None, None
-    if isinstance(node, dict):
-        taken = ("prompts", "completions", "column", "columns")
-        known = [name for name in signature(preference).parameters if name not in taken]
-        for key in node:
-            if key not in known:
-                raise UserError(f"no setting evaluate.judge.{key}{suggest(str(key), known, 'evaluate.judge.')}")
-        _complete("evaluate.judge", node)
-        return _asking(node), None
-    scorers = {n: spec for kind in ("models", "functions") for n, spec in (cfg.reward.get(kind) or {}).items() if spec}
-    rewards = [n for n, spec in scorers.items() if has_reward_model or not _runs_own(spec)]
-    if node == "gold" and not cfg.data.get("gold"):
-        raise UserError("evaluate.judge=gold: the domain has no gold scorer; set data.gold, or evaluate.judge=score")
-    if (node in scorers and node not in rewards) or (node == "score" and not rewards):
-        raise UserError(
-            f"evaluate.judge={node}: run {cfg.run.name} has no reward model; make it with stage=reward, or give "
-            "inputs.reward_model=<folder or hub id>"
-        )
-    if node not in ("gold", "score", *rewards):
-        known = ", ".join(("auto", "gold", "score", *rewards))
-        raise UserError(f"evaluate.judge={node}: expected {known}, or an endpoint: evaluate.judge.url=…")
-    return None, node
+def _judge(node: dict) -> "Judge":
+    """An endpoint that is asked which of two answers is better."""
+    known = signature(preference).parameters.keys() - {"prompts", "completions", "column", "columns"}
+    _check_endpoint("evaluate.judge", node, sorted(known))
+    asked = partial(preference, **node)
 
-
-def _runs_own(spec) -> bool:
-    """Whether a scorer is, or has among its members, the run's own reward model."""
-    path = spec.get("path")
-    return "auto" in ([path] if isinstance(path, str) else list(path or []))
-
-
-def _asking(settings: dict) -> Judge:
     def judge(prompts: list, ours: list, theirs: list) -> list[float | None]:
-        marks = preference(prompts, ours, reference=theirs, **settings)  # 1, 0.5, 0
+        marks = asked(prompts, ours, reference=theirs)  # 1, 0.5 or 0
         return [None if mark is None else mark - 0.5 for mark in marks]
 
     return judge
+
+
+def _deciding_scores(by: str | None, cfg: DictConfig, has_reward_model: bool) -> str | None:
+    """Whose scores decide; None for gold where there is one, and the score elsewhere."""
+    if by in ("auto", None):
+        return None
+    scorers = {n: spec for kind in ("models", "functions") for n, spec in (cfg.reward.get(kind) or {}).items() if spec}
+    rewards = [name for name, spec in scorers.items() if has_reward_model or not _is_own_model(spec)]
+    if by == "gold" and not cfg.data.get("gold"):
+        raise UserError("evaluate.judge=gold: the domain has no gold scorer; set data.gold, or evaluate.judge=score")
+    if (by in scorers and by not in rewards) or (by == "score" and not rewards):
+        raise UserError(
+            f"evaluate.judge={by}: run {cfg.run.name} has no reward model; make it with stage=reward, or give "
+            "inputs.reward_model=<folder or hub id>"
+        )
+    if by not in ("gold", "score", *rewards):
+        known = ", ".join(("auto", "gold", "score", *rewards))
+        raise UserError(f"evaluate.judge={by}: expected {known}, or an endpoint: evaluate.judge.url=…")
+    return by
+
+
+def _is_own_model(spec) -> bool:
+    """Whether a scorer is the run's own reward model, or has it among its members."""
+    path = spec.get("path")
+    return "auto" in ([path] if isinstance(path, str) else list(path or []))
 
 
 def _pair(pair: str, names: list[str]) -> tuple[str, str]:
@@ -150,26 +159,24 @@ def _pair(pair: str, names: list[str]) -> tuple[str, str]:
     return ours, theirs
 
 
-def _checkpoints(inputs: Mapping[str, dict]) -> dict[str, str]:
+def _checkpoints(inputs: Mapping[str, dict], stages: Iterable[str]) -> dict[str, str]:
     """`<name>@<step>` -> folder, for every whole checkpoint of the policies compared, by step."""
-    found: dict[str, str] = {}
+    checkpoints: dict[str, str] = {}
     for name, entry in inputs.items():
-        if entry.get("stage") in STEPWISE:
+        if entry.get("stage") in stages:
             folders = [f for f in (Path(entry["path"]).parent / "checkpoints").glob("checkpoint-*") if is_whole(f)]
             steps = sorted((int(f.name.rpartition("-")[2]), f) for f in folders)
-            found |= {f"{name}@{step}": str(folder) for step, folder in steps}
-    if not found:
+            checkpoints |= {f"{name}@{step}": str(folder) for step, folder in steps}
+    if not checkpoints:
         raise UserError(
             "evaluate.checkpoints=true finds none; train with trainer.save_total_limit=null to keep them all"
         )
-    return found
+    return checkpoints
 
 
-def _harness(settings: dict) -> None:
-    if not settings["benchmarks"]:
-        return
-    if find_spec("lm_eval") is None:
+def _check_benchmarks(settings: dict) -> None:
+    if settings["benchmarks"] and find_spec("lm_eval") is None:
         raise UserError("evaluate.benchmarks needs lm-evaluation-harness; install it: pip install 'rlhf-recipes[eval]'")
     folder = settings["harness"]["include_path"]
-    if folder and not Path(folder).expanduser().is_dir():
+    if settings["benchmarks"] and folder and not Path(folder).expanduser().is_dir():
         raise UserError(f"evaluate.harness.include_path={folder}: no such folder; expected one with task YAMLs")

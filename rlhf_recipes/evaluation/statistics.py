@@ -1,4 +1,4 @@
-"""Means with their errors and paired comparisons with bootstrap intervals. numpy only."""
+"""Means with their errors, and paired comparisons with bootstrap intervals. numpy only."""
 
 import math
 from collections.abc import Sequence
@@ -32,13 +32,6 @@ class Comparison(NamedTuple):
     loss_ci95: tuple[float, float]
 
 
-def finite(values: Scores) -> np.ndarray:
-    """The numbers among `values` as float64 `(n,)`: None, NaN and the infinite are left out."""
-    kept = [float(value) for value in values if value is not None]
-    array = np.asarray(kept, dtype=np.float64)
-    return array[np.isfinite(array)]
-
-
 def mean(values: Scores) -> Mean:
     """Mean, sample deviation and standard error of the finite values.
 
@@ -51,58 +44,55 @@ def mean(values: Scores) -> Mean:
     >>> mean([1.0, 2.0, 3.0, None])
     Mean(mean=2.0, std=1.0, se=0.5773502691896258, n=3)
     """
-    kept = finite(values)
+    kept = _finite(values)
     if not len(kept):
         return Mean(None, None, None, 0)
     std = float(kept.std(ddof=1)) if len(kept) > 1 else 0.0
     return Mean(float(kept.mean()), std, std / math.sqrt(len(kept)), len(kept))
 
 
-def compare(ours: Scores, theirs: Scores, *, epsilon: float = 0.0, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Who wins, prompt by prompt: `ours[i]` and `theirs[i]` are the scores of two answers to the same prompt.
+def compare(verdicts: Scores, *, tie: float = 0.0, resamples: int = 2000, seed: int = 0) -> Comparison:
+    """Who wins, prompt by prompt.
 
     Args:
-        ours: `(n,)` scores.
-        theirs: `(n,)` scores.
-        epsilon: half-width of the tie band, in the score's unit: |ours - theirs| <= epsilon is a tie.
+        verdicts: `(n,)` the score of our answer less that of theirs to the same prompt, or a judge's verdict, above 0
+            where ours is better. None and NaN take their prompt out: it is not counted in `n`.
+        tie: half-width of the tie band, in the score's unit: |verdict| <= tie is a tie.
         resamples: bootstrap samples over prompts.
         seed: of the resampling.
 
     Returns:
         Shares of wins, ties and losses, and of wins among the decided, with their 95 % percentile intervals.
-        A prompt where either score is missing is left out and not counted in `n`.
 
-    Raises:
-        ValueError: the two differ in length, or epsilon is negative.
-
-    >>> compare([1, 1, 0, 2], [0, 1, 1, 0])[:3]
-    (0.5, 0.25, 0.25)
+    >>> compare([1, 0, -1, 2]).win, compare([1, 0, -1, 2]).decided
+    (0.5, 0.6666666666666666)
     """
-    if len(ours) != len(theirs):
-        raise ValueError(f"paired scores differ in length: {len(ours)} and {len(theirs)}")
-    if epsilon < 0:
-        raise ValueError(f"epsilon={epsilon} must not be negative")
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-    difference = finite([a - b for a, b in pairs])
+    difference = _finite(verdicts)
     n = len(difference)
     if n == 0:
         unknown = (0.0, 1.0)
         return Comparison(0.0, 0.0, 0.0, unknown, None, None, 0, unknown, unknown)
-    wins, losses = int((difference > epsilon).sum()), int((difference < -epsilon).sum())
+    wins, losses = int((difference > tie).sum()), int((difference < -tie).sum())
     shares = np.array([wins, n - wins - losses, losses]) / n
-    # n prompts drawn with replacement from three outcomes are one multinomial draw: the bootstrap without its loop.
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=resamples)  # (resamples, 3)
-    decided = drawn[:, 0] + drawn[:, 2]
+    # n prompts drawn with replacement from three outcomes are one multinomial draw: the bootstrap without its loop
+    win, tied, loss = np.random.default_rng(seed).multinomial(n, shares, size=resamples).T  # (resamples,) each
+    decided = win + loss
     some = decided > 0
     return Comparison(
         *(float(share) for share in shares),
-        ci95=_interval(drawn[:, 0] / n),
+        ci95=_interval(win / n),
         decided=wins / (wins + losses) if wins + losses else None,
-        decided_ci95=_interval(drawn[some, 0] / decided[some]) if wins + losses else None,
+        decided_ci95=_interval(win[some] / decided[some]) if wins + losses else None,
         n=n,
-        tie_ci95=_interval(drawn[:, 1] / n),
-        loss_ci95=_interval(drawn[:, 2] / n),
+        tie_ci95=_interval(tied / n),
+        loss_ci95=_interval(loss / n),
     )
+
+
+def _finite(values: Scores) -> np.ndarray:
+    """The numbers among `values` as float64 `(n,)`: None, NaN and the infinite are left out."""
+    array = np.asarray([float(value) for value in values if value is not None], dtype=np.float64)
+    return array[np.isfinite(array)]
 
 
 def _interval(samples: np.ndarray) -> tuple[float, float]:

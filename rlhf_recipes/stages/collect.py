@@ -1,4 +1,4 @@
-"""Preferences from a model's own answers: several a prompt, ranked by the reward signal, kept as pairs."""
+"""Preferences from a model's own answers: several a prompt, ranked by the rewards, kept as pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.data import preview
     from rlhf_recipes.engine.prompts import as_completion
     from rlhf_recipes.errors import UserError
-    from rlhf_recipes.evaluation import measure
+    from rlhf_recipes.evaluation.answers import Draw, generate
     from rlhf_recipes.rewards.from_config import build_rewards
     from rlhf_recipes.runs import resolve
     from rlhf_recipes.runs.jsonl import rewrite_jsonl
@@ -50,38 +50,31 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     if cfg.preview:
         return preview.show_prompts(rows, tokenizer, cfg.preview_rows)
     rows = [rows[i] for i in range(min(settings.prompts, len(rows)))]
-    asked = [row["prompt"] for row in rows for _ in range(settings.answers)]
+    prompts = [row["prompt"] for row in rows for _ in range(settings.answers)]
     columns = {n: [row[n] for row in rows for _ in range(settings.answers)] for n in rows[0] if n != "prompt"}
-    answers = measure.generate(
-        models.load_policy(cfg.model, path, tokenizer, frozen=True),
-        tokenizer,
-        asked,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        batch_size=settings.batch_size,
-        seed=cfg.seed,
-        stops=resolve.at(path).stops,
-    )
-    texts = [as_completion(answer.text, prompt) for prompt, answer in zip(asked, answers, strict=True)]
-    scores, _ = build_rewards(cfg, run)(asked, texts, columns)
+    policy = models.load_policy(cfg.model, path, tokenizer, frozen=True)
+    answers = generate(policy, tokenizer, prompts, Draw.of(settings, cfg.seed), stops=resolve.at(path).stops)
+    completions = [as_completion(answer.text, prompt) for prompt, answer in zip(prompts, answers, strict=True)]
+    scores, _ = build_rewards(cfg, run)(prompts, completions, columns)
     pairs, ties = [], 0
     for k, row in enumerate(rows):
         group = slice(k * settings.answers, (k + 1) * settings.answers)
-        ranked = sorted(zip(scores[group], texts[group], strict=True), key=lambda pair: -pair[0])
-        found = list(_pairs(ranked, settings.keep))
-        ties += not found
-        pairs += [{"prompt": row["prompt"], "chosen": a, "rejected": b, "margin": m} for m, a, b in found]
+        ranked = sorted(zip(scores[group], completions[group], strict=True), key=lambda scored: -scored[0])
+        preferences = list(_preferences(ranked, settings.keep))
+        ties += not preferences
+        pairs += [{"prompt": row["prompt"], "chosen": a, "rejected": b, "margin": m} for m, a, b in preferences]
     if not pairs:
         raise UserError(
-            "all answers to every prompt score alike: the reward tells nothing apart; try collect.temperature=1.0"
+            "all answers to every prompt score alike, so there is no preference among them; try collect.temperature=1.0"
         )
     out = run.dir / "preferences.jsonl"
     rewrite_jsonl(out, pairs)
-    print(f"collect: {len(asked)} answers to {len(rows)} prompts, {len(pairs)} pairs in {out}, {ties} prompts all tied")
+    print(
+        f"collect: {len(prompts)} answers to {len(rows)} prompts, {len(pairs)} pairs in {out}, {ties} prompts all tied"
+    )
     return {
         "prompts": len(rows),
-        "answers": len(asked),
+        "answers": len(prompts),
         "pairs": len(pairs),
         "ties": ties,
         "score_mean": sum(scores) / len(scores),
@@ -89,7 +82,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     }
 
 
-def _pairs(ranked: list[tuple], keep: str):
+def _preferences(ranked: list[tuple], keep: str):
     """(margin, better, worse) of answers ranked best first: the ends, or every pair that differs."""
     last = len(ranked) - 1
     chosen = [(0, last)] if keep == "best_worst" else [(i, j) for i in range(last) for j in range(i + 1, last + 1)]

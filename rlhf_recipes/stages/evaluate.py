@@ -29,7 +29,7 @@ def check(cfg: DictConfig, run: StageRun) -> None:
     """Who competes, who judges and which pairs, before anything is loaded."""
     from rlhf_recipes.evaluation import plan
 
-    plan.read(cfg, run.inputs)
+    plan.read(cfg, run.inputs, run.stages)
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
@@ -39,8 +39,9 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes import data, models
     from rlhf_recipes.data.preview import show_prompts
     from rlhf_recipes.evaluation import benchmarks, plan
-    from rlhf_recipes.evaluation.compare import evaluate_models
-    from rlhf_recipes.evaluation.measured import Sampling
+    from rlhf_recipes.evaluation.answers import Draw
+    from rlhf_recipes.evaluation.compare import Judging, evaluate_models
+    from rlhf_recipes.evaluation.measure import Contestant, Questions
     from rlhf_recipes.rewards.from_config import build_rewards
     from rlhf_recipes.rewards.judge_client import ask_all
     from rlhf_recipes.runs import resolve
@@ -48,54 +49,51 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.training.fit import quiet
 
     quiet()
-    settings = cfg.evaluate
-    asked = plan.read(cfg, run.inputs)
+    settings, lineup = cfg.evaluate, plan.read(cfg, run.inputs, run.stages)
     harness = OmegaConf.to_container(settings.harness)
-    examined = benchmarks.prepare(settings.benchmarks, **harness, seed=cfg.seed) if settings.benchmarks else None
-    every = asked.paths | asked.checkpoints
-    nodes = {name: _node(cfg, run, name) for name in every}
-    tokenizers = {name: models.load_tokenizer(nodes[name], path) for name, path in every.items()}
+    harness = benchmarks.prepare(settings.benchmarks, **harness, seed=cfg.seed) if settings.benchmarks else None
+    paths = lineup.paths | lineup.checkpoints
+    # the `model` node is meant for the run's stages and its base; a model from elsewhere has a plain one
+    own = {name: plan.own(cfg, run.inputs[name.partition("@")[0]]) for name in paths}
+    nodes = {name: cfg.model if own[name] else models.plain(cfg.model) for name in paths}
+    tokenizers = {name: models.load_tokenizer(nodes[name], path) for name, path in paths.items()}
     first = next(iter(tokenizers.values()), None)
-    limits = [models.room_for_prompt(cfg, path, settings.max_new_tokens) for path in asked.paths.values()]
+    limits = [models.room_for_prompt(cfg, path, settings.max_new_tokens) for path in lineup.paths.values()]
     room = min((limit for limit in limits if limit is not None), default=cfg.data.get("max_prompt_length"))
     prompts = data.load(cfg.data, "prompts", tokenizer=first, max_prompt_length=room, seed=cfg.seed).eval
     rows = [prompts[i] for i in range(min(settings.prompts, len(prompts)))]
     if cfg.preview:
         return show_prompts(rows, first, cfg.preview_rows)
 
-    def loader(name: str):
-        return lambda: (models.load_policy(nodes[name], every[name], tokenizers[name], frozen=True), tokenizers[name])
+    def contestant(name: str) -> Contestant:
+        def load() -> tuple:
+            return models.load_policy(nodes[name], paths[name], tokenizers[name], frozen=True), tokenizers[name]
 
-    stops = {name: resolve.at(path).stops for name, path in every.items()}
+        return Contestant(load, resolve.at(paths[name]).stops, checkpoint=name in lineup.checkpoints)
+
     demos, no_demos = _held_out(cfg, "demos", first, settings.ppl_rows)
     corpus, no_corpus = _held_out(cfg, "corpus", first, settings.corpus_rows)
+    contestants = {name: contestant(name) for name in lineup.paths}
+    for name, endpoint in lineup.endpoints.items():
+        contestants[name] = Contestant(texts=ask_all([row["prompt"] for row in rows], endpoint))
+    contestants |= {name: contestant(name) for name in lineup.checkpoints}
     summary, samples = evaluate_models(
-        {name: loader(name) for name in asked.paths},
-        rows,
-        signal=build_rewards(cfg, run, optional=True),
-        gold=_function(cfg.data.get("gold")),
-        exact=_function(cfg.data.get("exact")),
-        judge=asked.judge,
-        by=asked.by,
-        ref=asked.ref,
-        demos=demos,
-        corpus=[row["text"] for row in corpus],
-        sampling=Sampling(
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            batch_size=settings.batch_size,
+        contestants,
+        Questions(rows, demos, [row["text"] for row in corpus], settings.majority, harness),
+        Draw.of(settings, cfg.seed),
+        Judging(
+            rewards=build_rewards(cfg, run, optional=True),
+            gold=_function(cfg.data.get("gold")),
+            exact=_function(cfg.data.get("exact")),
+            judge=lineup.judge,
+            by=lineup.by,
+            ref=lineup.ref,
+            pairs=lineup.pairs,
+            tie=settings.tie,
             seed=cfg.seed,
         ),
-        stops=stops,
-        answers={n: ask_all([row["prompt"] for row in rows], endpoint) for n, endpoint in asked.endpoints.items()},
-        checkpoints={name: loader(name) for name in asked.checkpoints},
-        majority=settings.majority,
-        benchmarks=examined,
-        pairs=asked.pairs,
-        epsilon=settings.tie,
-        seed=cfg.seed,
     )
+    stops = {name: resolve.at(path).stops for name, path in lineup.paths.items()}
     summary["notes"] = [*no_demos, *no_corpus, *_stopped_elsewhere(stops), *summary["notes"]]
     for note in summary["notes"]:
         print(f"evaluate: {note}")
@@ -103,25 +101,13 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     return summary
 
 
-def _node(cfg: DictConfig, run: StageRun, name: str) -> DictConfig:
-    """The `model` node a model is loaded with: the run's own for its stages and base, a plain one for a stranger."""
-    from rlhf_recipes import models
-    from rlhf_recipes.evaluation import plan
-
-    return cfg.model if plan.own(cfg, run.inputs[name.partition("@")[0]]) else models.plain(cfg.model)
-
-
 def _stopped_elsewhere(stops: dict[str, Stops]) -> list[str]:
-    """Whose answers end elsewhere than the others', since its training's did: length and scores are of those texts."""
+    """The models whose answers end as their training's did, not as the others': length and scores are of such texts."""
     from rlhf_recipes.runs.resolve import Stops
 
     usual = vars(Stops())
     changed = {name: [f"trainer.{k}={v!r}" for k, v in vars(of).items() if v != usual[k]] for name, of in stops.items()}
-    return [
-        f"{name} ends its answers as in its training: {', '.join(words)}"
-        for name, words in changed.items()
-        if words and "@" not in name
-    ]
+    return [f"{name} ends its answers as in its training: {', '.join(of)}" for name, of in changed.items() if of]
 
 
 def _held_out(cfg: DictConfig, kind: str, tokenizer, most: int) -> tuple[list[dict], list[str]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import measure
+from rlhf_recipes.evaluation.answers import Draw, generate
 
 QUESTION = "What is 3 plus 4?"
 PROMPT = f"User: {QUESTION}\nAssistant:"
@@ -37,7 +37,7 @@ def first(speaker, cfg):
 
 def test_a_greedy_answer_is_the_one_evaluation_samples(ppo, greedy):
     reply = first(ppo, greedy)
-    [expected] = measure.generate(ppo.model, ppo.tokenizer, [PROMPT], max_new_tokens=16, temperature=0.0)
+    [expected] = generate(ppo.model, ppo.tokenizer, [PROMPT], Draw(max_new_tokens=16, temperature=0.0))
     assert (reply.text, reply.tokens) == (expected.text, expected.tokens)
     assert len(set(expected.ids)) > 3  # the model says something that could differ
 
@@ -74,7 +74,7 @@ def test_max_new_tokens_ends_an_answer_and_says_so(ppo, composed):
 
 
 def test_a_stop_token_ends_an_answer(ppo, greedy):
-    [sampled] = measure.generate(ppo.model, ppo.tokenizer, [PROMPT], max_new_tokens=16, temperature=0.0)
+    [sampled] = generate(ppo.model, ppo.tokenizer, [PROMPT], Draw(max_new_tokens=16, temperature=0.0))
     ppo.stop_ids = [sampled.ids[4]]
     reply = first(ppo, greedy)
     assert (reply.finished, reply.tokens) == (True, sampled.ids.index(sampled.ids[4]) + 1)

@@ -6,15 +6,15 @@ import weakref
 
 import pytest
 
-from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation.compare import evaluate_models
-from rlhf_recipes.evaluation.measured import Sampling
+from rlhf_recipes.evaluation.answers import Answer, Draw
+from rlhf_recipes.evaluation.compare import Judging, evaluate_models
+from rlhf_recipes.evaluation.measure import Contestant, Questions
 
 ROWS = [{"prompt": p, "answer": a} for p, a in [("the cat", "sat"), ("a big dog", "ran"), ("home", "cat")] * 6]
 DEMOS = [{"prompt": "the", "completion": " cat sat"}]
 
 
-def length_signal(prompts, completions, columns):
+def lengths(prompts, completions, columns):
     assert len(columns["answer"]) == len(prompts)
     lengths = [float(len(c.split())) for c in completions]
     return lengths, {"words": lengths}
@@ -29,16 +29,24 @@ def loaders(make_model, tokenizer):
     return {name: lambda seed=seed: (make_model(seed), tokenizer) for seed, name in enumerate(["base", "sft", "ppo"])}
 
 
+def evaluated(loaders, rows, *, tokens=2, checkpoints=None, texts=None, asked=None, ref="sft", **judging):
+    """evaluate_models on plain loaders, checkpoints' loaders and an endpoint's texts."""
+    contestants = {name: Contestant(load) for name, load in loaders.items()}
+    contestants |= {name: Contestant(texts=of) for name, of in (texts or {}).items()}
+    contestants |= {name: Contestant(load, checkpoint=True) for name, load in (checkpoints or {}).items()}
+    questions = Questions(rows, **(asked or {}))
+    return evaluate_models(contestants, questions, Draw(max_new_tokens=tokens), Judging(ref=ref, **judging))
+
+
 def test_summary_keeps_the_contract_and_is_json(loaders):
-    summary, rows = evaluate_models(
+    summary, rows = evaluated(
         loaders,
         ROWS,
-        signal=length_signal,
+        rewards=lengths,
         gold=contains,
         exact=contains,
-        demos=DEMOS,
-        corpus=["the cat ran home"],
-        sampling=Sampling(max_new_tokens=6),
+        asked={"demos": DEMOS, "corpus": ["the cat ran home"]},
+        tokens=6,
     )
     json.dumps(summary, allow_nan=False)
     assert list(summary["models"]) == ["base", "sft", "ppo"]
@@ -59,18 +67,18 @@ def test_the_judge_is_the_score_where_there_is_no_gold(loaders):
     def constant(prompts, completions, columns):
         return [1.0] * len(prompts), {}
 
-    summary, _ = evaluate_models(loaders, ROWS[:3], signal=constant, sampling=Sampling(max_new_tokens=2))
+    summary, _ = evaluated(loaders, ROWS[:3], rewards=constant, tokens=2)
     assert summary["judge"] == "score"
     assert summary["win_rate"]["ppo_vs_sft"]["tie"] == 1.0
 
 
 def test_a_judge_of_its_own_and_texts_from_elsewhere(loaders):
-    summary, rows = evaluate_models(
+    summary, rows = evaluated(
         {"sft": loaders["sft"]},
         ROWS[:3],
         judge=lambda prompts, ours, theirs: [1.0 if a == "from afar" else -1.0 for a in ours],
-        answers={"endpoint": ["from afar", "from afar", "other"]},
-        sampling=Sampling(max_new_tokens=2),
+        texts={"endpoint": ["from afar", "from afar", "other"]},
+        tokens=2,
     )
     assert summary["judge"] == "judge"
     assert summary["win_rate"]["endpoint_vs_sft"]["win"] == pytest.approx(2 / 3)
@@ -84,9 +92,7 @@ def test_a_judge_of_its_own_and_texts_from_elsewhere(loaders):
 def test_a_judge_without_a_verdict_leaves_the_prompt_out(loaders):
     both = {name: loaders[name] for name in ("sft", "ppo")}
     verdicts = [0.5, None, 0.25]
-    summary, _ = evaluate_models(
-        both, ROWS[:3], judge=lambda *_: verdicts, epsilon=0.3, sampling=Sampling(max_new_tokens=2)
-    )
+    summary, _ = evaluated(both, ROWS[:3], judge=lambda *_: verdicts, tie=0.3, tokens=2)
     pair = summary["win_rate"]["ppo_vs_sft"]
     assert (pair["win"], pair["tie"], pair["n"]) == (0.5, 0.5, 2)
 
@@ -97,9 +103,7 @@ def test_one_reward_by_name_may_decide_and_only_the_pairs_asked_for(loaders):
         return scores, {"long": scores, "short": [-s for s in scores]}
 
     def decided_by(by):
-        return evaluate_models(
-            loaders, ROWS[:6], signal=two_rewards, by=by, pairs=[("ppo", "base")], sampling=Sampling(max_new_tokens=4)
-        )[0]
+        return evaluated(loaders, ROWS[:6], rewards=two_rewards, by=by, pairs=[("ppo", "base")], tokens=4)[0]
 
     long, short = decided_by("long"), decided_by("short")
     assert (long["judge"], list(long["win_rate"])) == ("long", ["ppo_vs_base"])
@@ -107,13 +111,13 @@ def test_one_reward_by_name_may_decide_and_only_the_pairs_asked_for(loaders):
 
 
 def test_checkpoints_are_scored_against_the_reference_alone(loaders):
-    summary, rows = evaluate_models(
+    summary, rows = evaluated(
         {"sft": loaders["sft"], "ppo": loaders["ppo"]},
         ROWS[:6],
         gold=contains,
-        demos=DEMOS,
+        asked={"demos": DEMOS},
         checkpoints={"ppo@10": loaders["base"], "ppo@20": loaders["ppo"]},
-        sampling=Sampling(max_new_tokens=4),
+        tokens=4,
     )
     assert set(summary["win_rate"]) == {"ppo_vs_sft", "ppo@10_vs_sft", "ppo@20_vs_sft"}
     last, model = summary["models"]["ppo@20"], summary["models"]["ppo"]
@@ -126,36 +130,34 @@ def test_checkpoints_are_scored_against_the_reference_alone(loaders):
     ("pairs", "compared"), [(None, {"ppo_vs_sft", "ppo@1_vs_sft"}), ([("ppo", "sft")], {"ppo_vs_sft"})]
 )
 def test_a_judge_is_asked_about_no_checkpoint_where_pairs_are_named(loaders, pairs, compared):
-    summary, _ = evaluate_models(
+    summary, _ = evaluated(
         {"sft": loaders["sft"], "ppo": loaders["ppo"]},
         ROWS[:2],
         gold=contains,
         judge=lambda prompts, ours, theirs: [1.0] * len(prompts),
         checkpoints={"ppo@1": loaders["ppo"]},
         pairs=pairs,
-        sampling=Sampling(max_new_tokens=2),
+        tokens=2,
     )
     assert set(summary["win_rate"]) == compared
     assert summary["models"]["ppo@1"]["gold"] is not None
 
 
 def test_majority_is_the_share_of_checkable_prompts_whose_vote_is_right(loaders, monkeypatch):
-    from rlhf_recipes.evaluation import measure
-
     # Answer 1 of both prompts, then two more of the first: the second prompt cannot be checked, so it is not voted on.
-    said = iter([["5", "x"], ["7", "It is 7"]])
+    drawn = iter([["5", "x"], ["7", "It is 7"]])
 
-    def generate(model, tokenizer, prompts, *, seed, **_):
-        texts = next(said)
+    def generate(model, tokenizer, prompts, draw, **_):
+        texts = next(drawn)
         assert len(texts) == len(prompts)
-        return [measure.Answer(text, (4, 2), (3,), True) for text in texts]
+        return [Answer(text, (4, 2), (3,), True) for text in texts]
 
     def exact(prompts, completions, **_):
         return [float("7" in c) if p == "3 + 4" else None for p, c in zip(prompts, completions, strict=True)]
 
-    monkeypatch.setattr(measure, "generate", generate)
+    monkeypatch.setattr("rlhf_recipes.evaluation.measure.generate", generate)
     rows = [{"prompt": "3 + 4"}, {"prompt": "tell me a story"}]
-    summary, samples = evaluate_models({"base": loaders["base"]}, rows, exact=exact, majority=3)
+    summary, samples = evaluated({"base": loaders["base"]}, rows, exact=exact, ref=None, asked={"votes": 3})
     of = summary["models"]["base"]
     assert (of["accuracy"], of["majority_at_3"]) == (0.0, 1.0)
     assert [row["majority_at_3"] for row in samples] == [1.0, None]
@@ -172,20 +174,18 @@ def test_another_vocabulary_means_no_kl_and_says_so(loaders, tokenizer):
         model.resize_token_embeddings(len(other))
         return model, other
 
-    summary, _ = evaluate_models(
-        {"sft": loaders["sft"], "far": stranger}, ROWS[:2], sampling=Sampling(max_new_tokens=2)
-    )
+    summary, _ = evaluated({"sft": loaders["sft"], "far": stranger}, ROWS[:2], tokens=2)
     assert summary["models"]["far"]["kl"] is None
     assert summary["notes"] == ["far has another vocabulary than sft: no KL to it"]
 
 
 def test_benchmarks_are_asked_of_every_model_while_it_is_loaded(loaders):
-    summary, _ = evaluate_models(
+    summary, _ = evaluated(
         {"sft": loaders["sft"]},
         ROWS[:2],
         checkpoints={"ppo@1": loaders["ppo"]},
-        benchmarks=lambda model, tokenizer: {"task": {"acc": float(model.config.vocab_size == len(tokenizer))}},
-        sampling=Sampling(max_new_tokens=2),
+        asked={"benchmarks": lambda model, _: {"task": {"acc": float(model.config.vocab_size > 0)}}},
+        tokens=2,
     )
     assert summary["models"]["sft"]["benchmarks"] == {"task": {"acc": 1.0}}
     assert "benchmarks" not in summary["models"]["ppo@1"]
@@ -202,7 +202,7 @@ def test_one_model_is_alive_at_a_time(make_model, tokenizer):
         return model, tokenizer
 
     names = {name: lambda seed=seed: load(seed) for seed, name in enumerate(["sft", "ppo", "dpo"])}
-    evaluate_models(names, ROWS[:3], sampling=Sampling(max_new_tokens=2))
+    evaluated(names, ROWS[:3], tokens=2)
     assert seen == [0, 0, 0]
 
 
@@ -211,12 +211,5 @@ def test_messages_are_scored_as_messages(loaders):
         return [float(c[0]["role"] == "assistant") for c in completions], {}
 
     rows = [{"prompt": [{"role": "user", "content": "the cat"}]}]
-    summary, _ = evaluate_models(
-        {"sft": loaders["sft"]}, rows, signal=shapes, sampling=Sampling(max_new_tokens=2), pairs=[]
-    )
+    summary, _ = evaluated({"sft": loaders["sft"]}, rows, rewards=shapes, tokens=2, pairs=[])
     assert summary["models"]["sft"]["score"] == 1.0
-
-
-def test_an_unknown_reference_is_refused_before_anything_loads():
-    with pytest.raises(UserError, match=r"evaluate\.ref=sftt is none of the models compared \(sft\)"):
-        evaluate_models({"sft": None}, ROWS, ref="sftt")

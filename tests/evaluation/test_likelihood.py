@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_recipes.evaluation import likelihood, measure
-from rlhf_recipes.evaluation.likelihood import Judged
+from rlhf_recipes.evaluation import likelihood
+from rlhf_recipes.evaluation.answers import Draw, generate
+from rlhf_recipes.evaluation.likelihood import Span
 
 PROMPTS = ["the cat", "a big red dog ran away", "the dog sat on the mat and then", "home"]
 
@@ -23,7 +24,7 @@ def plain_logprobs(model, ids, start, temperature=1.0):
 @pytest.mark.parametrize("limits", [{}, {"max_tokens": 9}, {"max_tokens": 1}])
 def test_logprobs_equal_a_plain_forward_pass_whatever_the_batches(make_model, limits):
     model = make_model()
-    sequences = [Judged(tuple(range(4, 4 + n)), start) for n, start in ((6, 2), (12, 9), (3, 1), (9, 4))]
+    sequences = [Span(tuple(range(4, 4 + n)), start) for n, start in ((6, 2), (12, 9), (3, 1), (9, 4))]
     found = likelihood.logprobs(model, sequences, temperature=0.7, **limits)
     for row, (ids, start) in zip(found, sequences, strict=True):
         np.testing.assert_allclose(row, plain_logprobs(model, ids, start, 0.7), atol=1e-5)
@@ -31,7 +32,7 @@ def test_logprobs_equal_a_plain_forward_pass_whatever_the_batches(make_model, li
 
 def test_logprobs_of_a_model_whose_head_is_no_plain_matrix(make_model, monkeypatch):
     model = make_model()
-    sequences = [Judged((4, 5, 6, 7, 8), 3), Judged((9, 8, 7), 1)]
+    sequences = [Span((4, 5, 6, 7, 8), 3), Span((9, 8, 7), 1)]
     expected = likelihood.logprobs(model, sequences)
     monkeypatch.setattr("rlhf_recipes.engine.forward.head_is_linear", lambda model: False)
     for a, b in zip(likelihood.logprobs(model, sequences), expected, strict=True):
@@ -52,7 +53,7 @@ def response_kl(policy, ref, answers):
 
 def test_kl_of_a_model_to_itself_is_zero_and_to_another_is_positive(make_model, tokenizer):
     policy, other = make_model(0), make_model(1)
-    answers = measure.generate(policy, tokenizer, PROMPTS * 30, max_new_tokens=4)
+    answers = generate(policy, tokenizer, PROMPTS * 30, Draw(max_new_tokens=4))
     assert response_kl(policy, policy, answers) == (0.0, 0.0)
     k1, k3 = response_kl(policy, other, answers)
     assert k1 > 0
@@ -61,7 +62,7 @@ def test_kl_of_a_model_to_itself_is_zero_and_to_another_is_positive(make_model, 
 
 def test_kl_agrees_with_the_exact_sum_over_one_token(make_model, tokenizer):
     policy, other = make_model(0), make_model(0, scale=0.5)
-    answers = measure.generate(policy, tokenizer, ["the cat"] * 20_000, max_new_tokens=1, batch_size=5000)
+    answers = generate(policy, tokenizer, ["the cat"] * 20_000, Draw(max_new_tokens=1, batch_size=5000))
     p, q = (m(torch.tensor([[4, 6]])).logits[0, -1].log_softmax(-1) for m in (policy, other))
     exact = (p.exp() * (p - q)).sum().item()
     k1, k3 = response_kl(policy, other, answers)

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from rlhf_recipes.config.schema import Settings
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation import plan
+from rlhf_recipes.stages import catalogue
 
 INPUTS = {"sft": {"path": "runs/r/sft/model", "stage": "sft"}, "ppo": {"path": "runs/r/ppo/model", "stage": "ppo"}}
 INPUTS["reward_model"] = {"path": "runs/r/reward/model", "stage": "reward"}
@@ -26,7 +27,7 @@ def config(*changes, gold="a:b", exact="a:b"):
 
 
 def read(*changes, inputs=INPUTS, **more):
-    return plan.read(config(*changes, **more), inputs)
+    return plan.read(config(*changes, **more), inputs, catalogue())
 
 
 def test_the_reference_is_sft_unless_another_is_named():
@@ -73,9 +74,9 @@ def test_a_judge_endpoint_is_asked_both_ways_round(monkeypatch):
 def test_an_ensemble_with_the_runs_own_model_needs_it_too():
     cfg = config(("judge", "learned"))
     cfg.reward.models.learned.path = ["auto", "./other"]
-    assert plan.read(cfg, INPUTS).by == "learned"
+    assert plan.read(cfg, INPUTS, catalogue()).by == "learned"
     with pytest.raises(UserError, match="has no reward model"):
-        plan.read(cfg, {"sft": INPUTS["sft"]})
+        plan.read(cfg, {"sft": INPUTS["sft"]}, catalogue())
 
 
 def test_whole_checkpoints_of_policies_are_found_in_order(tmp_path):

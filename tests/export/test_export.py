@@ -12,7 +12,7 @@ from rlhf_recipes import models
 from rlhf_recipes.config.schema import Model
 from rlhf_recipes.data.chat_template import choose
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.evaluation import measure
+from rlhf_recipes.evaluation.answers import Draw, generate
 from rlhf_recipes.export import merge, write
 from rlhf_recipes.runs.resolve import Found
 
@@ -28,7 +28,7 @@ def here(made, stage):
     path = str(made / stage / "model")
     tokenizer = models.load_tokenizer(node(), path)
     model = models.load_policy(node(), path, tokenizer)
-    return measure.generate(model, tokenizer, [PROMPT], max_new_tokens=TOKENS, temperature=0.0)[0]
+    return generate(model, tokenizer, [PROMPT], Draw(max_new_tokens=TOKENS, temperature=0.0))[0]
 
 
 def test_the_other_process_had_no_package(outside):

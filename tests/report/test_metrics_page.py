@@ -19,10 +19,10 @@ def test_every_quantity_of_the_report_is_defined():
 
 
 def test_every_figure_of_an_evaluated_model_is_defined():
+    from rlhf_recipes.evaluation.answers import Answer
+    from rlhf_recipes.evaluation.compare import summarise
     from rlhf_recipes.evaluation.likelihood import Perplexity
-    from rlhf_recipes.evaluation.measure import Answer
-    from rlhf_recipes.evaluation.measured import Measured
-    from rlhf_recipes.evaluation.summary import summarise
+    from rlhf_recipes.evaluation.measure import Measured
 
     ppl = Perplexity(2.0, 5, 0)
     of = Measured(["a b"], [Answer("a b", (4, 2), (3,), True)], None, None, ppl, ppl, [1.0], [1.0], {}, {})

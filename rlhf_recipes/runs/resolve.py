@@ -176,7 +176,7 @@ def _nothing_at(run: StageRun, places: list[str], setting: str, latest: bool) ->
     name, stages = run.cfg.run.name.partition(".sweep/")[0], [place for place in places if place in run.stages]
     if not stages:
         return f"{setting}=base is model.path, and model={run.cfg.model.name} has none; give model.path=…"
-    missing = f"{setting} starts from {' or '.join(places)}, and run {name} has no finished {stages[-1]}"
+    missing = f"{setting} is {' or '.join(places)}, and run {name} has no finished {stages[-1]}"
     if latest:
         missing = f"run {name} in {run.root}/ has no finished {', '.join(stages[:-1])} or {stages[-1]}"
         return f"{missing}; make one (make pipeline RUN={name}), or give {setting}=<a stage, a folder or a hub id>"

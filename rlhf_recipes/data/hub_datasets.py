@@ -3,19 +3,11 @@
 import json
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from rlhf_recipes.errors import UserError
-
-CONNECT = 1.5  # seconds to look up the hub's name and connect; the client's own retries take 23
-ANSWER = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "10"))  # seconds for its answer then, as the client has it
-# Where transport errors come from: the client's HTTP library, which has changed before.
-TRANSPORTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
+from rlhf_recipes.runs.hub import ANSWER, no_answer
 
 
 def probe(source) -> None:
@@ -115,54 +107,18 @@ def _ask(source) -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return _unreachable(source, "HF_HUB_OFFLINE is set")
-    error = _within(CONNECT, _knock, _address(constants.ENDPOINT))
-    error = error or _within(ANSWER, HfApi().dataset_info, source.path, revision=source.revision, timeout=ANSWER)
-    match error:
-        case None:
-            return None
-        case errors.GatedRepoError():
-            raise UserError(f"{source.label}: its terms must be accepted on the hub first; then `hf auth login`")
-        case errors.RevisionNotFoundError():
-            raise UserError(f"{source.where}.revision={source.revision}: {source.path} has no such revision")
-        case errors.RepositoryNotFoundError() | errors.HFValidationError():
-            raise UserError(
-                f"{source.label}: no such file or folder here and no such set on the hub (a private one needs "
-                f"`hf auth login`); give {source.where}.{source.key}=<file>"
-            )
-        case OSError():
-            return _unreachable(source, error)
-        case _ if type(error).__module__.partition(".")[0] in TRANSPORTS:
-            return _unreachable(source, error)
-    raise error
-
-
-def _knock(address: tuple[str, int]) -> None:
-    socket.create_connection(address, CONNECT).close()
-
-
-def _address(endpoint: str) -> tuple[str, int]:
-    """Host and port that a request to the hub goes to first: the proxy's where there is one."""
-    hub = urlsplit(endpoint)
-    proxy = None if proxy_bypass(hub.hostname) else getproxies().get(hub.scheme)
-    first = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
-    return first.hostname, first.port or (443 if first.scheme == "https" else 80)
-
-
-def _within(seconds: float, call, *args, **keywords) -> Exception | None:
-    """What a call raises, TimeoutError where it is not back in time: a name lookup heeds no other limit."""
-    raised: list[Exception | None] = [TimeoutError(f"no answer in {seconds:g} s")]
-
-    def run() -> None:
-        try:
-            call(*args, **keywords)
-            raised[0] = None
-        except Exception as error:
-            raised[0] = error
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds + 0.1)
-    return raised[0]
+    try:
+        error = no_answer(HfApi().dataset_info, source.path, revision=source.revision, timeout=ANSWER)
+    except errors.GatedRepoError as gated:
+        raise UserError(f"{source.label}: its terms must be accepted on the hub first; then `hf auth login`") from gated
+    except errors.RevisionNotFoundError as missing:
+        raise UserError(f"{source.where}.revision={source.revision}: {source.path} has no such revision") from missing
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as missing:
+        raise UserError(
+            f"{source.label}: no such file or folder here and no such set on the hub (a private one needs "
+            f"`hf auth login`); give {source.where}.{source.key}=<file>"
+        ) from missing
+    return _unreachable(source, error) if error else None
 
 
 def _unreachable(source, why: object) -> str:

@@ -2,19 +2,19 @@
 
 from pathlib import Path
 
-from rlhf_recipes.data.hub_datasets import TRANSPORTS
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.hub import no_answer
 
 
 def check(repo: str) -> None:
-    """Raise unless the hub answers within three seconds and knows who we are.
+    """Raise unless the hub answers and knows who we are.
 
     Raises:
         UserError: no such name, offline, unreachable, or not logged in.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
-    from huggingface_hub.utils import get_session, validate_repo_id
+    from huggingface_hub.utils import validate_repo_id
 
     asked = f"export.push_to_hub={repo}"
     try:
@@ -24,20 +24,17 @@ def check(repo: str) -> None:
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{asked}: HF_HUB_OFFLINE=1; leave one of the two out")
     try:
-        get_session().head(constants.ENDPOINT, timeout=3)  # a request of the API would be tried for minutes
-        HfApi().whoami()
+        unreachable = no_answer(HfApi().whoami)
     except LocalTokenNotFoundError as error:
         raise UserError(f"{asked}: not logged in; run hf auth login, or set HF_TOKEN") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise UserError(f"{asked}: the hub refuses the token (status {status}); run hf auth login") from error
-    except Exception as error:
-        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in TRANSPORTS:
-            raise
+    if unreachable:
         raise UserError(
-            f"{asked}: the hub cannot be reached at {constants.ENDPOINT} ({type(error).__name__}); leave it out, and "
-            "upload the folder later with hf upload"
-        ) from error
+            f"{asked}: the hub cannot be reached at {constants.ENDPOINT} ({type(unreachable).__name__}); leave it out, "
+            "and upload the folder later with hf upload"
+        ) from unreachable
 
 
 def push(folder: Path, repo: str, private: bool) -> str:

@@ -10,6 +10,7 @@ from hub_on_loopback import serve
 
 from rlhf_recipes.data import hub_datasets
 from rlhf_recipes.data.sources import Source
+from rlhf_recipes.runs import hub
 
 
 def rows(word: str, n: int) -> bytes:
@@ -88,7 +89,7 @@ def test_an_unreachable_hub_names_the_way_out(error, monkeypatch, tmp_path):
         raise error
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub_datasets, "_knock", lambda address: None)
+    monkeypatch.setattr(hub, "_connect", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(hub_datasets.UserError) as caught:
         hub_datasets.probe(Source(where="data.preferences", path="Anthropic/hh-rlhf"))
@@ -106,7 +107,7 @@ def test_a_bug_in_the_client_is_not_called_a_bad_network(monkeypatch, tmp_path):
         raise ZeroDivisionError
 
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(hub_datasets, "_knock", lambda address: None)
+    monkeypatch.setattr(hub, "_connect", lambda address: None)
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", broken)
     with pytest.raises(ZeroDivisionError):
         hub_datasets.probe(Source(where="data.demos", path="owner/pairs"))
@@ -134,7 +135,7 @@ def test_a_proxy_is_asked_in_the_hubs_place(proxies, address, monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     for name, value in proxies.items():
         monkeypatch.setenv(name, value)
-    assert hub_datasets._address("https://huggingface.co") == address
+    assert hub._address("https://huggingface.co") == address
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.load import extra
+from rlhf_recipes.runs.jsonl import read_jsonl
 
 _OF_ONE_QUESTION = {400, 413, 422}  # too long, or refused for its content: another question may pass
 _RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -82,15 +83,8 @@ def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
 @lru_cache(maxsize=8)
 def _replies(path: str) -> dict[tuple[str, str], str]:
     """Replies by endpoint and request: those of the file, if there is one, and later those of this run."""
-    replies = {}
-    file = Path(path).expanduser() if path else None
-    for line in file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else ():
-        try:
-            row = json.loads(line)
-            replies[row["url"], row["request"]] = row["reply"]
-        except (ValueError, KeyError, TypeError):
-            continue  # an earlier run was killed while it wrote this line
-    return replies
+    rows = read_jsonl(Path(path).expanduser()) if path else []
+    return {(row["url"], row["request"]): row["reply"] for row in rows if {"url", "request", "reply"} <= row.keys()}
 
 
 def _keep(known: dict[tuple[str, str], str], key: tuple[str, str], reply: str, path: str) -> None:

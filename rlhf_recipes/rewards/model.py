@@ -31,11 +31,12 @@ class ModelReward:
         eos_id: the policy's EOS, for a model that shares its tokenizer.
         append_eos: append EOS to answers that were cut off too, as to RewardTrainer's training texts, and not only to
             those that ended by themselves. A chat template closes every turn anyway.
-        label: index or name of the label.
+        label: index or name of the label, in whatever case.
         batch_size: answers a forward.
+        probability: return the label's probability (0 to 1) instead of its logit.
 
     Raises:
-        UserError: several labels and no `label`, or no label of that name.
+        UserError: several labels and no `label`, or no such label.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class ModelReward:
         append_eos: bool = True,
         label: int | str | None = None,
         batch_size: int = 64,
+        probability: bool = False,
     ):
         self.model, self.tokenizer, self.eos_id = model.eval(), tokenizer, eos_id
-        self.append_eos, self.batch_size = append_eos, batch_size
+        self.append_eos, self.batch_size, self.probability = append_eos, batch_size, probability
         self.label = self._label(label)
         self.limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 10**6
         if tokenizer is not None:
@@ -110,13 +112,15 @@ class ModelReward:
 
     def _label(self, label: int | str | None) -> int:
         config = getattr(self.model, "config", None)
-        names = {name: i for i, name in (getattr(config, "id2label", None) or {}).items()}
-        count = getattr(config, "num_labels", 1)
-        if label is None and count > 1:
-            raise UserError(f"the reward model has {count} labels ({', '.join(names)}); say which one is the reward")
-        if isinstance(label, str) and label not in names:
-            raise UserError(f"the reward model has no label {label!r}; it has {', '.join(names)}")
-        return names[label] if isinstance(label, str) else label or 0
+        labels = getattr(config, "id2label", None) or {0: ""}
+        have = ", ".join(f"{name} ({i})" for i, name in labels.items())
+        if label is None and getattr(config, "num_labels", 1) > 1:
+            raise UserError(f"the reward model has {len(labels)} labels ({have}); say which one is the reward")
+        if isinstance(label, str):
+            label = {name.lower(): i for i, name in labels.items()}.get(label.lower(), label)
+        if label is not None and label not in labels:
+            raise UserError(f"the reward model has no label {label!r}; it has {have}")
+        return label or 0
 
     def _tokens(self, prompt, completion, closed: bool) -> list[int]:
         if not isinstance(prompt, str) and self.tokenizer.chat_template:
@@ -137,12 +141,19 @@ class ModelReward:
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
         if not hasattr(self.model, "score"):
-            return self.model(input_ids=ids, attention_mask=mask).logits[:, self.label].float()
+            return self._of_label(self.model(input_ids=ids, attention_mask=mask).logits)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         # transformers' forward looks for the last token that is not pad, which is wrong where pad is EOS
         hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
         last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
-        return base.score(last)[:, self.label].float()
+        return self._of_label(base.score(last))
+
+    def _of_label(self, logits: Tensor) -> Tensor:
+        """(B,) of (B, labels)."""
+        logits = logits.float()
+        if self.probability:
+            logits = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+        return logits[:, self.label]
 
 
 class Ensemble:

@@ -118,7 +118,7 @@ def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_p
     ("content", "said"),
     [
         ('{"prompt": "?"}', "line 1 has no completion"),
-        ('{"prompt": "?", "completion": "x"}\n{"prompt": ', "line 2 is no JSON"),
+        ('{"prompt": "?", "completion": "x"}\n{"prompt": ', "line 2 is not JSON"),
         ("[1]", "line 1 has no prompt"),
         ('{"prompt": "?", "completion": 7}', "completion is neither a text nor"),
         ("", "is empty"),

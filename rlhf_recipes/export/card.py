@@ -159,7 +159,7 @@ def of_run(run: Run, defaults: Mapping[str, Mapping]) -> dict[str, list[Block]]:
     charts += trust.of_runs([run])
     settings = content.settings(run, defaults)
     return {
-        "Metrics": [table for table in shown if table and table.rows],
+        "Metrics": [table for table in shown if table.rows],
         "Curves": [Charts("", charts)] if charts else [],
         "Settings": [block for block in settings if not (isinstance(block, Code) and block.folded)],
         "Make it again": content.again(run, defaults),

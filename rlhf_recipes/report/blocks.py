@@ -61,15 +61,11 @@ class Answers(NamedTuple):
     """Prompts with every model's answer, `{"prompt", "by": {model: sample row}}`, and how two models compare."""
 
     rows: Sequence[dict]
+    names: Sequence[str] = ()  # of the models, in the order in which they first answer
     ours: str | None = None
     theirs: str | None = None
     key: str = "score"  # the figure of a sample row by which they are compared
     tie: float = 0.0  # figures that are no further apart are a tie
-
-    @property
-    def names(self) -> list[str]:
-        """The models, in the order in which they first answer."""
-        return list(dict.fromkeys(name for answered in self.rows for name in answered["by"]))
 
     def outcome(self, answered: dict) -> tuple[str, float]:
         """What `ours` does to `theirs` at one prompt, and by how much; `("", 0.0)` where either has no figure."""

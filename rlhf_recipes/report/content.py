@@ -26,12 +26,11 @@ def build(run_dirs: Sequence[Path], known: Sequence = (), defaults: Defaults | N
         raise UserError("a report needs at least one run directory: give runs/<name>")
     runs = name_apart([read(path, known) for path in run_dirs])
     report = one(runs[0], defaults) if len(runs) == 1 else several(runs, defaults)
-    return report._replace(sections={title: kept for title, of in report.sections.items() if (kept := _full(of))})
-
-
-def _full(blocks: list[Block]) -> list[Block]:
-    """The blocks that have any content."""
-    return [block for block in blocks if getattr(block, "charts", True) and getattr(block, "rows", True)]
+    sections = {
+        title: [block for block in blocks if getattr(block, "charts", True) and getattr(block, "rows", True)]
+        for title, blocks in report.sections.items()
+    }
+    return report._replace(sections={title: blocks for title, blocks in sections.items() if blocks})
 
 
 def one(run: Run, defaults: Defaults | None) -> Report:
@@ -47,11 +46,12 @@ def one(run: Run, defaults: Defaults | None) -> Report:
         "Settings": settings(run, defaults),
         "Make it again": again(run, defaults),
     }
-    facts = [duration(run.seconds), f"{len(run.stages)} stages"]
-    if seeds := sorted(
-        {stage.summary["seed"] for stage in run.stages.values() if stage.summary.get("seed") is not None}
-    ):
-        facts.append(f"seed {', '.join(map(str, seeds))}")
+    seeds = sorted({stage.summary.get("seed") for stage in run.stages.values()} - {None})
+    facts = [
+        duration(run.seconds),
+        f"{len(run.stages)} stages",
+        *([f"seed {', '.join(map(str, seeds))}"] if seeds else []),
+    ]
     return Report(f"Run {run.name}", tables.verdict(run), " · ".join(facts), sections, places(run))
 
 
@@ -65,7 +65,7 @@ def several(runs: list[Run], defaults: Defaults | None) -> Report:
         "Curves": curves.of_runs(runs),
         "Can the score be trusted?": [Charts("", trust.of_runs(runs))],
         "Answers": [compared(across(runs), names[-1], names[0], judge, tie)],
-        "Settings": [provenance.settings_table(runs)],
+        "Settings": [provenance.differences("Settings that differ between the runs", names, provenance.varying(runs))],
         "Make it again": [block for run in runs for block in (Text(run.name, heading=True), *again(run, defaults))],
     }
     return Report(f"{len(runs)} runs compared", "", ", ".join(names), sections)
@@ -93,7 +93,7 @@ def compared(answers: list[dict], ours: str | None, theirs: str | None, judge: s
         return Answers([])
     ours = ours if ours in names else names[-1]
     theirs = theirs if theirs in names and theirs != ours else names[0]
-    sides = (ours, theirs) if ours != theirs else (None, None)
+    sides = (names, ours, theirs) if ours != theirs else (names, None, None)
     rows = [row for answered in answers for row in answered["by"].values()]
     for key in (judge, f"reward/{judge}") if judge != "judge" else ():
         if all(key in row for row in rows):
@@ -116,7 +116,7 @@ def settings(run: Run, defaults: Defaults | None) -> list[Block]:
     blocks: list[Block] = []
     for name, stage in run.stages.items():
         if defaults is not None and name in defaults and stage.config:
-            table = provenance.config_table(stage, defaults[name])
+            table = provenance.differences(name, ("default", "here"), provenance.changed(stage, defaults[name]))
             blocks += [table] if table.rows else [Text(name, heading=True), Text("As the defaults.")]
         if stage.config:
             lines = [f"{key}={provenance.hydra(value)}" for key, value in provenance.flatten(stage.config).items()]

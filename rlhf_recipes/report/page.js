@@ -14,7 +14,7 @@ themeButton.addEventListener("click", () => {
 
 // Charts: the values nearest to the pointer. The paths hold them; data-limits says what the frame means.
 for (const svg of all("svg.chart")) {
-  const out = svg.parentElement.querySelector("output");
+  const out = svg.parentElement.querySelector("output"), short = value => Number(value.toPrecision(4)).toString();
   const [x0, x1, y0, y1, left, right, top, bottom] = svg.dataset.limits.split(" ").map(Number);
   const lines = all("path[data-label]", svg).map(path => ({
     label: path.dataset.label,
@@ -24,7 +24,6 @@ for (const svg of all("svg.chart")) {
   const cross = document.createElementNS("http://www.w3.org/2000/svg", "path");
   cross.setAttribute("class", "cross");
   svg.append(cross);
-  const short = value => Number(value.toPrecision(4)).toString();
   svg.addEventListener("pointermove", event => {
     const box = svg.getBoundingClientRect();
     const at = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;

@@ -7,9 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from rlhf_recipes.report import svg
-from rlhf_recipes.report.blocks import Block, Charts, Column, Report, Table, plain, show, thinned
+from rlhf_recipes.report.blocks import Block, Charts, Report, plain, show, thinned
 
-LONGEST = 3000  # characters of one prompt or answer in the page
 TOKEN_QUANTITIES = ("advantage", "reward", "value", "kl")  # of each token of tokens.jsonl
 
 
@@ -50,11 +49,10 @@ def number(value: float) -> str:
     ('2e-4', '1.5', '12k')
     """
     if value and abs(value) < 1e-3:
-        mantissa, _, exponent = f"{value:.0e}".partition("e")
-        text = f"{mantissa}e{int(exponent)}"
+        text = f"{value:.0e}".replace("e-0", "e-")
     else:
         text = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
-    return "\N{MINUS SIGN}" + text[1:] if text.startswith("-") else text
+    return text.replace("-", "\N{MINUS SIGN}", 1) if value < 0 else text
 
 
 def answer_figures(row: dict) -> str:
@@ -65,49 +63,15 @@ def answer_figures(row: dict) -> str:
     return " · ".join(parts)
 
 
-def visible(token: dict) -> str:
-    """A token as text that can be seen, a line's end too."""
-    return str(token.get("token", "")).replace("\n", "\u21b5") or "(end)"
-
-
-def token_table(row: dict, count: int) -> Table:
-    """The first tokens of an answer, each with its figures."""
-    cells = [[visible(token), *map(token.get, TOKEN_QUANTITIES)] for token in row["tokens"][:count]]
-    columns = [Column("token", None), *(Column(name, 3) for name in TOKEN_QUANTITIES)]
-    title = f"Step {row.get('step')}" + (f": {plain(row['prompt'])}" if row.get("prompt") else "")
-    total = len(row["tokens"])
-    return Table(title, columns, cells, f"The first {count} of {total} tokens." if total > count else "")
-
-
 def line(text: str) -> str:
     """Text in one line of Markdown that neither breaks a table nor is taken for markup."""
     text = " ".join(text.split()).replace("<", "&lt;")
     return "".join(f"\\{character}" if character in "\\|*_" else character for character in text)
 
 
-def cut(text: str) -> str:
-    """Text of at most LONGEST characters."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=select_autoescape(("html", "svg")),
-    trim_blocks=True,
-    keep_trailing_newline=False,
-)
+HERE = FileSystemLoader(Path(__file__).parent)
+TEMPLATES = Environment(loader=HERE, autoescape=select_autoescape(("html", "svg")), trim_blocks=True)
 TEMPLATES.globals |= {"quantities": TOKEN_QUANTITIES, "width": svg.WIDTH, "height": svg.HEIGHT}
 TEMPLATES.globals |= {"left": svg.LEFT, "right": svg.RIGHT, "top": svg.TOP, "bottom": svg.BOTTOM}
-TEMPLATES.filters |= {
-    "at": "{:.1f}".format,
-    "cut": cut,
-    "figures": answer_figures,
-    "kind": lambda block: type(block).__name__,
-    "line": line,
-    "number": number,
-    "plain": plain,
-    "show": show,
-    "thinned": thinned,
-    "token_table": token_table,
-    "visible": visible,
-}
+TEMPLATES.filters |= {"at": "{:.1f}".format, "number": number, "kind": lambda block: type(block).__name__}
+TEMPLATES.filters |= {"show": show, "plain": plain, "line": line, "figures": answer_figures, "thinned": thinned}

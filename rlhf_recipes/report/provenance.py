@@ -130,10 +130,9 @@ def comparison(runs: Sequence[Run]) -> Table:
     policies = {run.policy.name for run in runs if run.policy}  # their score and KL have columns of their own
     stages = {stage.name: stage for run in runs for stage in run.stages.values() if stage.name not in policies}
     figures = [(name, *figure) for name, stage in stages.items() for figure in stage.figures if figure[2] != 0]
-    columns = [Column("run", None), *(Column(key, None) for key, _ in shown)]
-    columns += [Column("score", 3), Column("KL", 2), Column("gold", 3), Column("win, of decided", "%")]
-    columns += [Column("95 %", None), *(Column(f"{name} {label}", digits) for name, _, label, digits in figures)]
-    columns.append(Column("minutes", 1))
+    columns = [Column("run", None), *(Column(key, None) for key, _ in shown), Column("score", 3), Column("KL")]
+    columns += [Column("gold", 3), Column("win, of decided", "%"), Column("95 %", None)]
+    columns += [*(Column(f"{name} {label}", digits) for name, _, label, digits in figures), Column("minutes", 1)]
     rows = []
     for i, run in enumerate(runs):
         final = run.contestants.get(run.final, {})
@@ -149,14 +148,7 @@ def comparison(runs: Sequence[Run]) -> Table:
     return Table("Runs", columns, rows, note, sortable=True).without_empty_columns()
 
 
-def settings_table(runs: Sequence[Run]) -> Table:
-    """Every setting in which the runs differ."""
-    columns = [Column("setting", None), *(Column(run.name, None) for run in runs)]
-    rows = [[key, *map(hydra, values)] for key, values in varying(runs).items()]
-    return Table("Settings that differ between the runs", columns, rows)
-
-
-def config_table(stage: Stage, defaults: Mapping) -> Table:
-    """What differs from the defaults in one stage."""
-    rows = [[key, *map(hydra, pair)] for key, pair in changed(stage, defaults).items()]
-    return Table(stage.name, [Column("setting", None), Column("default", None), Column("here", None)], rows)
+def differences(title: str, sides: Sequence[str], settings: Mapping[str, Sequence]) -> Table:
+    """Settings that differ, a column a side: key -> one value a side."""
+    columns = [Column("setting", None), *(Column(side, None) for side in sides)]
+    return Table(title, columns, [[key, *map(hydra, values)] for key, values in settings.items()])

@@ -7,35 +7,28 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import yaml
+
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.report.blocks import plain
 
 FILES = ("config.yaml", "metrics.jsonl", "samples.jsonl", "summary.json")  # a folder with one of them is a stage's
 
-# One quantity, under the names that the trainers log it by. The first name that a row has is taken.
+# Quantities that the trainers log under several names; the first that a row has is taken. Others have one name.
 NAMES = {
-    "loss": ("loss",),
-    "eval_loss": ("eval_loss",),
     "accuracy": ("accuracy", "rewards/accuracies"),
     "eval_accuracy": ("eval_accuracy", "eval_rewards/accuracies"),
-    "token_accuracy": ("mean_token_accuracy",),
-    "eval_token_accuracy": ("eval_mean_token_accuracy",),
     "margin": ("margin", "rewards/margins"),
     "eval_margin": ("eval_margin", "eval_rewards/margins"),
     "score": ("objective/scores", "eval_score", "reward"),
     "gold": ("eval_gold", "reward/gold", "eval_reward/gold", "rewards/gold/mean", "rewards/gold_score/mean"),
     "kl": ("objective/kl", "eval_kl", "kl"),
     "kl_coef": ("objective/kl_coef", "kl_coef"),
-    "win_rate": ("eval_win_rate",),
     "length": ("completions/mean_length", "eval_length"),
     "eos_rate": ("completions/eos_rate", "eval_eos_rate"),
     "entropy": ("policy/entropy_avg", "entropy", "objective/entropy"),
-    "explained_variance": ("val/explained_variance",),
     "grad_norm": ("grad_norm", "policy/grad_norm"),
     "clip_fraction": ("policy/clipfrac_avg", "clip_ratio/region_mean"),
-    "approxkl": ("policy/approxkl_avg",),
-    "policy_loss": ("loss/policy_avg",),
-    "value_loss": ("loss/value_avg",),
 }
 
 
@@ -95,8 +88,6 @@ class Stage:
     @cached_property
     def config(self) -> dict:
         """config.yaml as a plain dict, empty where it is absent."""
-        import yaml
-
         file = self.path / "config.yaml"
         config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
         return config if isinstance(config, dict) else {}
@@ -163,7 +154,7 @@ class Run:
         names = list(self.contestants)
         if self.policy and self.policy.name in names:
             return self.policy.name
-        trained = [name for name in (*self.order, *self.stages) if name in names]
+        trained = [name for name in dict.fromkeys((*self.order, *self.stages)) if name in names]
         return (trained or names or [None])[-1]
 
     @property
@@ -203,7 +194,7 @@ def read(path: Path, known: Sequence = ()) -> Run:
     described = {stage.name: (stage.title, stage.figures) for stage in known}
     names = _stages_in(path)
     if not names:
-        raise UserError(f"{path} holds no stage; expected a run directory such as runs/<name>, with sft/ or ppo/ in it")
+        raise UserError(f"{path} holds no stage; expected a run directory such as runs/<name>, with a folder a stage")
     order = list(described)
     names = sorted(names, key=lambda name: (order.index(name) if name in described else len(order), name))
     stages = {
@@ -219,7 +210,6 @@ def members(path: Path) -> list[Path]:
     Raises:
         UserError: it is no directory.
     """
-    path = Path(path)
     inside = [] if _stages_in(path) else [folder for folder in path.iterdir() if folder.is_dir() and _stages_in(folder)]
     return sorted(inside, key=lambda folder: (not folder.name.isdigit(), folder.name.zfill(9))) or [path]
 
@@ -242,10 +232,9 @@ def name_apart(runs: list[Run]) -> list[Run]:
 def read_json(path: Path) -> dict:
     """A JSON object, empty where the file is absent or cut off."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def read_rows(path: Path) -> list[dict]:

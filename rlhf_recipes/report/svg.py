@@ -15,9 +15,9 @@ POINTS = 300  # a longer line is averaged down to so many, with a band from the 
 
 
 class Line(NamedTuple):
-    """One series of a line chart. `low` and `high` bound its band; `marked` draws a marker at every point."""
+    """One series. `low` and `high` bound its band; `marked` draws a marker, and error bars, at every point."""
 
-    label: str
+    label: str  # empty: the outline of a histogram, filled, in which the reader is not to read values off
     xs: Sequence[float]
     ys: Sequence[float]
     low: Sequence[float] = ()
@@ -25,23 +25,13 @@ class Line(NamedTuple):
     marked: bool = False
 
 
-class Series(NamedTuple):
-    """A line or an outline as SVG paths."""
-
-    label: str  # empty where the reader is not to read values off
-    path: str
-    band: str = ""
-    bars: str = ""  # error bars
-    marks: Sequence[str] = ()  # positions of markers, "x y"
-
-
 class Drawing(NamedTuple):
     """A chart, laid out. `limits` are the data's at the frame: x0, x1, y0, y1."""
 
+    lines: Sequence[Line]
     limits: tuple[float, float, float, float]
     x_label: str
     y_label: str
-    series: Sequence[Series] = ()
     references: Sequence[tuple[float, str]] = ()  # horizontal lines: value and label
     diagonal: bool = False  # draw y = x
 
@@ -54,8 +44,8 @@ class Drawing(NamedTuple):
         return BOTTOM - (value - self.limits[2]) / (self.limits[3] - self.limits[2]) * (BOTTOM - TOP)
 
     def points(self, xs: Sequence[float], ys: Sequence[float]) -> list[str]:
-        """Where points lie, "x y" each."""
-        return [f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in zip(xs, ys, strict=True)]
+        """Where points lie, "x y" each; none where there are no ys."""
+        return [f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in zip(xs, ys, strict=True)] if len(ys) else []
 
     @property
     def x_ticks(self) -> list[float]:
@@ -79,41 +69,22 @@ def downsample(label: str, xs: Sequence[float], ys: Sequence[float], points: int
 
 
 def line_chart(
-    lines: Sequence[Line],
-    x_label: str,
-    y_label: str = "",
-    *,
-    references: Sequence[tuple[float, str]] = (),
-    limits: tuple[float, float, float, float] | None = None,
-    diagonal: bool = False,
+    lines: Sequence[Line], x_label: str, y_label: str = "", *, references=(), limits=None, diagonal=False
 ) -> Drawing:
     """Lines over a common axis. The arguments are those of `Drawing`; limits None fit the lines and the references."""
     xs = [x for line in lines for x in line.xs]
     ys = [y for line in lines for band in (line.ys, line.low, line.high) for y in band] + [y for y, _ in references]
     limits = limits or (*_fitted(xs, margin=0), *_fitted(ys, margin=0.06))
-    drawing, series = Drawing(limits, x_label, y_label, references=references, diagonal=diagonal), []
-    for line in lines:
-        points = drawing.points(line.xs, line.ys)
-        lower, upper = (drawing.points(line.xs, ys) if ys else [] for ys in (line.low, line.high))
-        band = _path([*upper, *reversed(lower)]) + "Z" if lower and not line.marked else ""
-        bars = "".join(map(_path, zip(lower, upper, strict=True))) if line.marked else ""
-        series.append(Series(line.label, _path(points), band, bars, points if line.marked or len(points) < 25 else ()))
-    return drawing._replace(series=series)
+    return Drawing(lines, limits, x_label, y_label, references, diagonal)
 
 
-def histogram(groups: Sequence[tuple[str, Sequence[float]]], x_label: str, bins: int = 30) -> Drawing:
-    """Outlined, faintly filled histograms over common bins; heights are shares of each group, 0 to 1."""
-    low, high = _fitted([value for _, values in groups for value in values], margin=0)
+def histogram(groups: Sequence[Sequence[float]], x_label: str, bins: int = 30) -> Drawing:
+    """Histograms over common bins; heights are shares of each group, 0 to 1."""
+    low, high = _fitted([value for values in groups for value in values], margin=0)
     edges = np.linspace(low, high, bins + 1)
-    shares = [np.histogram(np.asarray(values, float), edges)[0] / max(len(values), 1) for _, values in groups]
-    drawing = Drawing((low, high, 0.0, float(max(share.max() for share in shares)) * 1.08), x_label, "share")
-    corners = [drawing.points(np.repeat(edges, 2), [0, *np.repeat(share, 2), 0]) for share in shares]
-    outlines = [_path(points) + "Z" for points in corners]
-    return drawing._replace(series=[Series("", outline, band=outline) for outline in outlines])
-
-
-def _path(points: Sequence[str]) -> str:
-    return "M" + "L".join(points)
+    shares = [np.histogram(np.asarray(values, float), edges)[0] / max(len(values), 1) for values in groups]
+    lines = [Line("", np.repeat(edges, 2), [0, *np.repeat(share, 2), 0]) for share in shares]
+    return Drawing(lines, (low, high, 0.0, float(max(share.max() for share in shares)) * 1.08), x_label, "share")
 
 
 def _fitted(values: Sequence[float], margin: float) -> tuple[float, float]:

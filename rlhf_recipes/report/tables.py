@@ -4,49 +4,38 @@ from rlhf_recipes.report.blocks import Column, Table, duration, show, thinned
 from rlhf_recipes.report.run import Run, Stage, pick
 
 STEPS_SHOWN = 10  # rows of a table by step
+JUDGES = {"gold": "the gold score", "score": "the reward", "judge": "the judge", None: ""}
 
 
 def of_run(run: Run) -> list[Table]:
     """Every table of one run: of its stages, then of the evaluation."""
     stages = [of_stage(stage) for stage in run.stages.values()]
-    evaluated = [models(run), wins(run), benchmarks(run), checkpoints(run)]
-    return [table for table in (*stages, *evaluated) if table is not None and table.rows]
+    return [table for table in (*stages, models(run), wins(run), benchmarks(run)) if table.rows]
 
 
-def of_stage(stage: Stage) -> Table | None:
-    """The table of one stage, None where it logged nothing to tabulate."""
-    if stage.logs("score"):
-        table = by_step(stage)
-    elif "epochs" in stage.metrics or "eval_ppl" in stage.metrics:
-        table = by_epoch(stage)
-    else:
-        table = held_out(stage)
-    return table if table.rows else None
-
-
-def by_epoch(stage: Stage) -> Table:
-    """A language model by epoch."""
-    keys = ("epoch", "train_loss", "eval_loss", "eval_ppl")
-    rows = [[epoch.get(key) for key in keys] for epoch in stage.metrics.get("epochs") or [stage.metrics]]
-    columns = [Column("epoch", 1), Column("train loss", 3), Column("held-out loss", 3), Column("perplexity", 2)]
-    note = "Loss in nats a trained token."
-    return Table(f"{stage.title} by epoch", columns, rows, note).without_empty_columns()
+def of_stage(stage: Stage) -> Table:
+    """The table of one stage, without rows where it logged nothing to tabulate."""
+    return by_step(stage) if stage.logs("score") else held_out(stage)
 
 
 def held_out(stage: Stage) -> Table:
-    """Accuracy, loss and margin on held-out rows, at each evaluation and at the end."""
-    names = ("eval_accuracy", "eval_loss", "eval_margin")
-    evaluated = [row for row in stage.rows if pick(row, "eval_loss") is not None]
-    rows = [[row["step"], *(pick(row, name) for name in names)] for row in thinned(evaluated, STEPS_SHOWN)]
-    last = [pick(stage.metrics, name) for name in names]
+    """Held-out figures by epoch where the summary has epochs, else by evaluated step and at the end."""
+    epochs = stage.metrics.get("epochs")
+    text = epochs or "eval_ppl" in stage.metrics
+    columns = {"train_loss": Column("train loss", 3)} if text else {"eval_accuracy": Column("accuracy", "%")}
+    columns["eval_loss"] = Column("held-out loss", 3)
+    columns |= {"eval_ppl": Column("perplexity")} if text else {"eval_margin": Column("margin", 3)}
+    note = "Loss in nats a trained token." if text else ""
+    if (ceiling := stage.metrics.get("label_ceiling")) is not None:
+        note = f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
+    evaluated = epochs or thinned([row for row in stage.rows if pick(row, "eval_loss") is not None], STEPS_SHOWN)
+    rows = [[pick(row, "epoch" if epochs else "step"), *(pick(row, name) for name in columns)] for row in evaluated]
+    last = [pick(stage.metrics, name) for name in columns]
     if any(value is not None for value in last) and (not rows or rows[-1][1:] != last):
         rows.append(["end", *last])
-    columns = [Column("step", 0), Column("accuracy", "%"), Column("loss", 3), Column("margin", 3)]
-    ceiling = stage.metrics.get("label_ceiling")
-    note = ""
-    if ceiling is not None:
-        note = f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
-    return Table(f"{stage.title} on held-out rows", columns, rows, note).without_empty_columns()
+    head = Column("epoch", 1) if epochs else Column("step", 0)
+    title = f"{stage.title} {'by epoch' if text else 'on held-out rows'}"
+    return Table(title, [head, *columns.values()], rows, note).without_empty_columns()
 
 
 def by_step(stage: Stage) -> Table:
@@ -88,51 +77,39 @@ def by_step(stage: Stage) -> Table:
 
 
 def models(run: Run) -> Table:
-    """The models that were evaluated, side by side."""
-    keys = sorted({key for figures in run.contestants.values() for key in figures if not key.endswith(("_std", "_se"))})
+    """The models that were evaluated, side by side, then the checkpoints (`ppo@100`) that led to them."""
+    figures, ref = run.evaluation.get("models", {}), run.evaluation.get("ref")
+    keys = sorted({key for of in figures.values() for key in of if not key.endswith(("_std", "_se"))})
     votes = [(key, key.replace("_at_", "@"), "%") for key in keys if key.startswith("majority_at_")]
     rewards = [(key, key.removeprefix("reward/"), 3) for key in keys if key.startswith("reward/")]
     shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
     shown += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), *votes, ("length", "length", 1)]
     shown += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "similarity", 3)]
     shown += rewards if len(rewards) > 1 else []  # a single one is the score
+    names = sorted(figures, key=lambda name: "@" in name)
+    if names and "@" in names[-1]:  # the pairs of checkpoints are in no other table
+        shown.append(("won", f"win over {ref}, of decided", "%"))
+        pairs = run.evaluation.get("win_rate", {})
+        figures = {name: of | {"won": pairs.get(f"{name}_vs_{ref}", {}).get("decided")} for name, of in figures.items()}
+    rows = [[name, *(figures[name].get(key) for key, _, _ in shown)] for name in names]
+    columns = [Column("model", None), *(Column(label, digits) for _, label, digits in shown)]
     notes = [f"Means over {run.evaluation.get('prompts') or 'the'} held-out prompts."]
-    notes += [f"KL to {run.evaluation['ref']}, nats a response."] if run.evaluation.get("ref") else []
+    notes += [f"KL to {ref}, nats a response."] if ref else []
     notes += [f"{text}." for text in run.evaluation.get("notes", [])]
-    return _by_model("Models on held-out prompts", "model", run.contestants, shown, " ".join(notes))
-
-
-def checkpoints(run: Run) -> Table:
-    """The evaluated checkpoints on the way to the final policy."""
-    ref, pairs = run.evaluation.get("ref"), run.evaluation.get("win_rate", {})
-    way = {name: of for name, of in run.evaluation.get("models", {}).items() if "@" in name}
-    way = {name: of | {"won": pairs.get(f"{name}_vs_{ref}", {}).get("decided")} for name, of in way.items()}
-    shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("accuracy", "accuracy", "%")]
-    shown += [("length", "length", 1), ("distinct_2", "distinct-2", 3), ("won", f"win over {ref}, of decided", "%")]
-    note = "The same prompts. If gold falls while the score rises, the policy is gaming the score."
-    return _by_model("Checkpoints on the way", "checkpoint", way, shown, note)
-
-
-def _by_model(title: str, head: str, figures: dict[str, dict], shown: list[tuple], note: str) -> Table:
-    rows = [[name, *(of.get(key) for key, _, _ in shown)] for name, of in figures.items()]
-    columns = [Column(head, None), *(Column(label, digits) for _, label, digits in shown)]
-    return Table(title, columns, rows, note).without_empty_columns()
+    return Table("Models on held-out prompts", columns, rows, " ".join(notes)).without_empty_columns()
 
 
 def wins(run: Run) -> Table:
     """Every compared pair, without checkpoints."""
+    shares = {"win": "ci95", "tie": "tie_ci95", "loss": "loss_ci95"}
     rows = []
     for pair, outcome in run.evaluation.get("win_rate", {}).items():
-        if "@" in pair:
-            continue
-        row = [pair.replace("_vs_", " over ")]
-        for share, ci in (("win", "ci95"), ("tie", "tie_ci95"), ("loss", "loss_ci95")):
-            row += [outcome.get(share), interval(outcome.get(ci))]
-        rows.append([*row, decided(outcome), interval(outcome.get("decided_ci95")), outcome.get("n")])
-    columns = [Column("pair", None)]
-    for share in ("win", "tie", "loss"):
-        columns += [Column(share, "%"), Column(f"95 % of {share}", None)]
-    columns += [Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
+        if "@" not in pair:
+            row = [cell for share, ci in shares.items() for cell in (outcome.get(share), interval(outcome.get(ci)))]
+            row += [decided(outcome), interval(outcome.get("decided_ci95")), outcome.get("n")]
+            rows.append([pair.replace("_vs_", " over "), *row])
+    columns = [column for share in shares for column in (Column(share, "%"), Column(f"95 % of {share}", None))]
+    columns = [Column("pair", None), *columns, Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
     note = "Intervals by bootstrap over prompts."
     if judge := judge_name(run):
         note = f"Judged by {judge}. {note}"
@@ -143,10 +120,11 @@ def benchmarks(run: Run) -> Table:
     """Standard benchmarks: a row a task and metric, a column a model, with the standard error behind."""
     by_model = {name: of["benchmarks"] for name, of in run.contestants.items() if of.get("benchmarks")}
     metrics = dict.fromkeys((task, m) for tasks in by_model.values() for task, of in tasks.items() for m in of)
-    rows = []
-    for task, metric in metrics:
-        if "_stderr" not in metric:
-            rows.append([task, metric, *(_with_error(tasks.get(task, {}), metric) for tasks in by_model.values())])
+    rows = [
+        [task, metric, *(_with_error(tasks.get(task, {}), metric) for tasks in by_model.values())]
+        for task, metric in metrics
+        if "_stderr" not in metric
+    ]
     columns = [Column("task", None), Column("metric", None), *(Column(name, None) for name in by_model)]
     return Table("Benchmarks", columns, rows, "By lm-evaluation-harness, \N{PLUS-MINUS SIGN} standard error.")
 
@@ -183,8 +161,7 @@ def verdict(run: Run) -> str:
 def judge_name(run: Run) -> str:
     """Who decided the pairs, in words; empty where nobody did."""
     judge = run.evaluation.get("judge")
-    words = {"gold": "the gold score", "score": "the reward", "judge": "the judge", None: ""}
-    return words.get(judge, f"the reward {judge}")
+    return JUDGES.get(judge, f"the reward {judge}")
 
 
 def decided(outcome: dict) -> float | None:

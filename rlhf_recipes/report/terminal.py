@@ -35,24 +35,19 @@ def write(report: Report, console: Console | None = None) -> None:
     if report.verdict:
         console.print(Text(report.verdict, style="bold"), end="\n\n")
     if report.places:
-        console.print(
-            Text("Where it lies", style="bold"), *(Text(f"  {p}", overflow="fold") for p in report.places), sep="\n"
-        )
+        console.print(Text("Where it lies", style="bold"))
+    for place in report.places:
+        console.print(Text(f"  {place}", overflow="fold"))
 
 
 def table(of: Table, width: int) -> Group:
     """A rich table; the note names the columns at the right that the terminal has no room for."""
     cells = of.cells()
-    heads = []
-    for i, column in enumerate(of.columns):  # a heading is folded where its column is narrower
-        widest = max([len(row[i]) for row in cells] + [len(word) for word in column.label.split()])
-        heads.append(textwrap.fill(column.label, widest, break_on_hyphens=False))
-    widths = [
-        max(len(line) for line in (*head.split("\n"), *(row[i] for row in cells))) for i, head in enumerate(heads)
-    ]
+    widths = [max(map(len, (*of.columns[i].label.split(), *(row[i] for row in cells)))) for i in range(len(of.columns))]
     fits = max(2, sum(sum(w + 3 for w in widths[: i + 1]) <= width for i in range(len(widths))))
     grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for head, column in list(zip(heads, of.columns, strict=True))[:fits]:
+    for column, widest in list(zip(of.columns, widths, strict=True))[:fits]:
+        head = textwrap.fill(column.label, widest, break_on_hyphens=False)
         grid.add_column(head, justify="left" if column.digits is None else "right", no_wrap=True, vertical="bottom")
     for row in cells:
         grid.add_row(*row[:fits])
@@ -63,21 +58,18 @@ def table(of: Table, width: int) -> Group:
 
 def answers(answered: dict, width: int) -> Group:
     """A prompt and its answers, side by side where there is room."""
-    by = answered["by"]
-    columns = width >= COLUMN_WIDTH * len(by)
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, show_header=columns, expand=columns, padding=(0, 1))
     bodies = []
-    for row in by.values():
+    for name, row in answered["by"].items():
         figures = " · ".join(f"{key} {show(row[key])}" for key in ("score", "gold") if row.get(key) is not None)
-        bodies.append((Text(_short(plain(row.get("completion")))), Text(figures, style="dim")))
-    for name in by if columns else [""]:
-        grid.add_column(name, ratio=1, overflow="fold")
-    if columns:
-        grid.add_row(*(Group(*body) for body in bodies))
-    else:
-        for name, body in zip(by, bodies, strict=True):
-            grid.add_row(Group(Text(name, style="bold"), *body))
-    return Group(Text.assemble(("Prompt: ", "bold"), _short(answered["prompt"])), grid)
+        completion = Text(_short(plain(row.get("completion"))), overflow="fold")
+        bodies.append(Group(Text(name, style="bold"), completion, Text(figures, style="dim")))
+    columns = len(bodies) if width >= COLUMN_WIDTH * len(bodies) else 1
+    grid = Grid.grid(padding=(0, 2, 0, 0), expand=True)
+    for _ in range(columns):
+        grid.add_column(ratio=1)
+    for i in range(0, len(bodies), columns):
+        grid.add_row(*bodies[i : i + columns])
+    return Group(Text.assemble(("Prompt: ", "bold"), _short(answered["prompt"])), grid, Text())
 
 
 def _short(text: str) -> str:

@@ -70,7 +70,7 @@ def test_without_evaluations_the_steps_are_evenly_spaced(tmp_path):
 
 def test_sft_without_epochs_still_has_a_row(tmp_path):
     stage = Stage("sft", tmp_path, {"metrics": {"train_loss": 1.0, "eval_loss": 1.2, "eval_ppl": 3.3}})
-    assert tables.by_epoch(stage).rows == [[1.0, 1.2, 3.3]]
+    assert tables.of_stage(stage).rows == [["end", 1.0, 1.2, 3.3]]
 
 
 def test_reward_table_names_the_label_ceiling(run_dir):
@@ -157,9 +157,9 @@ def test_calibration_of_pairs_that_are_right_in_three_of_four(tmp_path):
     stage = Stage("reward", tmp_path)
     sign = [1, 1, 1, -1] * 8
     stage.__dict__["samples"] = [{"score_chosen": s * 1.0986123, "score_rejected": 0.0} for s in sign]
-    chart = trust.calibration(stage)
+    (chart,) = trust.calibration(stage)
     assert "Mean distance 0.000 over 32 pairs" in chart.how
-    assert trust.calibration(Stage("reward", tmp_path)) is None
+    assert trust.calibration(Stage("reward", tmp_path)) == []
 
 
 def test_frontier_pairs_gold_with_the_last_kl(tmp_path):
@@ -189,13 +189,12 @@ WAY = {
 }
 
 
-def test_checkpoints_have_a_table_of_their_own_and_draw_the_frontier(tmp_path):
+def test_checkpoints_stand_below_the_models_and_draw_the_frontier(tmp_path):
     won = {"ppo@10_vs_sft": {"win": 0.6, "loss": 0.2, "decided": 0.75}, "ppo_vs_sft": {"win": 0.5, "loss": 0.5}}
     run = evaluated(tmp_path, models=WAY, ref="sft", win_rate=won)
-    assert [row[0] for row in tables.models(run).rows] == ["sft", "ppo"]
     assert [row[0] for row in tables.wins(run).rows] == ["ppo over sft"]
-    table = tables.checkpoints(run)
-    assert [(row[0], row[-1]) for row in table.rows] == [("ppo@20", None), ("ppo@10", 0.75)]
+    rows = [(row[0], row[-1]) for row in tables.models(run).rows]
+    assert rows == [("sft", None), ("ppo", None), ("ppo@20", None), ("ppo@10", 0.75)]
     assert trust.frontier(run, "gold") == [(0.0, 0.0), (1.0, 1.0), (2.0, 3.0), (3.0, 2.0)]
 
 
@@ -206,10 +205,9 @@ def test_one_checkpoint_is_no_way_so_the_logged_answers_are_drawn(tmp_path):
 
 def test_where_several_runs_ended_is_a_point_a_run(tmp_path):
     runs = [evaluated(tmp_path, models={"ppo": {"kl": k, "gold": g}}) for k, g in ((4.0, 0.5), (1.0, 0.7))]
-    (chart,) = trust.ends(runs)
-    assert chart.key == "gold_ends"
+    (chart,) = [chart for chart in trust.of_runs(runs) if chart.key == "gold_ends"]
     assert chart.drawing.limits[:2] == (1.0, 2.0)
-    assert trust.ends(runs[:1]) == []
+    assert "gold_ends" not in [chart.key for chart in trust.of_runs(runs[:1])]
 
 
 def test_benchmarks_are_a_row_a_task_and_metric_with_the_error_of_each(tmp_path):

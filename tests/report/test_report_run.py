@@ -55,7 +55,7 @@ def test_accuracy_of_pairs_is_not_that_of_tokens():
     """TRL's DPOTrainer logs both."""
     row = {"mean_token_accuracy": 0.9, "rewards/accuracies": 0.6}
     assert run.pick(row, "accuracy") == 0.6
-    assert run.pick(row, "token_accuracy") == 0.9
+    assert run.pick(row, "mean_token_accuracy") == 0.9
 
 
 def test_held_out_and_training_figures_do_not_mix_in_a_curve(tmp_path):

@@ -54,11 +54,11 @@ def test_every_line_up_to_twentyfour_has_a_look_of_its_own():
     assert len(set(lines)) == 24
     marks = re.findall(r'class="mark (c\d) d\d" transform="[^"]+" d="([^"]+)"', str(CHART.inner(drawing)))
     assert len({(colour, shape) for colour, shape in marks[:16]}) == len({colour for colour, _ in marks[:16]}) == 8
-    alone = str(CHART.standalone(drawing, [line.label for line in drawing.series]))
+    alone = str(CHART.standalone(drawing, [line.label for line in drawing.lines]))
     places = re.findall(r'<g transform="translate\((\d+) (-?\d+)\)">', alone)
     assert len(set(places)) == 24 and len({x for x, _ in places}) == 4
 
 
 def test_histogram_heights_are_shares_of_each_group():
-    drawing = svg.histogram([("few", [0.0, 1.0]), ("many", [0.0] * 30 + [1.0] * 10)], "score", bins=2)
+    drawing = svg.histogram([[0.0, 1.0], [0.0] * 30 + [1.0] * 10], "score", bins=2)
     assert drawing.limits[3] == pytest.approx(0.75 * 1.08)

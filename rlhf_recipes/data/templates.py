@@ -37,12 +37,12 @@ class Template:
     def prompt(self, turns: Messages) -> str:
         """The turns before an answer as text."""
         around = {"user": self.user, "assistant": self.assistant, "system": self.system}
-        text, asked = "", False
+        text, opened = "", False
         for turn in turns:
             before, after = around[turn["role"]]
             content, has_input = turn["content"], "input" in turn
-            if turn["role"] == "user" and not asked:
-                text, asked = text + (self.opening_with_input if has_input else self.opening), True
+            if turn["role"] == "user" and not opened:
+                text, opened = text + (self.opening_with_input if has_input else self.opening), True
             text += before + content + (self.input + turn["input"] if has_input else "") + after
         return text + self.generation
 
@@ -118,15 +118,15 @@ def render(template: str, prompt: str | Messages, *answers: str | Messages) -> l
     ['\\n\\nHuman: 2 + 2?\\n\\nAssistant:', ' 4']
     """
     if template == "plain" and isinstance(prompt, str):
-        return [prompt, *(_said(answer) for answer in answers)]
+        return [prompt, *(_as_text(answer) for answer in answers)]
     turns = as_turns(prompt)
     if not turns or turns[-1]["role"] != "user":
         raise Drop("the prompt does not end with a question")
     if template == "chat":
-        asked = [{"role": turn["role"], "content": _joined(turn)} for turn in turns]
-        return [asked, *(_spoken(answer) for answer in answers)]
+        messages = [{"role": turn["role"], "content": _joined(turn)} for turn in turns]
+        return [messages, *(_as_messages(answer) for answer in answers)]
     rules = TABLE[template]
-    return [rules.prompt(turns), *(rules.lead + _said(answer).strip() for answer in answers)]
+    return [rules.prompt(turns), *(rules.lead + _as_text(answer).strip() for answer in answers)]
 
 
 def with_system(prompt: str | Messages, system: str | None, template: str) -> str | Messages:
@@ -168,9 +168,9 @@ def _joined(turn: dict) -> str:
     return turn["content"] + (f"\n\n{turn['input']}" if "input" in turn else "")
 
 
-def _said(answer: str | Messages) -> str:
+def _as_text(answer: str | Messages) -> str:
     return answer if isinstance(answer, str) else "\n\n".join(turn["content"] for turn in answer)
 
 
-def _spoken(answer: str | Messages) -> Messages:
+def _as_messages(answer: str | Messages) -> Messages:
     return [{"role": "assistant", "content": answer.strip()}] if isinstance(answer, str) else answer

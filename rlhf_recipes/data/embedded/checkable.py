@@ -68,8 +68,8 @@ class Sums(Checkable):
         """A story with its sum, or four lines of adding or taking away."""
         task = self.draw(rng)
         if " How many" in task.question:
-            said, why = self.answer(rng, task)
-            return f"{task.question.split(' How many')[0]} {why}, so {said}."
+            statement, why = self.answer(rng, task)
+            return f"{task.question.split(' How many')[0]} {why}, so {statement}."
         lines = []
         for b in rng.sample(range(1, self.most + 1), 4):
             a = rng.randint(1, self.most)
@@ -123,9 +123,9 @@ class Compare(Checkable):
 
     def passage(self, rng):
         task = self.draw(rng)
-        said, why = self.answer(rng, task)
+        statement, why = self.answer(rng, task)
         scene = f"{task.question.split(' Who')[0]} " if "Who" in task.question else ""
-        return f"{scene}{said}{self.BECAUSE}{why}."
+        return f"{scene}{statement}{self.BECAUSE}{why}."
 
 
 class Order(Checkable):
@@ -253,5 +253,5 @@ class Facts(Checkable):
         return first_named(text, tuple(task.slots["facts"].values()), but=task.slots["x"])
 
     def passage(self, rng):
-        said, why = self.answer(rng, self.draw(rng))
-        return f"{said}{self.BECAUSE}{why}. {capital(self.answer(rng, self.draw(rng))[0])}."
+        statement, why = self.answer(rng, self.draw(rng))
+        return f"{statement}{self.BECAUSE}{why}. {capital(self.answer(rng, self.draw(rng))[0])}."

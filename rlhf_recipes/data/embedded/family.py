@@ -55,8 +55,8 @@ class Family:
 
     def passage(self, rng: random.Random) -> str:
         """A piece of plain text for the corpus."""
-        said, why = self.answer(rng, self.draw(rng))
-        return f"{said}{self.BECAUSE}{why}."
+        statement, why = self.answer(rng, self.draw(rng))
+        return f"{statement}{self.BECAUSE}{why}."
 
 
 class Checkable(Family):

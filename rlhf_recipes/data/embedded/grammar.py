@@ -56,8 +56,8 @@ class Pattern:
 
     def read(self, text: str) -> dict[str, str] | None:
         """The slots' values where the sentence stands in `text`, else None."""
-        found = self._regex.search(text)
-        return found.groupdict() if found else None
+        match = self._regex.search(text)
+        return match.groupdict() if match else None
 
 
 def capital(text: str) -> str:

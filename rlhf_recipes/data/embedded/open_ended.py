@@ -241,8 +241,8 @@ class Advice(Family):
 
     def passage(self, rng):
         task = self.draw(rng)
-        said, why = self.answer(rng, task)
-        return f"my {task.slots['person']} is {task.slots['state']}. {capital(said)}{self.BECAUSE}{why}."
+        statement, why = self.answer(rng, task)
+        return f"my {task.slots['person']} is {task.slots['state']}. {capital(statement)}{self.BECAUSE}{why}."
 
 
 class Why(Family):

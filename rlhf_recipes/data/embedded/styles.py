@@ -39,12 +39,12 @@ ON_TOPIC = {"good": 0.98, "mediocre": 0.85, "bad": 0.6, "overdone": 0.95}
 
 def statement(rng: random.Random, family: Family, task: Task, reason: bool = True) -> str:
     """`The statement, because of the reason.` A sum may show its working first."""
-    said, why = family.answer(rng, task)
+    text, why = family.answer(rng, task)
     if not reason:
-        return f"{capital(said)}."
+        return f"{capital(text)}."
     if family.NAME == "sums" and rng.random() < 0.5:
-        return f"{capital(why)}, so {said}."
-    return f"{capital(said)}{family.BECAUSE}{why}."
+        return f"{capital(why)}, so {text}."
+    return f"{capital(text)}{family.BECAUSE}{why}."
 
 
 def _good(rng: random.Random, family: Family, task: Task) -> str:

@@ -1,7 +1,7 @@
 """Instructions and conversations with one answer each: demonstrations for supervised fine-tuning."""
 
 from rlhf_recipes.data.formats.rows import Demo, Drop
-from rlhf_recipes.data.formats.turns import answer_of, as_text, every_answer, last_answer, prompt_of, turns
+from rlhf_recipes.data.formats.turns import answer_of, as_text, every_answer, last_answer, prompt_of, turns, user_turn
 
 
 def prompt_completion(prompt, completion, *, between: str = "") -> Demo:
@@ -10,10 +10,10 @@ def prompt_completion(prompt, completion, *, between: str = "") -> Demo:
     Args:
         between: what a string prompt is followed by, where prompt + completion would run together.
     """
-    asked = prompt_of(prompt)
-    if isinstance(asked, str):
-        asked += between
-    return {"prompt": asked, "completion": answer_of(completion, "completion")}
+    prompt = prompt_of(prompt)
+    if isinstance(prompt, str):
+        prompt += between
+    return {"prompt": prompt, "completion": answer_of(completion, "completion")}
 
 
 def messages(messages, *, turns_trained: str = "last") -> list[Demo]:
@@ -32,7 +32,7 @@ def sharegpt(conversations, *, turns_trained: str = "last") -> list[Demo]:
 
 def alpaca(instruction, output, input=None) -> Demo:
     """Stanford Alpaca: `instruction`, `output` and, often empty, `input`."""
-    return {"prompt": asked(instruction, input), "completion": as_text(output, "output")}
+    return {"prompt": user_turn(instruction, "instruction", input), "completion": as_text(output, "output")}
 
 
 def self_instruct(instruction, instances) -> list[Demo]:
@@ -45,16 +45,8 @@ def self_instruct(instruction, instances) -> list[Demo]:
 def question_answer(question, answer, context=None) -> Demo:
     """`question` and `answer`, after a `context` where there is one."""
     parts = [as_text(context, "context").strip(), as_text(question, "question").strip()]
-    content = "\n\n".join(part for part in parts if part)
-    return {"prompt": [{"role": "user", "content": content}], "completion": as_text(answer, "answer")}
-
-
-def asked(instruction, input=None) -> list[dict]:
-    """One user's turn that keeps Alpaca's input apart, so that each template can place it."""
-    turn = {"role": "user", "content": as_text(instruction, "instruction").strip()}
-    if given := as_text(input, "input").strip():
-        turn["input"] = given
-    return [turn]
+    text = "\n\n".join(part for part in parts if part)
+    return {"prompt": user_turn(text, "question"), "completion": as_text(answer, "answer")}
 
 
 def _split(conversation: list[dict], turns_trained: str) -> list[Demo]:

@@ -3,7 +3,7 @@
 import re
 
 from rlhf_recipes.data.formats.rows import Demo, Drop, Prompt
-from rlhf_recipes.data.formats.turns import as_text, prompt_of
+from rlhf_recipes.data.formats.turns import as_text, prompt_of, user_turn
 
 _FINAL = re.compile(r"####\s*(\S[^\n]*?)\s*$")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
@@ -20,7 +20,7 @@ def gsm8k(question, answer) -> Demo:
     if not final:
         raise Drop("no «#### n» at the end of the answer")
     return {
-        "prompt": [{"role": "user", "content": as_text(question, "question").strip()}],
+        "prompt": user_turn(question, "question"),
         "completion": answer,
         "final_answer": final[1].replace(",", "").lstrip("$"),
     }
@@ -32,11 +32,8 @@ def dapo(prompt, reward_model, solution=None) -> Prompt:
     final = as_text(truth if truth is not None else solution, "reward_model").strip()
     if not final:
         raise Drop("no ground truth")
-    asked = prompt_of(prompt)
-    return {
-        "prompt": asked if isinstance(asked, list) else [{"role": "user", "content": asked.strip()}],
-        "final_answer": final,
-    }
+    prompt = prompt_of(prompt) if isinstance(prompt, list) else user_turn(prompt, "prompt")
+    return {"prompt": prompt, "final_answer": final}
 
 
 def openmath(
@@ -66,11 +63,15 @@ def openmath(
     if not _NUMBER.fullmatch(answer):
         raise Drop("the answer is not a number")
     thoughts = as_text(generated_solution, "generated_solution").replace("<think>", "").replace("</think>", "").strip()
-    question = as_text(problem, "problem").strip()
+    prompt = user_turn(problem, "problem")
     completion = f"{thoughts}{reasoning_end}{solution_start}{answer}{solution_end}"
-    if max_tokens is not None and tokenizer is not None and _longer(question + completion, max_tokens, tokenizer):
+    if (
+        max_tokens is not None
+        and tokenizer is not None
+        and _longer(prompt[0]["content"] + completion, max_tokens, tokenizer)
+    ):
         raise Drop(f"longer than {max_tokens} tokens")
-    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "final_answer": answer}
+    return {"prompt": prompt, "completion": completion, "final_answer": answer}
 
 
 def _longer(text: str, tokens: int, tokenizer) -> bool:

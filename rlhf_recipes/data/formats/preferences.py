@@ -1,8 +1,7 @@
 """Two or more answers to one prompt and a judgement between them."""
 
-from rlhf_recipes.data.formats.instructions import asked
 from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking
-from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, prompt_of, turns
+from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, prompt_of, turns, user_turn
 
 
 def hh(chosen, rejected) -> Pair:
@@ -40,14 +39,17 @@ def preference(
 
 def question_pair(question, chosen, rejected) -> Pair:
     """`question`, `chosen` and `rejected`, three texts."""
-    user = {"role": "user", "content": as_text(question, "question").strip()}
-    return {"prompt": [user], "chosen": as_text(chosen, "chosen"), "rejected": as_text(rejected, "rejected")}
+    return {
+        "prompt": user_turn(question, "question"),
+        "chosen": as_text(chosen, "chosen"),
+        "rejected": as_text(rejected, "rejected"),
+    }
 
 
 def alpaca_pair(instruction, chosen, rejected, input=None) -> Pair:
     """Alpaca's `instruction` and `input` with two answers, `chosen` and `rejected`."""
     return {
-        "prompt": asked(instruction, input),
+        "prompt": user_turn(instruction, "instruction", input),
         "chosen": as_text(chosen, "chosen"),
         "rejected": as_text(rejected, "rejected"),
     }
@@ -63,8 +65,7 @@ def shp(history, human_ref_A, human_ref_B, labels, score_ratio=None, *, min_rati
         raise Drop(f"score_ratio below {min_ratio:g}")
     answers = (as_text(human_ref_A, "human_ref_A"), as_text(human_ref_B, "human_ref_B"))
     chosen, rejected = answers if int(labels) == 1 else answers[::-1]
-    user = {"role": "user", "content": as_text(history, "history").strip()}
-    return {"prompt": [user], "chosen": chosen, "rejected": rejected}
+    return {"prompt": user_turn(history, "history"), "chosen": chosen, "rejected": rejected}
 
 
 def ranked(prompt, completions, ranks=None, scores=None) -> Ranking:

@@ -32,6 +32,13 @@ def as_text(value: object, column: str) -> str:
     raise Drop(f"{column} is not text")
 
 
+def user_turn(value: object, column: str, input: object = None) -> Messages:
+    """A question as one user's turn; Alpaca's input stays apart, so that each template can place it."""
+    turn = {"role": "user", "content": as_text(value, column).strip()}
+    given = as_text(input, "input").strip()
+    return [turn | ({"input": given} if given else {})]
+
+
 def turns(messages: list, column: str = "messages") -> Messages:
     """Turns under the role names that chat templates know, neighbours of one role joined by a blank line.
 
@@ -75,7 +82,7 @@ def hh_turns(text: str) -> Messages:
         raise Drop("no «\\n\\nHuman: … \\n\\nAssistant: …» dialogue")
     names = {"Human": "user", "Assistant": "assistant"}
     return turns(
-        [{"role": names[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+        [{"role": names[who], "content": text.strip()} for who, text in zip(parts[::2], parts[1::2], strict=True)]
     )
 
 
@@ -108,7 +115,7 @@ def last_answer(messages: Messages) -> Demo:
 
 
 def every_answer(messages: Messages) -> list[Demo]:
-    """One demonstration an answer, with all that was said before as its prompt."""
+    """One demonstration for each answer, with all earlier turns as its prompt."""
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     return [last_answer(messages[: i + 1]) for i in ends] or [last_answer(messages)]
 

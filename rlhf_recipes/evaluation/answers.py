@@ -47,11 +47,6 @@ class Answer:
     prompt_ids: tuple[int, ...]
     finished: bool  # by a stop token or string, not by the length limit
 
-    @property
-    def tokens(self) -> int:
-        """Length in tokens, stop token included."""
-        return len(self.ids)
-
 
 def generate(
     model: "PreTrainedModel",

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from rlhf_recipes.errors import UserError, suggest
 
-Benchmarks = Callable[..., dict[str, dict[str, float]]]  # (model, tokenizer) -> {task: {metric: value}}
-
 
 def prepare(
     tasks: Sequence[str],
@@ -17,15 +15,14 @@ def prepare(
     limit: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
-) -> Benchmarks:
-    """The harness with the tasks looked up once, ready to be asked about one model after another.
+) -> Callable[..., dict[str, dict[str, float]]]:
+    """The harness with the tasks looked up once, ready to measure one model after another.
 
     Args:
-        tasks: names the harness knows, groups among them (hellaswag, arc_easy, mmlu), or those of `include_path`.
+        tasks: names that the harness knows, groups among them (hellaswag, arc_easy, mmlu), or those of `include_path`.
         include_path: folder with task YAMLs of one's own.
         num_fewshot: examples before each question. None: as the task says.
         limit: rows a task, for a quick look. None: all.
-        batch_size: sequences at once.
         seed: of the few-shot examples.
 
     Returns:
@@ -33,7 +30,7 @@ def prepare(
         `<metric>_stderr` beside them where the harness gives one.
 
     Raises:
-        UserError: a task of no such name.
+        UserError: there is no task of such a name.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -52,7 +49,7 @@ def prepare(
     def measure(model, tokenizer) -> dict[str, dict[str, float]]:
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         try:
-            found = lm_eval.simple_evaluate(
+            measured = lm_eval.simple_evaluate(
                 harness,
                 tasks=list(tasks),
                 num_fewshot=num_fewshot,
@@ -68,13 +65,13 @@ def prepare(
         except (OSError, ValueError) as error:  # mostly: the task's dataset cannot be fetched
             first = str(error).strip().splitlines()[0]
             raise UserError(f"evaluate.benchmarks={','.join(tasks)} failed in lm-eval: {first}") from error
-        return {task: _plain(of) for task, of in found["results"].items()}
+        return {task: _plain(of) for task, of in measured["results"].items()}
 
     return measure
 
 
 def _plain(of: dict) -> dict[str, float]:
-    """`acc,none` is the harness's way of saying: acc, of answers that passed the filter `none`.
+    """The figures without the harness's mark for a filter: `acc,none` is acc of the answers that passed `none`.
 
     >>> _plain({"alias": "mine", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,strict": 0.2, "f1_stderr,strict": "N/A"})
     {'acc': 0.5, 'acc_stderr': 0.1, 'f1/strict': 0.2}

@@ -117,7 +117,7 @@ def summarise(of: Measured, scored: Mapping[str, Sequence[float | None]]) -> dic
         if perplexity is not None:
             summary |= {key: perplexity.ppl, f"{key}_tokens": perplexity.tokens, f"{key}_dropped": perplexity.dropped}
     answers = of.answers
-    summary["length"] = statistics.mean([a.tokens for a in answers]).mean if answers is not None else None
+    summary["length"] = statistics.mean([len(a.ids) for a in answers]).mean if answers is not None else None
     summary["eos_rate"] = statistics.mean([a.finished for a in answers]).mean if answers is not None else None
     summary["words"] = statistics.mean([len(text.words(answer)) for answer in of.texts]).mean
     summary |= {f"distinct_{n}": text.distinct(of.texts, n) for n in (1, 2)}
@@ -134,7 +134,7 @@ def _samples(name: str, rows: Sequence[dict], of: Measured, scored: Mapping[str,
         sample |= {key: values[i] for key, values in scored.items()}
         sample |= {} if of.k1 is None else {"kl": of.k1[i]}
         if of.answers is not None:
-            sample |= {"tokens": of.answers[i].tokens, "finished": of.answers[i].finished}
+            sample |= {"tokens": len(of.answers[i].ids), "finished": of.answers[i].finished}
         samples.append(sample)
     return samples
 

@@ -1,8 +1,4 @@
-"""How likely a model finds given tokens: log-probabilities, the KL estimated from them, and perplexity.
-
-Batches are cut by tokens, and engine.logprobs reads them a chunk of tokens at a time: no logits of a whole batch are
-kept, and none of a prompt are computed.
-"""
+"""How likely a model finds given tokens: log-probabilities, the KL estimated from them, and perplexity."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,17 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rlhf_recipes.engine.prompts import Text, prompt_ids
-from rlhf_recipes.evaluation.answers import Answer, track
+from rlhf_recipes.evaluation.answers import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-class Span(NamedTuple):
-    """Token ids and where the part to be read begins; everything before `start` is context."""
-
-    ids: tuple[int, ...]
-    start: int  # at least 1: nothing predicts the first token
+Span = tuple[
+    Sequence[int], Sequence[int]
+]  # token ids of a context of at least one token, and those to be read after it
 
 
 class Perplexity(NamedTuple):
@@ -33,30 +26,31 @@ class Perplexity(NamedTuple):
 
 
 def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Span:
-    """Ids of prompt and completion as SFTTrainer makes them, EOS last; read from the completion on."""
-    [asked] = prompt_ids([prompt], tokenizer)
+    """Ids of prompt and completion as SFTTrainer makes them, EOS last."""
+    [ids] = prompt_ids([prompt], tokenizer)
+    start = max(1, len(ids))
     if isinstance(prompt, str):
-        ids = tuple(tokenizer(prompt + completion)["input_ids"])
-        if tokenizer.eos_token_id is not None and ids[-1:] != (tokenizer.eos_token_id,):
-            ids += (tokenizer.eos_token_id,)
+        whole = tokenizer(prompt + completion)["input_ids"]
+        if tokenizer.eos_token_id is not None and whole[-1:] != [tokenizer.eos_token_id]:
+            whole = [*whole, tokenizer.eos_token_id]
     else:
-        ids = tuple(tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"])
-    return Span(ids, max(1, len(asked)))
+        whole = tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"]
+    return whole[:start], whole[start:]
 
 
 def logprobs(
     model: "PreTrainedModel",
-    sequences: Sequence[Span | Answer],
+    spans: Sequence[Span],
     *,
     temperature: float = 1.0,
     max_tokens: int = 16384,
     description: str = "log-probabilities",
 ) -> list[np.ndarray]:
-    """Log-probability of every token of the spans, nats.
+    """Log-probability of every token to be read, nats, by engine.logprobs: no logits of a whole batch are kept.
 
     Args:
         model: causal language model.
-        sequences: `(n,)`; an Answer is read from its first generated token on.
+        spans: `(n,)`.
         temperature: logits are divided by it, as the sampler's were; 0 counts as 1.
         max_tokens: padded tokens in one forward pass (one sequence always passes).
         description: before the progress bar.
@@ -69,35 +63,27 @@ def logprobs(
     from rlhf_recipes.engine.sampling import Sampling
     from rlhf_recipes.engine.sequences import Sequences
 
-    sequences = [Span(s.prompt_ids + s.ids, len(s.prompt_ids)) if isinstance(s, Answer) else s for s in sequences]
-    if not sequences:
-        return []
-    sampling = Sampling(temperature=temperature)
-    result: list[np.ndarray | None] = [None] * len(sequences)
+    result: list[np.ndarray | None] = [None] * len(spans)
     with evaluating(model):
         linear = head_is_linear(model)
         if not linear:  # the whole forward's logits lie in memory at once
             max_tokens = min(max_tokens, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
-        batches = list(_batches(sequences, max_tokens))
-        for batch in track(batches, len(sequences), description):
-            parts = [(sequences[i].ids, max(1, sequences[i].start)) for i in batch]
-            rows = Sequences.of([ids[:start] for ids, start in parts], [ids[start:] for ids, start in parts])
-            read = completion_logprobs(model, rows.to(model.device), sampling, linear).double().cpu().numpy()
-            for row, (i, (ids, start)) in enumerate(zip(batch, parts, strict=True)):
-                result[i] = read[row, : len(ids) - start]
+        for batch in track(_batches(spans, max_tokens), len(spans), description):
+            rows = Sequences.of(*map(list, zip(*(spans[i] for i in batch), strict=True))).to(model.device)
+            read = completion_logprobs(model, rows, Sampling(temperature=temperature), linear).double().cpu().numpy()
+            for row, i in enumerate(batch):
+                result[i] = read[row, : len(spans[i][1])]
     return result
 
 
-def _batches(sequences: list[Span], max_tokens: int) -> Iterator[list[int]]:
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].ids), reverse=True)
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) + 1) * len(sequences[batch[0]].ids) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _batches(spans: Sequence[Span], max_tokens: int) -> Iterator[list[int]]:
+    """Places in `spans`, the longest first."""
+    lengths = [len(context) + len(read) for context, read in spans]
+    order = sorted(range(len(spans)), key=lambda i: -lengths[i])
+    while order:
+        size = max(1, max_tokens // lengths[order[0]])
+        yield order[:size]
+        order = order[size:]
 
 
 def kl_estimates(logprobs: Sequence[np.ndarray], ref_logprobs: Sequence[np.ndarray]) -> tuple[list[float], list[float]]:
@@ -123,8 +109,7 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of the completions of held-out demonstrations, rows of `prompt` and `completion`, given the prompts.
 
-    exp(sum NLL / sum tokens): every token weighs the same, EOS included; SFTTrainer's eval_loss weighs every batch the
-    same.
+    Every token weighs the same, EOS included; SFTTrainer's eval_loss weighs every batch the same.
     """
     return _perplexity(model, [encode_demo(tokenizer, row["prompt"], row["completion"]) for row in demos], description)
 
@@ -137,16 +122,14 @@ def corpus_perplexity(
     A document longer than `length` tokens, or than the context, is cut, and each piece is read from nothing.
     """
     length = min(length, _context(model) or length)
-    pieces = []
-    for text in texts:
-        ids = tuple(tokenizer(text)["input_ids"])
-        pieces += [Span(ids[at : at + length], 1) for at in range(0, len(ids), length)]
-    return _perplexity(model, [piece for piece in pieces if len(piece.ids) > 1], "corpus perplexity")
+    encoded = [tokenizer(text)["input_ids"] for text in texts]
+    pieces = [ids[at : at + length] for ids in encoded for at in range(0, len(ids), length)]
+    return _perplexity(model, [(ids[:1], ids[1:]) for ids in pieces if len(ids) > 1], "corpus perplexity")
 
 
 def _perplexity(model, spans: list[Span], description: str) -> Perplexity:
-    limit = _context(model)
-    fitting = [s for s in spans if s.start < len(s.ids) and (limit is None or len(s.ids) <= limit)]
+    limit = _context(model) or math.inf
+    fitting = [span for span in spans if span[1] and sum(map(len, span)) <= limit]
     scored = logprobs(model, fitting, description=description)
     tokens = sum(map(len, scored))
     total = sum(float(row.sum()) for row in scored)

@@ -94,12 +94,12 @@ def measure_all(
         )
         of = measured[name] = Measured([answer.text for answer in answers], answers, vocabulary=tokenizer.get_vocab())
         if ref is not None:
-            of.logprobs = likelihood.logprobs(model, answers, temperature=draw.temperature, description=f"{name}: KL")
+            of.logprobs = _logprobs(model, of, draw, f"{name}: KL")
         if not contestant.checkpoint:
             _examine(name, contestant, of, (model, tokenizer), questions, draw, judged_right)
         if name == ref:
             for other in measured.values():
-                _diverge(other, of, model, draw.temperature)
+                _diverge(other, of, model, draw)
         device = model.device
         del model
         _free(device)
@@ -127,14 +127,16 @@ def _examine(
         of.benchmarks = questions.benchmarks(*loaded)
 
 
-def _diverge(of: Measured, ref: Measured, ref_model, temperature: float) -> None:
+def _diverge(of: Measured, ref: Measured, ref_model, draw: Draw) -> None:
     """Fills in the KL of a model's own answers to the reference. With another vocabulary, ids are other words: none."""
-    if of.answers is None or of.vocabulary != ref.vocabulary:
-        return
-    ref_logprobs = ref.logprobs
-    if of is not ref:
-        ref_logprobs = likelihood.logprobs(ref_model, of.answers, temperature=temperature)
-    of.k1, of.k3 = likelihood.kl_estimates(of.logprobs, ref_logprobs)
+    if of.answers is not None and of.vocabulary == ref.vocabulary:
+        ref_logprobs = ref.logprobs if of is ref else _logprobs(ref_model, of, draw, "KL to the reference")
+        of.k1, of.k3 = likelihood.kl_estimates(of.logprobs, ref_logprobs)
+
+
+def _logprobs(model, of: Measured, draw: Draw, description: str) -> list:
+    spans = [(answer.prompt_ids, answer.ids) for answer in of.answers]
+    return likelihood.logprobs(model, spans, temperature=draw.temperature, description=description)
 
 
 def _free(device) -> None:

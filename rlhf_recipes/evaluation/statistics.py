@@ -33,13 +33,9 @@ class Comparison(NamedTuple):
 
 
 def mean(values: Scores) -> Mean:
-    """Mean, sample deviation and standard error of the finite values.
+    """Mean, sample deviation and standard error of the finite values, which are all that count.
 
-    Args:
-        values: `(n,)`; None and NaN are not counted.
-
-    Returns:
-        All None where nothing is finite; deviation and error 0 for a single value.
+    All three are None where nothing is finite; deviation and error are 0 for a single value.
 
     >>> mean([1.0, 2.0, 3.0, None])
     Mean(mean=2.0, std=1.0, se=0.5773502691896258, n=3)

@@ -38,7 +38,7 @@ def first(speaker, cfg):
 def test_a_greedy_answer_is_the_one_evaluation_samples(ppo, greedy):
     reply = first(ppo, greedy)
     [expected] = generate(ppo.model, ppo.tokenizer, [PROMPT], Draw(max_new_tokens=16, temperature=0.0))
-    assert (reply.text, reply.tokens) == (expected.text, expected.tokens)
+    assert (reply.text, reply.tokens) == (expected.text, len(expected.ids))
     assert len(set(expected.ids)) > 3  # the model says something that could differ
 
 

@@ -45,8 +45,8 @@ def test_accuracy_is_that_of_the_likelier_choice(tasks, make_model, tokenizer, m
     found = measure(model, tokenizer)["next_word"]
 
     def logprob(question, word):
-        judged = likelihood.Span(tuple(tokenizer(question + word)["input_ids"]), len(tokenizer(question)["input_ids"]))
-        return likelihood.logprobs(model, [judged])[0].sum()
+        ids, start = tokenizer(question + word)["input_ids"], len(tokenizer(question)["input_ids"])
+        return likelihood.logprobs(model, [(ids[:start], ids[start:])])[0].sum()
 
     right = [[logprob(q, a) > logprob(q, b), logprob(q, b) > logprob(q, a)][i % 2] for i, (q, a, b) in enumerate(ROWS)]
     share = sum(right) / len(right)

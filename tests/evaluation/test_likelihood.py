@@ -10,7 +10,6 @@ import torch
 
 from rlhf_recipes.evaluation import likelihood
 from rlhf_recipes.evaluation.answers import Draw, generate
-from rlhf_recipes.evaluation.likelihood import Span
 
 PROMPTS = ["the cat", "a big red dog ran away", "the dog sat on the mat and then", "home"]
 
@@ -24,18 +23,18 @@ def plain_logprobs(model, ids, start, temperature=1.0):
 @pytest.mark.parametrize("limits", [{}, {"max_tokens": 9}, {"max_tokens": 1}])
 def test_logprobs_equal_a_plain_forward_pass_whatever_the_batches(make_model, limits):
     model = make_model()
-    sequences = [Span(tuple(range(4, 4 + n)), start) for n, start in ((6, 2), (12, 9), (3, 1), (9, 4))]
-    found = likelihood.logprobs(model, sequences, temperature=0.7, **limits)
-    for row, (ids, start) in zip(found, sequences, strict=True):
-        np.testing.assert_allclose(row, plain_logprobs(model, ids, start, 0.7), atol=1e-5)
+    spans = [(range(4, 4 + start), range(4 + start, 4 + n)) for n, start in ((6, 2), (12, 9), (3, 1), (9, 4))]
+    found = likelihood.logprobs(model, spans, temperature=0.7, **limits)
+    for row, (context, read) in zip(found, spans, strict=True):
+        np.testing.assert_allclose(row, plain_logprobs(model, [*context, *read], len(context), 0.7), atol=1e-5)
 
 
 def test_logprobs_of_a_model_whose_head_is_no_plain_matrix(make_model, monkeypatch):
     model = make_model()
-    sequences = [Span((4, 5, 6, 7, 8), 3), Span((9, 8, 7), 1)]
-    expected = likelihood.logprobs(model, sequences)
+    spans = [((4, 5, 6), (7, 8)), ((9,), (8, 7))]
+    expected = likelihood.logprobs(model, spans)
     monkeypatch.setattr("rlhf_recipes.engine.forward.head_is_linear", lambda model: False)
-    for a, b in zip(likelihood.logprobs(model, sequences), expected, strict=True):
+    for a, b in zip(likelihood.logprobs(model, spans), expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -48,7 +47,8 @@ def test_kl_estimates_by_hand():
 
 def response_kl(policy, ref, answers):
     """Mean k1 and k3 over answers."""
-    return tuple(map(np.mean, likelihood.kl_estimates(*(likelihood.logprobs(m, answers) for m in (policy, ref)))))
+    spans = [(answer.prompt_ids, answer.ids) for answer in answers]
+    return tuple(map(np.mean, likelihood.kl_estimates(*(likelihood.logprobs(m, spans) for m in (policy, ref)))))
 
 
 def test_kl_of_a_model_to_itself_is_zero_and_to_another_is_positive(make_model, tokenizer):

@@ -163,7 +163,7 @@ def test_a_model_answers_to_where_its_own_training_stopped_and_others_run_on(mad
     assert "ppo ends its answers as in its training: trainer.stop_token=None, trainer.stop_" in capsys.readouterr().out
     after_sft, after = answered(tmp_path)
     assert after_sft == sft
-    prefixes = {a.text: [a.ids[: n + 1] for n in range(a.tokens)] for a in whole}
+    prefixes = {a.text: [a.ids[: n + 1] for n in range(len(a.ids))] for a in whole}
     ended = 0
     for prompt, text in ppo.items():
         hit = (ids for ids in prefixes[text] if (ids[-1] == token if how == "token" else end in tokenizer.decode(ids)))

@@ -1,4 +1,4 @@
-"""The folder an export goes to: refused while nothing is built yet, filled beside its place, moved there at once."""
+"""Where an export goes: a folder, and on request a repository of the hub. Both are asked before anything is built."""
 
 import os
 import shutil
@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.runs.hub import no_answer
 
 
-def check(to: Path, source: str, overwrite: bool) -> None:
+def check_folder(to: Path, source: str, overwrite: bool) -> None:
     """Raise unless the folder may be written.
 
     Args:
-        to: where the export goes.
         source: the model's folder or hub id.
         overwrite: run.overwrite: an earlier export may be replaced. Nothing else ever is.
 
@@ -48,3 +52,46 @@ def filled(to: Path) -> Iterator[Path]:
         os.replace(part, to)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_hub(repo: str) -> None:
+    """Raise unless the hub answers and knows who we are.
+
+    Raises:
+        UserError: no such name, offline, unreachable, or not logged in.
+    """
+    setting = f"export.push_to_hub={repo}"
+    try:
+        validate_repo_id(repo)
+        if constants.HF_HUB_OFFLINE:
+            raise UserError(f"{setting}: HF_HUB_OFFLINE=1; leave one of the two out")
+        unreachable = no_answer(HfApi().whoami)
+    except HFValidationError as error:
+        raise UserError(f"{setting}: expected <owner>/<name> ({error})") from error
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"{setting}: not logged in; run hf auth login, or set HF_TOKEN") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise UserError(f"{setting}: the hub refuses the token (status {status}); run hf auth login") from error
+    if unreachable:
+        raise UserError(
+            f"{setting}: the hub cannot be reached at {constants.ENDPOINT} ({type(unreachable).__name__}); leave it "
+            "out, and upload the folder later with hf upload"
+        ) from unreachable
+
+
+def push(folder: Path, repo: str, private: bool) -> str:
+    """Uploads the folder; the repository is made where there is none. Returns its address.
+
+    Raises:
+        UserError: the token may not write there.
+    """
+    try:
+        address = HfApi().create_repo(repo, private=private, exist_ok=True)
+        HfApi().upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with rlhf_recipes")
+    except HfHubHTTPError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"export.push_to_hub={repo}: {first}; the folder stands in {folder}: hf upload {repo} {folder}"
+        ) from error
+    return str(address)

@@ -13,7 +13,7 @@ from rlhf_recipes.config.schema import Model
 from rlhf_recipes.data.chat_template import choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.answers import Draw, generate
-from rlhf_recipes.export import merge, write
+from rlhf_recipes.export import weights
 from rlhf_recipes.runs.resolve import Found
 
 
@@ -65,7 +65,7 @@ def test_a_reward_models_head_comes_along(made, outside, name):
 
 def test_merging_is_measured(exports):
     _, told = exports
-    assert 0 <= told["ppo"]["merge_difference"] <= merge.TOLERANCE
+    assert 0 <= told["ppo"]["merge_difference"] <= weights.TOLERANCE
     assert told["dpo"]["merge_difference"] >= told["ppo"]["merge_difference"]  # two merges, the worse one counts
     assert told["half"]["merge_difference"] is None
     assert told["ppo"]["parameters"] == told["half"]["parameters"]
@@ -92,8 +92,8 @@ def test_a_nan_after_a_merge_is_no_agreement():
     import math
 
     nan = torch.tensor([float("nan")])
-    assert math.isnan(merge.apart(torch.zeros(1), nan))
-    assert not merge.apart(torch.zeros(1), nan) <= merge.TOLERANCE
+    assert math.isnan(weights.apart(torch.zeros(1), nan))
+    assert not weights.apart(torch.zeros(1), nan) <= weights.TOLERANCE
 
 
 def test_the_stop_tokens_that_were_trained_are_in_generation_config(exports, made):
@@ -113,7 +113,7 @@ def test_a_chat_templates_own_end_of_turn_is_a_stop_token(made, tmp_path):
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>\n{% endfor %}"
     model = models.load_policy(node(), str(made / "sft" / "model"), tokenizer)
     own = choose("chat", Found("x", "x"), has_own=True)
-    stops = write.write(tmp_path, model, tokenizer, "float32", template=own)
+    stops = weights.write(tmp_path, model, tokenizer, "float32", template=own)
     assert stops == [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id]
 
 

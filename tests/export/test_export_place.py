@@ -7,22 +7,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.export import card, place, push
+from rlhf_recipes.export import card, place
 
 
 def test_an_empty_or_absent_folder_may_be_written(tmp_path):
-    place.check(tmp_path, "runs/x/sft/model", overwrite=False)
-    place.check(tmp_path / "new" / "one", "runs/x/sft/model", overwrite=False)
+    place.check_folder(tmp_path, "runs/x/sft/model", overwrite=False)
+    place.check_folder(tmp_path / "new" / "one", "runs/x/sft/model", overwrite=False)
 
 
 def test_only_an_earlier_export_is_ever_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for overwrite, words in ((False, "is not empty"), (True, "something else than an export")):
         with pytest.raises(UserError, match=words):
-            place.check(tmp_path, "org/model", overwrite)
+            place.check_folder(tmp_path, "org/model", overwrite)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "README.md").write_text("x")
-    place.check(tmp_path, "org/model", overwrite=True)
+    place.check_folder(tmp_path, "org/model", overwrite=True)
 
 
 def test_the_model_itself_is_no_place_to_go(tmp_path):
@@ -30,10 +30,10 @@ def test_the_model_itself_is_no_place_to_go(tmp_path):
     model.mkdir(parents=True)
     for to in (model, model / "out", tmp_path / "sft"):
         with pytest.raises(UserError, match="lie in one another"):
-            place.check(to, str(model), overwrite=True)
+            place.check_folder(to, str(model), overwrite=True)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        place.check(tmp_path / "file", str(model), overwrite=True)
+        place.check_folder(tmp_path / "file", str(model), overwrite=True)
 
 
 def test_a_failure_leaves_the_old_export_as_it_was(tmp_path):
@@ -50,7 +50,7 @@ def test_a_failure_leaves_the_old_export_as_it_was(tmp_path):
 @pytest.fixture
 def endpoint(monkeypatch):
     """Points the hub client at a server on loopback that answers with (status, body) by path; records what came."""
-    from huggingface_hub import HfApi, constants, hf_api
+    from huggingface_hub import HfApi, constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     came, answers = [], {}
@@ -76,8 +76,7 @@ def endpoint(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(hf_api, "HfApi", HfApi)
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi(endpoint=address, token="hf_made_up"))
+    monkeypatch.setattr(place, "HfApi", lambda: HfApi(endpoint=address, token="hf_made_up"))
     yield answers, came
     server.shutdown()
 
@@ -85,18 +84,18 @@ def endpoint(monkeypatch):
 def test_a_hub_that_knows_us_is_fine_and_one_that_does_not_is_told(endpoint):
     answers, came = endpoint
     answers["/api/whoami-v2"] = (200, {"name": "me", "auth": {}})
-    push.check("me/model")
+    place.check_hub("me/model")
     assert ("GET", "/api/whoami-v2") in came
     answers["/api/whoami-v2"] = (401, {"error": "no"})
     with pytest.raises(UserError, match="refuses the token"):
-        push.check("me/model")
+        place.check_hub("me/model")
 
 
 def test_pushing_makes_a_private_repository_and_says_where_the_folder_is_when_it_may_not(endpoint, tmp_path):
     answers, came = endpoint
     answers["/api/repos/create"] = (403, {"error": "no right to write there"})
     with pytest.raises(UserError, match=f"hf upload me/model {tmp_path}"):
-        push.push(tmp_path, "me/model", private=True)
+        place.push(tmp_path, "me/model", private=True)
     assert came[0] == ("POST", "/api/repos/create")
     assert not any("upload" in path or "commit" in path for _, path in came)
 
@@ -120,7 +119,7 @@ def test_a_pushed_export_is_one_commit_of_the_whole_folder_in_a_private_reposito
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             asked.append(("upload_folder", repo_id, sorted(file.name for file in folder_path.iterdir())))
 
-    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(place, "HfApi", Api)
     export("export.model=sft", "export.push_to_hub=me/model", f"export.to={tmp_path}/out")
     assert asked[:2] == [("whoami",), ("create_repo", "me/model", True, True)]
     name, repo, files = asked[2]
@@ -148,10 +147,10 @@ def test_a_name_that_is_none_and_offline_are_told(monkeypatch):
     from huggingface_hub import constants
 
     with pytest.raises(UserError, match="expected <owner>/<name>"):
-        push.check("a/b/c")
+        place.check_hub("a/b/c")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE=1"):
-        push.check("me/model")
+        place.check_hub("me/model")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_a_name_that_is_none_and_offline_are_told(monkeypatch):
     [("Qwen/Qwen2.5-0.5B", None, True), ("runs/x/sft/model", "Qwen/Qwen2.5-0.5B", True), ("./mine", "./mine", False)],
 )
 def test_the_card_names_a_base_model_of_the_hub(merged, path, named):
-    from rlhf_recipes.export.merge import Merged
+    from rlhf_recipes.export.weights import Merged
     from rlhf_recipes.runs.resolve import Found
 
     found = Found("ppo", "runs/x/ppo/model", config={"model": {"path": path}})

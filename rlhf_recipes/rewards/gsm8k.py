@@ -7,8 +7,8 @@
     72
     </answer>
 
-Source: the five functions of W. Brown's GRPO demo (2025). Departures, all on purpose: the patterns see more than one
-line, an answer counts by its value and wherever it is marked, and words behind `</answer>` are charged once.
+Source: the five functions of W. Brown's GRPO demo (2025). We depart from it on purpose: patterns match over several
+lines, an answer counts by its value and wherever it is marked, and text after `</answer>` is charged once.
 Full marks for a gold answer in this form: 2.0 + 0.5 + 0.5 + 0.5 + 0.5 = 4.0.
 """
 
@@ -51,7 +51,7 @@ def correctness(
 def integer(
     prompts: list[Text], completions: list[Text], *, tag: str = "answer", reward: float = 0.5, **columns: Any
 ) -> list[float]:
-    """Is the answer an integer and nothing else? Currency, sign and thousands separators may stand with it.
+    """Is the answer an integer and nothing else? Currency, sign and thousands separators are allowed.
 
     Args:
         tag: the XML tag that may hold the answer.
@@ -103,7 +103,7 @@ def soft_format(
     reward: float = 0.5,
     **columns: Any,
 ) -> list[float]:
-    """Do the two tagged parts follow each other, with nothing but white space between, anywhere in the text?
+    """Do the two tagged parts follow each other, with only white space between them, anywhere in the text?
 
     Args:
         reasoning_tag, tag: names of the two tags.
@@ -130,11 +130,11 @@ def xml_count(
     reward: float = 0.5,
     **columns: Any,
 ) -> list[float]:
-    r"""A quarter of `reward` for each tag that stands once and on its own line, less 0.001 a character behind the end.
+    r"""A quarter of `reward` for each tag that occurs once and on its own line, less 0.001 a character after the end.
 
     Args:
         reasoning_tag, tag: names of the two tags.
-        reward: for all four tags. Never below 0, so that a long tail costs at most what the tags earned.
+        reward: for all four tags. The score is at least 0, so a long tail costs at most what the tags earned.
 
     >>> xml_count(["?"] * 2, ["<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n", "<reasoning>\nHm"])
     [0.5, 0.125]

@@ -1,6 +1,6 @@
 """A language model as judge, behind any OpenAI-compatible endpoint (vLLM, llama.cpp, Ollama, a provider).
 
-A judge reads hostile text: a completion may try to talk it round. Watch held-out samples, and a second reward.
+A judge reads hostile text: a completion may try to persuade it. Watch held-out samples and a second reward.
 """
 
 import re
@@ -84,7 +84,7 @@ def rating(
     cache: str = "",
     **columns: Any,
 ) -> list[float | None]:
-    """A mark from 1 to 10 for each answer alone, brought to 0 to 1.
+    """A rating from 1 to 10 for each answer by itself, scaled to 0 to 1.
 
     Args:
         template: the question, with {prompt} and {completion}; the reply must end `Rating: <1 to 10>`.
@@ -94,7 +94,7 @@ def rating(
         (rating - 1) / 9 a row; None where the reply holds no rating from 1 to 10.
 
     Raises:
-        UserError: the endpoint refuses or stays silent, or the template lacks a mark.
+        UserError: the endpoint refuses or does not reply, or the template lacks a placeholder.
     """
     endpoint = Endpoint(url, model, parameters, api_key_env, timeout, retries, backoff, concurrency, cache)
     questions = [
@@ -126,21 +126,21 @@ def preference(
 
     Args:
         column: the dataset column with the reference answer.
-        swap: ask twice, with the places changed, and take the mean: a judge that always prefers the first answer then
-            gives 0.5 to everything. Without it the completion always comes first.
+        swap: ask in both orders and take the mean, so that a judge which always prefers the first answer gives 0.5 to
+            everything. Without it the completion always comes first.
         template: the question, with {prompt}, {a} and {b}; the reply must end `Verdict: <A, B or tie>`.
         url, model, parameters, api_key_env, timeout, retries, backoff, concurrency, cache: see judge_client.Endpoint.
 
     Returns:
-        The mean over the verdicts; None where the reference is None or a reply holds no verdict: one order alone would
-        keep the judge's bias for a place.
+        The mean over the verdicts; None where the reference is None or a reply holds no verdict, since one order alone
+        would keep the judge's bias for a place.
 
     Raises:
-        UserError: the endpoint refuses or stays silent, the column is missing, or the template lacks a mark.
+        UserError: the endpoint refuses or does not reply, the column is missing, or the template lacks a placeholder.
     """
     endpoint = Endpoint(url, model, parameters, api_key_env, timeout, retries, backoff, concurrency, cache)
     questions: list[str] = []
-    asked: list[tuple[int, str]] = []  # row, and the letter that stands for the completion
+    places: list[tuple[int, str]] = []  # row, and the letter that stands for the completion
     references = column_of(columns, column)
     for i, (prompt, completion, reference) in enumerate(zip(prompts, completions, references, strict=True)):
         if reference is None:
@@ -148,9 +148,9 @@ def preference(
         ours, theirs = text_of(completion), text_of(reference)
         for letter, a, b in [("A", ours, theirs)] + [("B", theirs, ours)] * swap:
             questions.append(_filled(template, prompt=dialogue_of(prompt), a=a, b=b))
-            asked.append((i, letter))
+            places.append((i, letter))
     marks: list[list[float]] = [[] for _ in completions]
-    for (i, letter), reply in zip(asked, ask_all(questions, endpoint), strict=True):
+    for (i, letter), reply in zip(places, ask_all(questions, endpoint), strict=True):
         verdict = verdict_in(reply)
         if verdict is not None:
             marks[i].append(0.5 if verdict == "TIE" else float(verdict == letter))
@@ -163,8 +163,8 @@ def rating_in(reply: str) -> float | None:
     >>> rating_in("Right, but long.\\n**Rating:** 7"), rating_in("10"), rating_in("Rating: 70"), rating_in("Fine.")
     (0.6666666666666666, 1.0, None, None)
     """
-    found = _RATING.findall(reply) or _BARE.findall(reply)
-    value = float(found[-1]) if found and found[-1][0].isdigit() else 0.0
+    ratings = _RATING.findall(reply) or _BARE.findall(reply)
+    value = float(ratings[-1]) if ratings and ratings[-1][0].isdigit() else 0.0
     return (value - 1) / 9 if 1 <= value <= 10 else None
 
 
@@ -174,12 +174,12 @@ def verdict_in(reply: str) -> str | None:
     >>> verdict_in("A is shorter.\\nVerdict: **B**"), verdict_in("I cannot say.")
     ('B', None)
     """
-    found = _VERDICT.findall(reply)
-    return "".join(found[-1]).upper() if found else None
+    verdicts = _VERDICT.findall(reply)
+    return "".join(verdicts[-1]).upper() if verdicts else None
 
 
 def _filled(template: str, **texts: str) -> str:
-    """The template with its marks replaced; braces in the texts stay as they are."""
+    """The template with its placeholders filled in; braces in the texts stay as they are."""
     for name in texts:
         if f"{{{name}}}" not in template:
             raise UserError(f"the judge's template has no {{{name}}}; it needs {', '.join(f'{{{n}}}' for n in texts)}.")

@@ -1,6 +1,6 @@
-"""A reward function by its path: `pkg.module:function`, or `./file.py:function` for one's own.
+"""A reward function by its path: `pkg.module:function`, or `./file.py:function` for one of your own.
 
-Imports no torch itself, so the shell can load (and so check) every function of a config before training starts.
+This module imports no torch, so that the shell can load, and thereby check, every function of a config before training.
 """
 
 import importlib
@@ -22,14 +22,14 @@ _EXTRA = "Run: pip install 'rlhf-recipes[rewards]'"
 
 
 def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
-    """The function behind `path`, its kwargs bound.
+    """The function behind `path`, with its kwargs bound.
 
-    What a parameter of the function receives: `prompts` and `completions` the batch; one without a default, or whose
-    default is None, the dataset column of its name; one with any other default is a setting that `kwargs` alone sets,
-    so that a dataset with a column called `weight` changes nothing. `**columns` receives all remaining columns.
+    `prompts` and `completions` receive the batch. A parameter without a default, or with the default None, receives
+    the dataset column of its name. A parameter with any other default is a setting: only `kwargs` sets it, so a dataset
+    with a column called `weight` changes nothing. `**columns` receives all remaining columns.
 
     Args:
-        spec: `{"path": ..., "kwargs": {...}}` (other keys belong to RewardSignal), or the path alone.
+        spec: `{"path": ..., "kwargs": {...}}` (RewardFunctions reads the other keys), or the path alone.
 
     Returns:
         A callable `f(prompts, completions, **columns) -> list[float | None]`.
@@ -78,7 +78,7 @@ def _file(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"reward file {place} fails when imported: {_said(error)}") from error
+        raise UserError(f"reward file {place} fails when imported: {_first_line(error)}") from error
     return module
 
 
@@ -97,7 +97,7 @@ def _module(place: str) -> ModuleType:
             "For a file of your own write its path with .py, as in ./my_reward.py:score."
         ) from error
     except Exception as error:
-        raise UserError(f"reward module {place} fails when imported: {_said(error)}") from error
+        raise UserError(f"reward module {place} fails when imported: {_first_line(error)}") from error
 
 
 def _siblings(parent: str) -> list[str]:
@@ -106,17 +106,17 @@ def _siblings(parent: str) -> list[str]:
 
 
 def _member(module: ModuleType, place: str, name: str) -> Callable:
-    found = getattr(module, name, None)
-    names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-    if found is None:
+    function = getattr(module, name, None)
+    if function is None:
+        names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
         have = f" It has: {', '.join(names)}." if names else ""
         raise UserError(f"{place} has no function {name}.{_hint(get_close_matches(name, names, n=1))}{have}")
-    if not callable(found) or inspect.isclass(found):
-        kind = "a class" if inspect.isclass(found) else f"of type {type(found).__name__}"
+    if not callable(function) or inspect.isclass(function):
+        kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
         raise UserError(f"{place}:{name} is {kind}; a reward is a function f(prompts, completions, **columns).")
-    if inspect.iscoroutinefunction(found):
+    if inspect.iscoroutinefunction(function):
         raise UserError(f"{place}:{name} is async; write it as a plain function (threads may wait inside it).")
-    return found
+    return function
 
 
 def _bind(function: Callable, path: str, kwargs: dict[str, Any]) -> RewardFunction:
@@ -162,5 +162,5 @@ def _hint(near: list[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a reward function is handed: plain text or a conversation, and the columns of the dataset."""
+"""What a reward function receives: plain text or a conversation, and the columns of the dataset."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ Text = str | list[dict[str, Any]]  # TRL's two types: text, or messages [{"role"
 
 
 def text_of(completion: Text) -> str:
-    """The words of a completion: the text itself, or what the assistant said in a conversation.
+    """The text of a completion: the string itself, or the assistant's messages of a conversation.
 
     Args:
         completion: a string, or messages whose content is a string, None (a bare tool call) or a list of blocks.
@@ -22,12 +22,12 @@ def text_of(completion: Text) -> str:
     """
     if isinstance(completion, str):
         return completion
-    said = [message for message in completion if message.get("role", "assistant") == "assistant"]
-    return "\n".join(_content(message) for message in said)
+    own = [message for message in completion if message.get("role", "assistant") == "assistant"]
+    return "\n".join(_content(message) for message in own)
 
 
 def dialogue_of(prompt: Text) -> str:
-    """A prompt as a reader would see it: the text itself, or `role: content` a line.
+    """A prompt as a reader sees it: the string itself, or one line `role: content` a message.
 
     >>> dialogue_of([{"role": "user", "content": "Hi"}])
     'user: Hi'
@@ -38,10 +38,10 @@ def dialogue_of(prompt: Text) -> str:
 
 
 def column_of(columns: Mapping[str, Any], name: str) -> Sequence[Any]:
-    """The dataset column a reward was told to read.
+    """The dataset column that a reward reads.
 
     Args:
-        name: the column, or several names parted by `|`, of which the first that the rows have is meant.
+        name: the column, or several names separated by `|`, of which the rows' first counts.
 
     Raises:
         UserError: the rows have no such column; the message lists those they have.

@@ -1,8 +1,8 @@
 r"""Numbers as models write them: signs, separators, currency, units, fractions, powers of ten, LaTeX around them.
 
-A short answer is read side by side of its equals signs. A side is its number where the writer leaves no doubt: no
-operator, range or second candidate goes on from it, and no formula leads up to it.
-Every pattern is bounded or possessive, so that time is linear in the text: completions are hostile input too.
+A short answer is split at its equals signs, and each side is read alone. A side gives its first number, unless the
+writer leaves doubt: an operator, a range or a second candidate follows, or a formula comes before.
+Every pattern is bounded or possessive, so that time is linear in the text, since completions may be hostile.
 """
 
 import re
@@ -88,7 +88,7 @@ _RESTATED = re.compile(r"\b(?:i\.\s?e\.?|that is)[,:]?\s{0,3}")
 
 
 def number_in(span: str) -> Number | None:
-    r"""The number that a short answer gives; None where it gives none, leaves a sum undone, or offers several.
+    r"""The number that a short answer gives; None if it has none, leaves a sum undone, or offers several.
 
     Args:
         span: an answer, perhaps with currency, percent sign, units or LaTeX around the number. `50%` reads as 50.
@@ -109,14 +109,14 @@ def number_in(span: str) -> Number | None:
     sides = _EQUALS.split(_without_remarks(text, first.end()))
     answer = None
     for place, side in enumerate(sides):
-        value, rest, told = _read(side, place > 0)
+        value, rest, sentence = _read(side, place > 0)
         if value is not None and not (place and _UNKNOWN.search(sides[place - 1])):  # "2x = 10" is not solved yet
             answer = value
         if answer is None or place + 1 == len(sides):
             continue
         if _ANOTHER.fullmatch(rest):  # x = 5, y = 6
             return None
-        if _ends(rest, told, place > 0):
+        if _ends(rest, sentence, place > 0):
             break
     return answer
 
@@ -131,7 +131,7 @@ def lone_number(span: str) -> Number | None:
 
 
 def plain(span: str) -> str:
-    """LaTeX, Markdown and typography taken off; digits and signs kept."""
+    """The text without LaTeX, Markdown and typography; digits and signs stay."""
     span = span.replace("{,}", ",")
     if "\\" in span:
         span = _WORDS.sub(r" \1", span.replace("\\$", "$").replace("\\%", "%"))
@@ -148,7 +148,7 @@ def plain(span: str) -> str:
 
 
 def value_of(match: re.Match[str]) -> Number | None:
-    """The value of a match of NUMBER; None for a division by zero and for a number too long to be meant."""
+    """The value of a match of NUMBER; None for a division by zero, and for more digits than a person writes."""
     if match.end() - match.start() > _MAX_DIGITS:
         return None
     minus = (match["minus"] is None) != (match["inner_minus"] is None)
@@ -197,7 +197,7 @@ def _grouped(text: str) -> str:
 
 
 def _without_remarks(text: str, end: int) -> str:
-    """Words in parentheses behind `end` left out, `2(3)` and `2 * (3)` kept."""
+    """The text without words in parentheses after `end`; `2(3)` and `2 * (3)` stay."""
     kept = text[:end]
     while opening := _REMARK.search(text, end):
         kept += text[end : opening.start()]
@@ -211,51 +211,51 @@ def _without_remarks(text: str, end: int) -> str:
 
 
 def _read(side: str, result: bool) -> tuple[Number | None, str, bool]:
-    """The number of one side, or None where it is in doubt; the words behind it; whether it is told in a sentence.
+    """The number of one side, or None if there is doubt; the words after it; whether the side is a sentence.
 
     Args:
-        result: whether the side stands behind an equals sign.
+        result: whether the side comes after an equals sign.
     """
     numbers = [number for number in NUMBER.finditer(side) if not denied(side, number)]
-    told = bool(numbers) and _is_told(side[: numbers[0].start()])
-    if told and len(numbers) > 1:  # "In 2 months she sold 72, which is 3 times 24"
+    sentence = bool(numbers) and _is_sentence(side[: numbers[0].start()])
+    if sentence and len(numbers) > 1:  # "In 2 months she sold 72, which is 3 times 24"
         numbers = [n for n in numbers if not _ASIDE.search(side, max(0, n.start() - 20), n.start())]
         clause = _CLAUSE.search(side, numbers[0].end()) if numbers else None
         if clause:
             numbers = [number for number in numbers if number.start() < clause.start()]
     if not numbers:
-        return None, "", told
+        return None, "", sentence
     rest = side[numbers[0].end() :]
     value = _signed(side, numbers[0])
     if value is None or _UNFINISHED.match(rest):
-        return None, rest, told
+        return None, rest, sentence
     if "i." in rest or "that is" in rest:
         restated = _restated(side, numbers, value)
         if restated is not None:
-            return restated, rest, told
+            return restated, rest, sentence
     for one, other in pairwise(numbers):
         gap = side[one.end() : other.start()]
         if _SUM.search(gap, max(0, len(gap) - 20)):
-            return None, rest, told
-        if not told and not _is_candidate(gap, result):
+            return None, rest, sentence
+        if not sentence and not _is_candidate(gap, result):
             break
         if value_of(other) != value:
-            return None, rest, told
-    return value, rest, told
+            return None, rest, sentence
+    return value, rest, sentence
 
 
 def denied(text: str, number: re.Match[str]) -> bool:
-    """Whether a number is said not to be the answer: "not 5"."""
+    """Whether the writer says that a number is not the answer: "not 5"."""
     return bool(_DENIED.search(text, max(0, number.start() - 20), number.start()))
 
 
-def _is_told(lead: str) -> bool:
-    """Whether a number comes in a sentence, "She sold 72": any other number there is a second candidate."""
+def _is_sentence(lead: str) -> bool:
+    """Whether words lead up to a number, as in "She sold 72": then any other number is a second candidate."""
     return any(map(str.isalpha, lead)) and not lead.rstrip(" $(").endswith(":")
 
 
 def _signed(side: str, number: re.Match[str]) -> Number | None:
-    """A number with the minus sign that stands off it, `- 5` or `-(5)`; None where a formula leads up to it."""
+    """A number with a minus sign that stands apart, `- 5` or `-(5)`; None if a formula comes before it."""
     value, lead = value_of(number), side[: number.start()]
     minus = _MINUS.search(lead)
     if minus:
@@ -274,15 +274,15 @@ def _is_candidate(gap: str, result: bool) -> bool:
     return bool(_ALTERNATIVE.fullmatch(gap) or (not result and _SIDE_BY_SIDE.fullmatch(gap)))
 
 
-def _ends(rest: str, told: bool, result: bool) -> bool:
-    """Whether the answer is complete before an equals sign, which belongs to a remark: "72 because x = 3"."""
+def _ends(rest: str, sentence: bool, result: bool) -> bool:
+    """Whether the next equals sign belongs to a remark on a complete answer: "72 because x = 3"."""
     if result and _NEXT_STEP.match(rest):  # "48 / 2 = 24, so 48 + 24 = 72"
         return False
-    return bool(_REASON.search(rest) or (not told and _REMARKED.match(rest)))
+    return bool(_REASON.search(rest) or (not sentence and _REMARKED.match(rest)))
 
 
 def _restated(side: str, numbers: list[re.Match[str]], value: Number) -> Number | None:
-    """The number once more, with its sign: "7 below zero, i.e. -7". Another one, "7 hours, i.e. 420", is a remark."""
+    """The same number again, with its sign: "7 below zero, i.e. -7". In "7 hours, i.e. 420" it is a remark."""
     starts = {number.start(): number for number in numbers}
     for restating in _RESTATED.finditer(side, numbers[0].end()):
         again = value_of(starts[restating.end()]) if restating.end() in starts else None

@@ -2,8 +2,8 @@
 
     <start_working_out> 48 / 2 = 24, 48 + 24 = 72 <end_working_out> <SOLUTION> 72 </SOLUTION>
 
-The first tag usually ends the prompt (the chat template writes it), so it may be missing from a completion. Source: the
-reward functions of Unsloth's GRPO notebooks (Qwen3 4B, 2025); marks and penalties are theirs, each one a kwarg here.
+The chat template usually ends the prompt with the first tag, so a completion may lack it. Source: the reward functions
+of Unsloth's GRPO notebooks (Qwen3 4B, 2025); rewards and penalties are theirs, and each one is a kwarg here.
 Full marks for a gold answer in this form: 3.0 + 1.5 + 5.0 + 3.5 = 13.0.
 """
 
@@ -59,12 +59,12 @@ def approximate_format(
     penalty: float = -1.0,
     **columns: Any,
 ) -> list[float]:
-    """A step towards the form: each tag pays for standing there once and costs for being absent or repeated.
+    """A step towards the form: a tag earns a reward if it occurs once, and costs a penalty otherwise.
 
     Args:
         reasoning_end, solution_start, solution_end: the tags counted (the first one is the prompt's).
-        reward: a tag that stands once.
-        penalty: a tag that does not.
+        reward: for a tag that occurs once.
+        penalty: for a tag that does not.
 
     >>> approximate_format(["?"] * 2, ["6 x 12 <end_working_out> <SOLUTION>72</SOLUTION>", "<SOLUTION>72"])
     [1.5, -1.5]
@@ -103,8 +103,8 @@ def check_answer(
     Returns:
         One of these marks a row; None where the gold is None.
 
-    >>> said = ("72", " 72 ", "75", "85", "9", "many")
-    >>> texts = [f"6 x 12 <end_working_out><SOLUTION>{words}</SOLUTION>" for words in said]
+    >>> solutions = ("72", " 72 ", "75", "85", "9", "many")
+    >>> texts = [f"6 x 12 <end_working_out><SOLUTION>{words}</SOLUTION>" for words in solutions]
     >>> check_answer(["?"] * 7, texts + ["72"], answer=["72"] * 7)
     [5.0, 3.5, 2.0, 1.5, -2.5, -4.5, -2.0]
     """
@@ -113,15 +113,13 @@ def check_answer(
     def mark(text: str, gold: str) -> float:
         if not _is_exact(text, tags):
             return no_answer
-        said = text.partition(solution_start)[2].partition(solution_end)[0]
-        if said == gold:
-            return exact
-        if said.strip() == gold:
-            return stripped
-        number, target = number_in(said), number_in(gold)
+        solution = text.partition(solution_start)[2].partition(solution_end)[0]
+        if solution.strip() == gold:
+            return exact if solution == gold else stripped
+        number, target = number_in(solution), number_in(gold)
         if number is None or target is None:
             return not_a_number if number is None else wrong
-        error = _relative_error(number, target)
+        error = Fraction(abs(number - target)) / abs(target) if target else number != target  # of 0 there is no share
         return within_10 if error <= Fraction(1, 10) else within_20 if error <= Fraction(1, 5) else wrong
 
     golds = column_of(columns, column)
@@ -143,7 +141,7 @@ def check_number(
     no_number: float = -2.5,
     **columns: Any,
 ) -> list[float | None]:
-    """Is the number behind the solution tag the gold one? Units, separators and missing tags elsewhere do not matter.
+    """Is the number after the solution tag the gold one? Units, separators and the other tags do not matter.
 
     Args:
         column: the dataset column with the gold answer.
@@ -175,9 +173,3 @@ def _is_exact(text: str, tags: Tags) -> bool:
     solution, closed, after = rest.partition(tags.solution_end)
     whole = bool(ended and started and closed) and not after.strip() and bool(solution.strip())
     return whole and not any(tag in part for tag in tags for part in (reasoning, before, solution))
-
-
-def _relative_error(number: Number, target: Number) -> Number:
-    if target == 0:
-        return 0 if number == 0 else 1  # no share of nothing: anything but 0 is wrong
-    return Fraction(abs(number - target)) / abs(target)

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards.answers import gold_answer, marked_answer
+from rlhf_recipes.rewards.load import extra
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 from rlhf_recipes.rewards.numerals import lone_number, number_in
 
@@ -29,8 +29,8 @@ def equivalent(
         column: the dataset column with the gold answer (LaTeX, a number, or a solution with `\boxed{}` or `####`).
         tag: the XML tag that may hold the answer.
         reward: for an equivalent answer.
-        timeout: seconds that parsing and comparing one answer may take each; `9^{9^{9}}` then scores 0. It works by a
-            signal, so only in the main thread: elsewhere nothing stops an endless formula.
+        timeout: seconds for parsing one answer, and as many for comparing it; `9^{9^{9}}` then scores 0. math-verify
+            uses a signal for this, which works in the main thread only: elsewhere nothing stops an endless formula.
 
     Returns:
         `reward` or 0.0 a row; None where the gold is None or cannot be parsed.
@@ -45,15 +45,15 @@ def equivalent(
     seconds = timeout if threading.current_thread() is threading.main_thread() else None
 
     def mark(text: str, gold: str) -> float | None:
-        said = marked_answer(text, tag)
-        number = None if said is None else lone_number(gold)
-        if number is not None and number_in(said) == number:
+        marked = marked_answer(text, tag)
+        number = None if marked is None else lone_number(gold)
+        if number is not None and number_in(marked) == number:
             return reward  # the common case, a thousand times faster than parsing
         target = parse(f"${gold}$", parsing_timeout=seconds)
         if not target:
             return None
-        said = text[-_TAIL:] if said is None else f"${said.strip('$')[-_TAIL:]}$"
-        return reward * bool(verify(target, parse(said, parsing_timeout=seconds), timeout_seconds=seconds))
+        answer = text[-_TAIL:] if marked is None else f"${marked.strip('$')[-_TAIL:]}$"
+        return reward * bool(verify(target, parse(answer, parsing_timeout=seconds), timeout_seconds=seconds))
 
     return [
         None if gold is None else mark(text_of(completion), gold_answer(gold).strip("$"))
@@ -62,14 +62,7 @@ def equivalent(
 
 
 def _math_verify() -> tuple[Callable, Callable]:
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise UserError(
-            "rewards.symbolic:equivalent compares formulas with the package math-verify, which is not installed. "
-            "Run: pip install 'math-verify[antlr4_9_3]' (that parser version is the one that Hydra uses), "
-            "or take reward=gsm8k, which compares numbers only."
-        ) from error
+    math_verify = extra("math_verify")
     for name in ("parser", "grader"):  # each timeout would log the whole hostile formula
         logging.getLogger(f"math_verify.{name}").setLevel(logging.CRITICAL)
-    return parse, verify
+    return math_verify.parse, math_verify.verify

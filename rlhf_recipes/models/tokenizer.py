@@ -1,10 +1,50 @@
-"""A tokenizer trained on a corpus, for models that start from nothing."""
+"""The policy's tokenizer: loaded and checked, or trained on a corpus for a model that starts from nothing."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
+from omegaconf import DictConfig
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.pretrained import from_hub
 
 SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>", "unk_token": "<|unk|>"}
+
+
+def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer with pad, eos and, where asked for, a chat template.
+
+    Args:
+        model: the `model` node; tokenizer, chat_template, pad_token and eos_token override what lies at `path`.
+        path: a model folder, an adapter folder or a hub id.
+
+    Raises:
+        UserError: no EOS; or pad is EOS, which would mask every EOS out of the loss (trl-lib issue 3750); or no such
+            file of a chat template.
+    """
+    place = model.tokenizer or path
+    tokenizer = from_hub(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if model.eos_token:  # a chat template that ends its turns with another token than the tokenizer's EOS
+        if model.eos_token not in tokenizer.get_vocab():
+            raise UserError(
+                f"model.eos_token={model.eos_token!r} is not in the vocabulary of {place}; expected a token of it"
+            )
+        tokenizer.eos_token = model.eos_token
+    if tokenizer.eos_token is None:
+        raise UserError(f"the tokenizer of {place} has no EOS token; a model trained with it would never stop")
+    if model.pad_token:
+        tokenizer.add_special_tokens({"pad_token": model.pad_token})
+    elif tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise UserError(
+            f"the tokenizer of {place} pads with its EOS {tokenizer.eos_token!r}: nothing would learn to stop; "
+            "give model.pad_token='<|pad|>' (added to the vocabulary if new)"
+        )
+    if model.chat_template:
+        tokenizer.chat_template = _chat_template(model.chat_template)
+    return tokenizer
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> PreTrainedTokenizerFast:
@@ -29,3 +69,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> 
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **SPECIAL)
+
+
+def _chat_template(given: str) -> str:
+    """A template as it stands, or what the file of that name holds. Every template has a brace."""
+    if "{" in given:  # asked for as a file, a text this long would be an OSError
+        return given
+    if not Path(given).is_file():
+        raise UserError(f"model.chat_template={given}: no such file; expected a .jinja file, or the template itself")
+    return Path(given).read_text(encoding="utf-8")

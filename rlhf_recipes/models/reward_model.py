@@ -1,0 +1,62 @@
+"""Models that score: reward models with one scalar head, and classifiers with any number of labels."""
+
+import json
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.pretrained import fit_vocabulary, from_hub, pretrained
+
+
+def load_reward_model(
+    model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase, *, frozen: bool = False, seed: int = 0
+) -> PreTrainedModel:
+    """A model with a scalar head on the last token, r(x, y) of Ouyang et al. 2022 section 3.5.
+
+    A head that is not at `path` starts from N(0, 1 / (hidden + 1)), seeded, as Stiennon et al. 2020 do.
+    """
+    torch.manual_seed(seed)
+    loaded = pretrained(AutoModelForSequenceClassification, model, path, tokenizer, frozen, num_labels=1)
+    head = getattr(loaded, "score", None)
+    if head is not None and not _has_head(path):
+        torch.nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+        if head.bias is not None:  # a constant added to every score moves no preference
+            torch.nn.init.zeros_(head.bias)
+    return fit_vocabulary(loaded, tokenizer)
+
+
+def scorer_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a finished reward model or classifier, as it is: nothing learns from it, nothing is padded."""
+    return from_hub(AutoTokenizer, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+
+
+def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A finished reward model or classifier, frozen, with however many labels it has.
+
+    Raises:
+        UserError: its vocabulary is smaller than its tokenizer's.
+    """
+    labels = {"num_labels": 1} if (Path(path) / "adapter_config.json").is_file() else {}  # an adapter does not say
+    loaded = pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True, **labels)
+    if (size := loaded.get_input_embeddings().num_embeddings) < len(tokenizer):
+        raise UserError(
+            f"the reward model has a vocabulary of {size}, the tokenizer in {path} one of {len(tokenizer)}: it was "
+            "made for another tokenizer; expected the one that it was trained with"
+        )
+    if tokenizer.pad_token_id is not None:
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    return loaded.eval()
+
+
+def _has_head(path: str) -> bool:
+    """Whether what lies at `path` brings a trained scalar head; a hub id is believed to."""
+    folder = Path(path)
+    if (adapter := folder / "adapter_config.json").is_file():
+        return "score" in (json.loads(adapter.read_text(encoding="utf-8")).get("modules_to_save") or [])
+    if not (folder / "config.json").is_file():
+        return not folder.exists()
+    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    return any("SequenceClassification" in a for a in architectures)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_recipes.runs.resolve import Stops
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -32,10 +30,11 @@ def stop_ids(
         serving: for a chat or an exported model. `stop_token_id` comes first and the default ones follow it, so that an
             answer always has an end.
     """
-    settings = settings or Stops()
-    trained = [] if settings.stop_token_id is None else [settings.stop_token_id]
-    if not serving and (trained or settings.stop_token is None):
-        return trained
+    trained = []
+    if settings is not None:
+        trained = [] if settings.stop_token_id is None else [settings.stop_token_id]
+        if not serving and (trained or settings.stop_token is None):
+            return trained
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = own if isinstance(own, list) else [own]
     every = [*trained, turn_end(tokenizer), tokenizer.eos_token_id, *own]

@@ -32,8 +32,8 @@ def cache_argument(module: nn.Module) -> str:
         if name in names:
             return name
     raise UserError(
-        f"{type(module).__name__}.forward takes neither past_key_values nor cache, so that PPO cannot generate with "
-        "it; expected a causal language model of transformers 5.20 to 5.23"
+        f"{type(module).__name__}.forward takes neither past_key_values nor cache, so that no answer can be "
+        "generated with it; expected a causal language model of transformers 5.20 to 5.23"
     )
 
 

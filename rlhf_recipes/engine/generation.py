@@ -4,7 +4,7 @@ PPO's rollouts, stage=evaluate and stage=collect draw here. Chat streams words a
 transformers' `generate` with the prompt ids and stop ids of this room. GRPO keeps TRL's generation, for its vLLM.
 
 Every random number is given from outside, one for each row and step. What a row says therefore depends on its own
-numbers only: not on the batch it is in, not on how many processes share the work.
+numbers only, and neither on the batch it is in nor on how many processes share the work.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from rlhf_recipes.engine.forward import accepted, cache_argument
+from rlhf_recipes.engine.forward import accepted, cache_argument, causal_lm
 from rlhf_recipes.engine.logprobs import exponentials_
 from rlhf_recipes.engine.sampling import Sampling
 from rlhf_recipes.engine.sequences import Kept, Sequences, pad_left
@@ -34,11 +34,6 @@ class Generated(NamedTuple):
     sequences: Sequences
     logprobs: Tensor
     finished: Tensor
-
-    def answers(self) -> list[list[int]]:
-        """The completions' token ids, without padding, the stop token included."""
-        rows = zip(self.sequences.completion_ids, self.sequences.mask, strict=True)
-        return [ids[mask].tolist() for ids, mask in rows]
 
 
 class CachedDecoder:
@@ -121,24 +116,23 @@ def generate(
     *,
     pad_id: int,
     batch_size: int,
-    width: int | None = None,
     keep_sets: bool = True,
     track: Callable[[list[Tensor]], Iterable[Tensor]] = iter,
 ) -> Generated:
     """Answer every prompt once, in batches of like length.
 
     Args:
-        causal: the language model, in eval mode. Its generation_config is neither read nor touched.
+        causal: the language model, in eval mode, or a PEFT model around it. Its generation_config is not used.
         prompts: B lists of token ids.
         uniforms: (B, T) in [0, 1); T is `sampling.max_length`.
         pad_id: fills up prompts and completions.
         batch_size: prompts at once; the longest come first, so that what does not fit fails at once.
-        width: columns of the prompts' tensor; None for the longest prompt.
         keep_sets: keep the sets that were drawn from from a cut tail: log-probabilities that are read later need them.
         track: passes the batches on, and shows the progress.
     """
+    causal = causal_lm(causal)
     device = next(causal.parameters()).device
-    ids, mask = (x.to(device) for x in pad_left(prompts, pad_id, width))
+    ids, mask = (x.to(device) for x in pad_left(prompts, pad_id))
     uniforms, columns = uniforms.to(device), ids.shape[1]
     order = mask.sum(1).argsort(stable=True, descending=True)
     done = []

@@ -76,6 +76,10 @@ class Sequences:
         tensors = (self.prompt_ids, self.prompt_mask, self.completion_ids, self.mask)
         return Sequences(*(t.to(device) for t in tensors), self.kept)
 
+    def completions(self) -> list[list[int]]:
+        """The completions' token ids, without padding, the stop token included."""
+        return [ids[mask].tolist() for ids, mask in zip(self.completion_ids, self.mask, strict=True)]
+
     def packed(self, steps: int) -> tuple[Tensor, Tensor]:
         """Each row moved together, padding on the right: under a causal mask nothing sees padding to its right.
 
@@ -110,9 +114,9 @@ class Sequences:
         return len(self.prompt_ids)
 
 
-def pad_left(rows: list[Sequence[int]], pad_id: int, width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Token ids (B, P) padded on the left, and their mask (B, P). P is `width`, or the longest row's length."""
-    width = width or max(map(len, rows))
+def pad_left(rows: list[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids (B, P) padded on the left, and their mask (B, P). P is the longest row's length."""
+    width = max(map(len, rows))
     ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):

@@ -108,7 +108,9 @@ def generate(
             track=lambda batches: track(batches, len(encoded), description),
         )
     answers = []
-    for prompt, ids, finished in zip(encoded, generated.answers(), generated.finished.tolist(), strict=True):
+    for prompt, ids, finished in zip(
+        encoded, generated.sequences.completions(), generated.finished.tolist(), strict=True
+    ):
         # PPO's reward read the text of a stop token that PPO was told to use
         hidden = stops.stop_token_id is None and ids[-1] in sampling.stop_ids
         text = tokenizer.decode(ids[:-1] if hidden else ids, skip_special_tokens=True)

@@ -1,5 +1,8 @@
 """One module that holds policy and critic, so that Trainer prepares, clips, saves and shards a single model."""
 
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +10,10 @@ from rlhf_recipes.engine.forward import accepted, all_logits, causal_lm, head_is
 from rlhf_recipes.engine.logprobs import answer_logits, chunks, completion_logprobs, policy_loss, product_dtype
 from rlhf_recipes.engine.sampling import Constraint, Sampling
 from rlhf_recipes.engine.sequences import Sequences
+from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.sharding import whole_tensor
 from rlhf_recipes.ppo import core
+from rlhf_recipes.ppo.config import PPOConfig
 
 
 class ActorCritic(nn.Module):
@@ -179,3 +185,74 @@ class ActorCritic(nn.Module):
 
     def floating_point_ops(self, inputs) -> int:
         return 0  # Trainer counts by a formula for one plain forward, which does not hold here
+
+
+@dataclass
+class Reference:
+    """The reference of the KL: a model of its own, or the policy with its adapter off or exchanged.
+
+    Args:
+        policy: the policy, for its adapter.
+        model: None for the policy without its adapter.
+        args: ref_adapter_name, model_adapter_name.
+    """
+
+    policy: nn.Module
+    model: nn.Module | None
+    args: PPOConfig
+
+    @contextmanager
+    def __call__(self):
+        """The reference's causal model, inside a `with`."""
+        if self.model is not None:
+            yield causal_lm(self.model)
+        elif self.args.ref_adapter_name:
+            self.policy.set_adapter(self.args.ref_adapter_name)
+            try:
+                yield causal_lm(self.policy)
+            finally:
+                self.policy.set_adapter(self.args.model_adapter_name or "default")
+        else:
+            with self.policy.disable_adapter():
+                yield causal_lm(self.policy)
+
+    @torch.no_grad()
+    def follow(self, share: float) -> None:
+        """ref <- share policy + (1 - share) ref."""
+        for ref, new in zip(self.model.parameters(), self.policy.parameters(), strict=True):
+            ref.lerp_(whole_tensor(new).to(ref.dtype), share)
+
+
+def with_adapter(model: nn.Module | None, peft_config):
+    """The model wrapped in an adapter, made ready for it where it is quantised; unchanged without a peft_config."""
+    if peft_config is None or model is None:
+        return model
+    from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+
+    if isinstance(model, PeftModel):
+        raise UserError("the model has an adapter already; merge it first, or give no peft_config")
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(model, peft_config)
+
+
+def switch_dropout_off(model: nn.Module) -> None:
+    """Dropout of the pretrained network would make every ratio noise; an adapter's own stays as its config says."""
+    for name, module in model.named_modules():
+        if "lora_dropout" in name:
+            continue
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # OPT and others call the function, with a share that they keep as a number
+        for key in [k for k, v in vars(module).items() if "drop" in k and isinstance(v, float)]:
+            setattr(module, key, 0.0)
+
+
+def split_groups(optimizer: torch.optim.Optimizer, critic: set[int], rate: float) -> None:
+    """Give the parameters whose id is in `critic` groups of their own, with learning rate `rate`."""
+    groups = optimizer.param_groups[:]
+    optimizer.param_groups.clear()
+    for group in groups:
+        for is_critic in (False, True):
+            params = [p for p in group["params"] if (id(p) in critic) == is_critic]
+            optimizer.add_param_group({**group, "params": params, "lr": rate if is_critic else group["lr"]})

@@ -1,12 +1,18 @@
 """PPOConfig: TRL's fields, and beside them only those that TRL's PPO lacks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.core import KL_ESTIMATORS
+
+CHOICES = {
+    "kl_estimator": KL_ESTIMATORS,
+    "reward_normalize": ("none", "running", "reference"),
+    "on_nonfinite": ("stop", "skip"),
+}
 
 
 @dataclass
@@ -46,34 +52,28 @@ class PPOConfig(TRLPPOConfig):
         on_nonfinite: stop the run at a NaN or infinite loss, score or gradient, or skip that optimizer step.
     """
 
-    kl_estimator: Literal["k1", "k2", "k3", "full"] = field(
-        default="k1", metadata={"help": "k1, k2, k3, or full: exact over the vocabulary."}
-    )
-    logging_steps: float = field(default=1, metadata={"help": "Updates between two log lines."})
-    target_kl: float | None = field(default=None, metadata={"help": "Stop an update's PPO epochs above this approxkl."})
-    entropy_coef: float = field(default=0.0, metadata={"help": "Weight of the entropy bonus."})
-    value_learning_rate: float | None = field(default=None, metadata={"help": "The critic's learning rate."})
-    value_warmup_updates: int = field(default=0, metadata={"help": "First updates in which only the critic learns."})
-    top_k: int = field(default=0, metadata={"help": "Draw among the k likeliest tokens; 0 for all."})
-    top_p: float = field(default=1.0, metadata={"help": "Draw in the nucleus of this mass; 1.0 for all."})
-    min_length: int = field(default=0, metadata={"help": "Tokens before the stop token may be drawn."})
-    stop_strings: list[str] | None = field(default=None, metadata={"help": "End an answer at one of these."})
-    reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of the reward functions."})
-    reward_append_eos: bool = field(default=True, metadata={"help": "Close every answer with EOS for reward models."})
-    reward_normalize: Literal["none", "running", "reference"] = field(
-        default="none", metadata={"help": "Scale of scores: none, running, or reference (the first rollout)."}
-    )
-    reward_clip: float | None = field(default=None, metadata={"help": "Largest absolute score, once normalised."})
-    length_penalty: float = field(default=0.0, metadata={"help": "Taken off the score for each token."})
-    sync_ref_model: bool = field(default=False, metadata={"help": "Move the reference towards the policy."})
-    ref_model_mixup_alpha: float = field(default=1.0, metadata={"help": "Share of the policy in the new reference."})
-    ref_model_sync_steps: int = field(default=64, metadata={"help": "Updates between two moves of the reference."})
-    ptx_coef: float = field(default=0.0, metadata={"help": "Weight of the language-model loss on ptx_dataset."})
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Evaluations without a better metric_for_best_model before the run stops."}
-    )
-    sample_every: int | None = field(default=None, metadata={"help": "Updates between two tables of answers."})
-    on_nonfinite: Literal["stop", "skip"] = field(default="stop", metadata={"help": "What a NaN does to the run."})
+    kl_estimator: Literal["k1", "k2", "k3", "full"] = "k1"
+    logging_steps: float = 1
+    target_kl: float | None = None
+    entropy_coef: float = 0.0
+    value_learning_rate: float | None = None
+    value_warmup_updates: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_length: int = 0
+    stop_strings: list[str] | None = None
+    reward_weights: list[float] | None = None
+    reward_append_eos: bool = True
+    reward_normalize: Literal["none", "running", "reference"] = "none"
+    reward_clip: float | None = None
+    length_penalty: float = 0.0
+    sync_ref_model: bool = False
+    ref_model_mixup_alpha: float = 1.0
+    ref_model_sync_steps: int = 64
+    ptx_coef: float = 0.0
+    early_stopping_patience: int | None = None
+    sample_every: int | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,14 +81,11 @@ class PPOConfig(TRLPPOConfig):
         for name in (*positive, "response_length", "temperature", "ref_model_sync_steps"):
             if not getattr(self, name) > 0:
                 raise UserError(f"trainer.{name} is {getattr(self, name)}; expected a number above 0")
-        if self.kl_estimator not in KL_ESTIMATORS:
-            raise UserError(f"trainer.kl_estimator={self.kl_estimator}; expected one of {', '.join(KL_ESTIMATORS)}")
-        if self.reward_normalize not in ("none", "running", "reference"):
-            raise UserError(f"trainer.reward_normalize={self.reward_normalize}; expected none, running or reference")
+        for name, values in CHOICES.items():
+            if getattr(self, name) not in values:
+                raise UserError(f"trainer.{name}={getattr(self, name)}; expected one of {', '.join(values)}")
         if self.reward_clip is not None and not self.reward_clip > 0:
             raise UserError(f"trainer.reward_clip={self.reward_clip}; expected a number above 0, or null for no limit")
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise UserError(f"trainer.on_nonfinite={self.on_nonfinite}; expected stop or skip")
         if self.sample_every is not None and not self.sample_every > 0:
             raise UserError(
                 f"trainer.sample_every={self.sample_every}; expected updates above 0, or null for "

@@ -1,8 +1,9 @@
 """The arithmetic of PPO for language models, as pure functions on tensors.
 
 Shapes: B responses, T response tokens (right-padded), V vocabulary. `mask` (B, T) is true on real tokens, the stop
-token included. `lengths` (B,) counts them. Values live one step longer than tokens: the score is paid at the step
-after the last token, as OpenAI's code did, so `value_mask` has one position more wherever there is room.
+token included. `lengths` (B,) counts them. Values have one step more than tokens, because the score is paid at the
+step after the last token; `value_mask` has one position more wherever there is room. That is the convention of TRL
+and of Huang et al. 2024 (arXiv:2403.17031); OpenAI's code paid at the last token.
 """
 
 import torch
@@ -20,7 +21,7 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     """Scale to unit variance and, with `shift_mean`, mean 0 over `mask`; 0 outside it.
 
-        x' = (x - mean) / sqrt(var + 1e-8)        var with Bessel's correction, as in TRL and OpenAI's code
+        x' = (x - mean) / sqrt(var + 1e-8)        var with Bessel's correction, as in TRL (OpenAI's code has none)
 
     Returns:
         (B, T). A mask with fewer than two positions has no variance: its values are only centred.
@@ -88,7 +89,7 @@ def full_kl(logits: Tensor, ref_logits: Tensor) -> Tensor:
 
 
 def token_rewards(scores: Tensor, kl: Tensor, kl_coef: float, lengths: Tensor) -> Tensor:
-    """r_t = -beta KL_t, and the score added at the step after the last token (at the last, if that is off the end).
+    """r_t = -beta KL_t, and the score added at the step after the last token (at the last one where T ends there).
 
     Args:
         scores: (B,) the reward functions' score of each response.

@@ -36,9 +36,13 @@ def check_launch(args: PPOConfig) -> None:
         )
 
 
-def check(args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_dataset, ptx_dataset) -> None:
-    """Refuse what cannot be trained, before anything is built; warn of what trains on a wrong gradient."""
+def check(
+    args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_dataset, ptx_dataset, stop_ids: list[int]
+) -> None:
+    """Refuse what cannot be trained before anything is built, and warn of what trains on a biased gradient."""
     check_launch(args)
+    if args.missing_eos_penalty is not None and not (stop_ids or args.stop_strings):
+        raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
     if ref_model is not None and ref_model is model:
         raise UserError("ref_model is the policy itself; give a copy, or None for one to be made")
     if args.kl_estimator in ("k2", "k3"):
@@ -56,20 +60,8 @@ def check(args: PPOConfig, model: nn.Module, ref_model: nn.Module | None, eval_d
         raise UserError("ptx_coef is set but there is no ptx_dataset; give a corpus, or ptx_coef=0")
 
 
-def check_stops(args: PPOConfig, stop_ids: list[int]) -> None:
-    """Refuse a penalty for not stopping where nothing stops."""
-    if args.missing_eos_penalty is not None and not (stop_ids or args.stop_strings):
-        raise UserError("missing_eos_penalty needs something that ends an answer; set stop_token=eos")
-
-
-def check_reference(args: PPOConfig, ref_model: nn.Module | None) -> None:
-    """Refuse to move a reference that is the policy's own base."""
-    if args.sync_ref_model and ref_model is None:
-        raise UserError("sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model")
-
-
 def check_generation(drawn: Tensor, read: Tensor, mask: Tensor, narrow: bool) -> None:
-    """Refuse answers that generation drew from another distribution than the one that training reads: ratio 1 or stop.
+    """Refuse answers that generation drew from another distribution than the one that training reads.
 
     Args:
         drawn, read: (b, T) log-probabilities at generation, and by the training forward; mask: (b, T).
@@ -78,8 +70,7 @@ def check_generation(drawn: Tensor, read: Tensor, mask: Tensor, narrow: bool) ->
     Raises:
         UserError: they differ by more than rounding does, in the mean over tokens.
     """
-    off = ((drawn - read).abs() * mask).sum() / mask.sum().clamp(min=1)
-    if not off <= (0.1 if narrow else 0.01):
+    if (off := _too_far(drawn - read, mask, narrow)) is not None:
         raise UserError(
             f"generation and training disagree by {off:.3g} nats a token before any update, where the ratio must be 1: "
             "the model's forward with a cache gives other probabilities than without. Check the versions of "
@@ -88,18 +79,19 @@ def check_generation(drawn: Tensor, read: Tensor, mask: Tensor, narrow: bool) ->
 
 
 def check_first_kl(kl: Tensor, mask: Tensor, narrow: bool) -> None:
-    """Refuse a first update whose KL is not 0 although the reference is the policy as it starts.
-
-    Args:
-        kl: (B, T) nats a token; mask: (B, T); narrow: the forwards compute in fewer bits than float32.
-    """
-    off = (kl.abs() * mask).sum() / mask.sum().clamp(min=1)
-    if not off <= (0.1 if narrow else 0.01):
+    """Refuse a first update whose KL (B, T) is not 0 although the reference is the policy as it starts."""
+    if (off := _too_far(kl, mask, narrow)) is not None:
         raise UserError(
             f"the KL before the first update is {off:.3g} nats a token, where the reference is the policy and it must "
             "be 0: an adapter whose initialisation changes the base (peft.init_lora_weights=pissa, olora, …) is not "
             "its own reference. Use peft.init_lora_weights=true, or give PPOTrainer a ref_model"
         )
+
+
+def _too_far(nats: Tensor, mask: Tensor, narrow: bool) -> float | None:
+    """The mean absolute value over tokens where it is more than rounding does; NaN is more, too."""
+    off = ((nats.abs() * mask).sum() / mask.sum().clamp(min=1)).item()
+    return None if off <= (0.1 if narrow else 0.01) else off
 
 
 def not_finite(

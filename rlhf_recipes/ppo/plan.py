@@ -1,4 +1,4 @@
-"""How episodes become minibatches and steps: the arithmetic of one PPO run."""
+"""Which episodes each optimizer step and each forward takes: the arithmetic of one PPO run."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ from rlhf_recipes.ppo.config import PPOConfig
 
 logger = logging.getLogger(__name__)
 
-JOINED_BYTES = 2**28  # small forwards are joined up to so many bytes of activations
+JOINED_BYTES = 2**28  # bytes of activations up to which small forwards are joined
 
 
 @dataclass

@@ -45,6 +45,19 @@ class PromptStream:
         return self._orders[epoch]
 
 
+def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, context: int | None) -> Dataset:
+    """Rows of `input_ids` from rows of `text`, cut at the model's context, at 1,024 tokens where it has none."""
+    if "input_ids" in dataset.column_names:
+        return dataset
+    if "text" not in dataset.column_names:
+        raise UserError(f"ptx_dataset needs a column `text` or `input_ids`; it has {dataset.column_names}")
+    length = min(tokenizer.model_max_length, context or 1024, 1024)
+    return dataset.map(
+        lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
+        remove_columns=dataset.column_names,
+    )
+
+
 class PretrainingMix:
     """Rows of a corpus for the language-model loss beside PPO's: every optimizer step takes its own.
 

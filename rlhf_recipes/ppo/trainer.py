@@ -1,7 +1,7 @@
-"""PPO as transformers.Trainer runs it: a rollout where a batch would be fetched, and a loss.
+"""PPO in transformers.Trainer's loop: a rollout where a batch would be fetched, and a loss.
 
-The loop is Trainer's. When the update's forwards are used up, `training_step` plays a rollout and cuts it into the
-next update's epochs and minibatches; `compute_loss` takes one micro-batch of it. Accumulation, clipping, precision,
+When the update's forwards are used up, `training_step` plays a rollout and cuts it into the next update's epochs and
+minibatches; `compute_loss` takes one micro-batch of it. Accumulation, clipping, precision,
 distribution, checkpoints, callbacks and logging are Trainer's own. TRL's PPOTrainer gives its name and its fields;
 none of its methods run.
 """
@@ -24,29 +24,18 @@ from transformers.trainer import Trainer
 from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
 from rlhf_recipes.engine.forward import evaluating
-from rlhf_recipes.engine.prompts import row_prompt_ids
 from rlhf_recipes.engine.sampling import Sampling
 from rlhf_recipes.engine.stops import stop_ids, stop_string_test
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.sharding import weights, whole
 from rlhf_recipes.ppo import checkpoint, guards
-from rlhf_recipes.ppo.actor_critic import ActorCritic
+from rlhf_recipes.ppo.actor_critic import ActorCritic, Reference, split_groups, switch_dropout_off, with_adapter
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.ppo.episodes import Player
-from rlhf_recipes.ppo.experience import Experience, make_experience
-from rlhf_recipes.ppo.held_out import answer_held_out, means
-from rlhf_recipes.ppo.loss import micro_batches, ppo_loss
-from rlhf_recipes.ppo.normalise import ScoreScale
+from rlhf_recipes.ppo.experience import Experience, ScoreScale, make_experience
 from rlhf_recipes.ppo.plan import activation_bytes, make_plan, trainer_arguments
-from rlhf_recipes.ppo.reference import Reference
-from rlhf_recipes.ppo.setup import (
-    as_corpus,
-    split_groups,
-    switch_dropout_off,
-    with_adapter,
-)
-from rlhf_recipes.ppo.streams import PretrainingMix, PromptStream
-from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of
+from rlhf_recipes.ppo.rollout import Player, answer_held_out, means
+from rlhf_recipes.ppo.streams import PretrainingMix, PromptStream, as_corpus
+from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of, micro_batches, ppo_loss
 from rlhf_recipes.rewards.model import as_reward_functions
 from rlhf_recipes.runs import checkpoints
 
@@ -97,17 +86,20 @@ class PPOTrainer(TRLPPOTrainer):
         ptx_dataset: Dataset | None = None,
         optimizers=(None, None),
     ):
-        guards.check(args, model, ref_model, eval_dataset, ptx_dataset)
         self.stop_ids = stop_ids(processing_class, model, args)
-        guards.check_stops(args, self.stop_ids)
-        # its adapter off, or a copy: either way the policy as it starts, but for an adapter that came with the model
+        guards.check(args, model, ref_model, eval_dataset, ptx_dataset, self.stop_ids)
+        # the reference is then the policy with its adapter off, or a copy; an adapter that came with the model is not
+        # the policy as it starts
         self._starts_at_reference = ref_model is None and not hasattr(model, "peft_config")
         model = with_adapter(model, peft_config)
         value_model = with_adapter(value_model, value_peft_config)
         self.is_peft_model = hasattr(model, "peft_config")
         if ref_model is None and not self.is_peft_model:
             ref_model = copy.deepcopy(model)
-        guards.check_reference(args, ref_model)
+        if args.sync_ref_model and ref_model is None:
+            raise UserError(
+                "sync_ref_model moves a reference model; an adapter's reference is its base. Give ref_model"
+            )
         for module in filter(None, (model, ref_model, value_model)):
             switch_dropout_off(module)
 
@@ -138,7 +130,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.early_stopping = EarlyStoppingCallback(args.early_stopping_patience or 1)
         if args.early_stopping_patience is not None:
             self.add_callback(self.early_stopping)
-        model.config.use_cache = use_cache  # Trainer switches it off, and it would be saved so
+        model.config.use_cache = use_cache  # Trainer switches it off, and would save it so
         self.actor_critic: ActorCritic = self.accelerator.unwrap_model(self.model)
         self.ref_model = ref_model
         if ref_model is not None:
@@ -171,9 +163,9 @@ class PPOTrainer(TRLPPOTrainer):
             self.ptx = PretrainingMix(corpus, processing_class, self.plan.mini_batch_size, args.seed + 1)
         self._update: Update | None = None
         self._logged: list[dict] = []
-        self._unlogged: dict | None = None  # of a checkpoint: what its next log line counts as well
+        self._unlogged: dict | None = None  # what a checkpoint had not logged yet; the next log line counts it too
 
-    # ---- steps: Trainer's loop asks, we answer ----
+    # ---- what Trainer's loop calls at each step ----
 
     @property
     def update(self) -> int:
@@ -193,7 +185,7 @@ class PPOTrainer(TRLPPOTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """One empty item a forward: prompts are fetched a rollout at a time, by `training_step`."""
         forwards = self.plan.updates * self.plan.steps * self.plan.micro_batches
-        # its own generator: the loader would draw from the global one otherwise
+        # with a generator of its own, because the loader would draw from the global one
         return DataLoader(range(forwards), batch_size=1, collate_fn=lambda _: {}, generator=torch.Generator())
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -215,7 +207,7 @@ class PPOTrainer(TRLPPOTrainer):
         return scheduler
 
     def _run_epoch(self, **kwargs) -> None:
-        """Trainer's; not a step of it where the run had decided to stop before it was killed."""
+        """Trainer's epoch, without a step where the run had already decided to stop before it was killed."""
         waited = self.early_stopping.early_stopping_patience_counter
         if self.args.early_stopping_patience is not None and waited >= self.args.early_stopping_patience:
             self.control.should_training_stop = True
@@ -223,36 +215,36 @@ class PPOTrainer(TRLPPOTrainer):
             super(TRLPPOTrainer, self)._run_epoch(**kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        """Trainer's step on the next forward of the update; a rollout first, where the last one is used up."""
-        if self._unlogged is not None:  # Trainer begins both anew
+        """Trainer's step on the update's next forward. Where the last rollout is used up it plays another one first."""
+        if self._unlogged is not None:  # Trainer has set both back to 0
             self._tr_loss.fill_(self._unlogged["loss"])
             self._globalstep_last_logged, self._unlogged = self._unlogged["since"], None
         if self._update is None:
             self._update = self._play()
             self._tell("on_rollout", metrics=dict(self._update.metrics), trainer=self)
         batch = self._update.buffer[0]
-        stopped = self._update.stop_at(batch, self.args.target_kl, self.args.num_mini_batches, self._reduce)
+        stopped = self._update.stop_at(batch, self.args.target_kl, self.args.num_mini_batches)
         if stopped or not len(batch.rows):
             self._update.buffer.popleft()
             return torch.zeros((), device=self.args.device)  # no gradient: the optimizer leaves the weights alone
         return Trainer.training_step(self, model, inputs, num_items_in_batch)
 
     def _prepare_inputs(self, inputs):
-        """The next micro-batch, where a batch would be moved to the device."""
+        """The next micro-batch; Trainer would move a batch to the device here."""
         batch = self._update.buffer.popleft()
         self._update.rows = [batch.rows] if batch.first else [*self._update.rows, batch.rows]
         return batch
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The PPO loss of a micro-batch: see `loss.ppo_loss`."""
+        """The PPO loss of a micro-batch: see `update.ppo_loss`."""
         plan, now = self.plan, self._update
         learning = self.update >= self.args.value_warmup_updates
         corpus = None
         if learning and self.ptx is not None:
             place = plan.rank * inputs.places + inputs.place
             corpus = self.ptx.share(self.update * plan.steps + inputs.step, place, inputs.places * plan.world)
-        loss, out, terms = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
-        now.statistics.add(inputs.step, terms)
+        loss, out, sums = ppo_loss(model, now.experience, inputs, self.args, plan.world, learning, corpus)
+        now.statistics.add(inputs.step, sums)
         if self.args.on_nonfinite == "stop" and not loss.isfinite():
             raise self._not_finite("the loss is", loss.item(), [inputs.rows])
         return (loss, out) if return_outputs else loss
@@ -289,17 +281,16 @@ class PPOTrainer(TRLPPOTrainer):
             experience,
             experience.metrics(self.stop_ids) | metrics,
             deque(micro_batches(experience, self.plan, generator)),
-            StepStatistics(self.plan.steps, self.args.device),
+            StepStatistics(self.plan.steps, self.args.device, self._reduce),
             self.optimizer.param_groups[0]["lr"],
             began,
         )
 
     def _experience_of(self, rows: list[dict], uniforms: Tensor) -> tuple[Experience, dict[str, float]]:
         """Experience of all processes' rows, each process having played its own part; and what it measured."""
-        width = max(map(len, row_prompt_ids(rows, self.processing_class)))
         local = self.plan.local
         with self._reading():
-            played = self.player.play(rows[local], uniforms[local], width)
+            played = self.player.play(rows[local], uniforms[local])
         if self.args.on_nonfinite == "stop":
             played.check(self.update)
         everyone = played.gather(self.accelerator)
@@ -333,7 +324,7 @@ class PPOTrainer(TRLPPOTrainer):
         update, self._update = self._update, None
         finished = self.state.global_step // self.plan.steps
         self.state.episode = finished * self.plan.batch_size
-        metrics = update.close(self.plan, self._reduce) | {"episode": self.state.episode}
+        metrics = update.close(self.plan.batch_size) | {"episode": self.state.episode}
         self._logged.append(metrics)
         self._tell("on_update", metrics=dict(metrics))
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:
@@ -387,14 +378,14 @@ class PPOTrainer(TRLPPOTrainer):
             sampling: only the first `per_device_eval_batch_size` prompts, as in TRL.
         """
         count = min(len(self.eval_dataset), self.args.per_device_eval_batch_size if sampling else 10**9)
-        table = self._answer_held_out(self.eval_dataset, count)
-        rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
-        rows = [{"step": self.state.global_step, "episode": self.update * self.plan.batch_size, **row} for row in rows]
+        at = {"step": self.state.global_step, "episode": self.update * self.plan.batch_size}
+        rows = [at | row for row in self._answer_held_out(self.eval_dataset, count)]
         self._tell("on_samples", samples=rows)
         return rows
 
-    def _answer_held_out(self, dataset: Dataset, count: int) -> dict[str, list]:
-        return answer_held_out(self.player, dataset, count, self.plan, self.args.seed, self._reading())
+    def _answer_held_out(self, dataset: Dataset, count: int) -> list[dict]:
+        with self._reading():
+            return answer_held_out(self.player, dataset, count, self.plan, self.args.seed)
 
     # ---- saving ----
 
@@ -419,11 +410,11 @@ class PPOTrainer(TRLPPOTrainer):
             super(TRLPPOTrainer, self)._save_checkpoint(model, trial)
         finally:
             del self._get_output_dir
-        if self.state.best_model_checkpoint == str(staged):  # in every process: each reads it at the end
+        if self.state.best_model_checkpoint == str(staged):  # in every process, because each reads it at the end
             self.state.best_model_checkpoint = str(output / staged.name)
         loss = self._reduce(self._tr_loss) / self.plan.world
         if self.args.should_save:
-            if not self.is_fsdp_enabled:  # which has written policy and critic to a file of its own
+            if not self.is_fsdp_enabled:  # FSDP has written policy and critic to a file of its own
                 checkpoint.save_critic(staged, self.actor_critic)
             torch.save(self._ppo_state(loss.item()), staged / checkpoints.STATE_FILE)
             self.state.save_to_json(str(staged / "trainer_state.json"))
@@ -440,7 +431,7 @@ class PPOTrainer(TRLPPOTrainer):
             "rewards": self.rewards.state_dict(),
             "reference": self.ref_model.state_dict() if self.args.sync_ref_model else None,
             "scale": self.scale.state_dict(),
-            "waited": self.early_stopping.early_stopping_patience_counter,  # Trainer saves it, and does not read it
+            "waited": self.early_stopping.early_stopping_patience_counter,  # Trainer saves it and does not read it
             "unlogged": {"updates": self._logged, "loss": loss, "since": self._globalstep_last_logged},
         }
 

@@ -38,7 +38,7 @@ def answers(causal, prompts, sampling, seed=0, **how):
 
 
 def test_greedy_answers_are_transformers_own(causal):
-    drawn = answers(causal, PROMPTS, Sampling(max_length=7, temperature=0)).answers()
+    drawn = answers(causal, PROMPTS, Sampling(max_length=7, temperature=0)).sequences.completions()
     for prompt, ids in zip(PROMPTS, drawn, strict=True):
         whole = causal.generate(torch.tensor([prompt]), max_new_tokens=7, do_sample=False, eos_token_id=None)
         assert ids == whole[0, len(prompt) :].tolist()
@@ -47,16 +47,18 @@ def test_greedy_answers_are_transformers_own(causal):
 def test_what_is_drawn_depends_on_the_row_alone(causal):
     sampling = Sampling(max_length=12, stop_ids=[EOS, 9, 11])
     one, other = (answers(causal, PROMPTS * 5, sampling, batch_size=size) for size in (2, 15))
-    assert one.answers() == other.answers() and torch.equal(one.finished, other.finished)
-    assert {ids[-1] in sampling.stop_ids for ids in one.answers()} == {True, False}
-    for ids, finished in zip(one.answers(), one.finished, strict=True):
+    assert one.sequences.completions() == other.sequences.completions() and torch.equal(one.finished, other.finished)
+    assert {ids[-1] in sampling.stop_ids for ids in one.sequences.completions()} == {True, False}
+    for ids, finished in zip(one.sequences.completions(), one.finished, strict=True):
         assert finished == (ids[-1] in sampling.stop_ids) and not set(ids[:-1]) & set(sampling.stop_ids)
         assert finished or len(ids) == 12
 
 
 def test_the_first_token_is_drawn_as_often_as_it_is_likely(causal):
     sampling = Sampling(max_length=1, temperature=1.5, top_k=5)
-    drawn = torch.tensor(answers(causal, [PROMPTS[0]] * 4000, sampling, batch_size=4000).answers()).squeeze(1)
+    drawn = torch.tensor(
+        answers(causal, [PROMPTS[0]] * 4000, sampling, batch_size=4000).sequences.completions()
+    ).squeeze(1)
     with torch.no_grad():
         top = (causal(torch.tensor([PROMPTS[0]])).logits[0, -1] / 1.5).topk(5)
     shares = torch.stack([(drawn == token).float().mean() for token in top.indices])

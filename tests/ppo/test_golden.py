@@ -67,7 +67,7 @@ def test_three_updates_equal_trl(monkeypatch, trl_make, make, models, config, pr
     mine = make(reward=models["reward"], reward_append_eos=False, **config)
     made = []
 
-    def forced(tokens, uniforms, width):
+    def forced(tokens, uniforms):
         _, answer = drawn[mine.update]
         assert answer.shape == uniforms.shape, "TRL pays the score by the widest answer drawn: it must fill the width"
         stop = (answer == 2).int()

@@ -177,10 +177,10 @@ ONE_BY_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8
 def answering(trainer, answers):
     """Our trainer, made to give these answers whatever it is asked."""
 
-    def generate(tokens, uniforms, width):
+    def generate(tokens, uniforms):
         stop = (answers == 2).int()
         mask = stop.cumsum(1) - stop == 0
-        seq = Sequences(*pad_left(tokens, 0, width), answers * mask, mask)
+        seq = Sequences(*pad_left(tokens, 0), answers * mask, mask)
         return seq, trainer.actor_critic.logprobs(seq), (answers == 2).any(1)
 
     trainer.player.generate = generate

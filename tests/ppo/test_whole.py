@@ -15,7 +15,7 @@ from tiny_world import count_w1, history
 from transformers import TrainerCallback
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.ppo import normalise, plan
+from rlhf_recipes.ppo import experience, plan
 from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.rewards import Part, RewardFunctions
@@ -183,11 +183,11 @@ def test_weights_none_and_names(make):
 
 
 def test_scores_on_a_scale():
-    assert doctest.testmod(normalise).failed == 0
-    running = normalise.ScoreScale("running")
+    assert doctest.testmod(experience).failed == 0
+    running = experience.ScoreScale("running")
     running([1.0, 3.0, float("nan")])
     assert running([5.0, 7.0])[0] == pytest.approx((5 - 4) / 5**0.5)  # 1, 3, 5, 7: mean 4, variance 5
-    assert normalise.ScoreScale("running")([2.0, 2.0]) == [0.0, 0.0]
+    assert experience.ScoreScale("running")([2.0, 2.0]) == [0.0, 0.0]
 
 
 def test_reference_scale_clip_and_length_penalty(make):

@@ -1,4 +1,4 @@
-"""Playing episodes: answer prompts, score the answers, and read them with policy, reference and critic."""
+"""Rollouts: answer prompts, score the answers, and read them with policy, reference and critic."""
 
 import itertools
 import math
@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field, fields, replace
 
 import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,34 +17,10 @@ from rlhf_recipes.engine.prompts import as_completion, row_prompt_ids
 from rlhf_recipes.engine.sequences import Kept, Sequences
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core, guards
-from rlhf_recipes.ppo.actor_critic import ActorCritic
+from rlhf_recipes.ppo.actor_critic import ActorCritic, Reference
 from rlhf_recipes.ppo.config import PPOConfig
-from rlhf_recipes.ppo.reference import Reference
+from rlhf_recipes.ppo.plan import Plan
 from rlhf_recipes.rewards import RewardFunctions
-
-
-@dataclass
-class Answers:
-    """A batch of answered prompts, as the reward functions see them. All lists have one entry a row.
-
-    Args:
-        prompts, completions: text, or lists of messages.
-        prompt_ids, completion_ids: the policy's tokens, without padding; completions with their stop token.
-        columns: every other column of the dataset, by name.
-        finished: whether a stop token or string ended each completion, not the length.
-    """
-
-    prompts: list
-    completions: list
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    columns: dict[str, list]
-    finished: list[bool]
-
-    def all_columns(self) -> dict[str, list]:
-        """What a reward function gets beside prompts and completions."""
-        own = {"prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids, "finished": self.finished}
-        return self.columns | own
 
 
 @dataclass
@@ -53,7 +31,7 @@ class Episodes:
         sequences: (B, P), (B, T); finished: (B,) ended by a stop token or string.
         scores: (B,) raw; NaN where no reward function had one. by_name: (B, n) of `names`, NaN for None.
         logprobs, kl: (B, T), 0 on padding; values: (B, T).
-        answers: as the reward side saw them, this process's only.
+        prompts, completions: of this process only, as the reward functions saw them: text, or lists of messages.
         seconds: of "rollout", "score" and "value".
     """
 
@@ -65,7 +43,8 @@ class Episodes:
     logprobs: Tensor
     kl: Tensor
     values: Tensor
-    answers: Answers
+    prompts: list
+    completions: list
     seconds: dict[str, float] = field(default_factory=dict)
 
     def gather(self, accelerator) -> "Episodes":
@@ -73,7 +52,10 @@ class Episodes:
         if accelerator.num_processes == 1:
             return self
         seq = vars(self.sequences) | {"kept": None}
+        for name in ("prompt_ids", "prompt_mask"):
+            seq[name] = accelerator.pad_across_processes(seq[name].long(), dim=1, pad_first=True)
         gathered = {k: accelerator.gather(v.contiguous()) for k, v in seq.items() if v is not None}
+        gathered["prompt_mask"] = gathered["prompt_mask"].bool()
         if self.sequences.kept is not None:
             ids, counts = self.sequences.kept.ids, self.sequences.kept.counts
             ids = accelerator.gather(accelerator.pad_across_processes(ids, pad_index=-1))
@@ -81,6 +63,19 @@ class Episodes:
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: accelerator.gather(v.contiguous()) for k, v in mine.items() if isinstance(v, Tensor)}
         return replace(self, sequences=Sequences(**gathered), **tensors)
+
+    def rows(self) -> list[dict]:
+        """Each answer as {prompt, completion, score, kl, length, eos_rate, reward/<name>}."""
+        columns = {
+            "prompt": self.prompts,
+            "completion": self.completions,
+            "score": self.scores.tolist(),
+            "kl": self.kl.sum(1).tolist(),
+            "length": self.sequences.mask.sum(1).float().tolist(),
+            "eos_rate": self.finished.float().tolist(),
+        }
+        columns |= {f"reward/{name}": self.by_name[:, i].tolist() for i, name in enumerate(self.names)}
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def check(self, update: int) -> None:
         """Refuse scores that are not finite, naming the first such answer."""
@@ -91,23 +86,23 @@ class Episodes:
             parts = ", ".join(f"{n}={None if math.isnan(v) else v}" for n, v in zip(self.names, values, strict=True))
             raise UserError(
                 f"update {update}: the score of row {i} is {self.scores[i].item()} ({parts}) for prompt "
-                f"{self.answers.prompts[i]!r} and completion {self.answers.completions[i]!r}; mend the reward, or "
+                f"{self.prompts[i]!r} and completion {self.completions[i]!r}; mend the reward, or "
                 "leave such rows out with trainer.on_nonfinite=skip"
             )
 
 
 @dataclass
 class Player:
-    """Plays episodes with the models of a run. Its forwards hold `local_rollout_forward_batch_size` rows at most.
+    """Plays episodes with the models of a run, at most `local_rollout_forward_batch_size` rows a forward.
 
     Args:
         actor_critic, reference: whose log-probabilities and values are read.
         rewards: compute the scores.
         tokenizer: the policy's.
         args: local_rollout_forward_batch_size, kl_estimator.
-        anew: read the policy's log-probabilities again by the training forward, where generation's are not the same
-            numbers: under mixed precision, or with weights in a narrow type.
-        checked: whether generation and the training forward were found to agree, as the first answers show.
+        anew: read the policy's log-probabilities again with the training forward, because generation's differ from
+            them: under mixed precision, or with weights in a narrow type.
+        checked: whether the first answers have shown that generation and the training forward agree.
     """
 
     actor_critic: ActorCritic
@@ -119,35 +114,51 @@ class Player:
     checked: bool = False
 
     @torch.no_grad()
-    def play(self, rows: list[dict], uniforms: Tensor, width: int | None = None) -> Episodes:
+    def play(self, rows: list[dict], uniforms: Tensor) -> Episodes:
         """Answer every row's prompt once, in eval mode and under the caller's precision.
 
         Args:
             rows: of the dataset, B of them.
             uniforms: (B, response_length) random numbers in [0, 1).
-            width: columns of the prompts' tensors; None for the longest prompt here.
         """
         clock = [time.perf_counter()]
         tokens = row_prompt_ids(rows, self.tokenizer)
-        sequences, logprobs, finished = self.generate(tokens, uniforms, width)
+        sequences, logprobs, finished = self.generate(tokens, uniforms)
         if not self.checked:
             first = sequences[slice(0, 8)]
             guards.check_generation(logprobs[:8], self.actor_critic.logprobs(first), first.mask, self.anew)
             self.checked = True
         clock.append(time.perf_counter())
-        answers = self.answers(rows, tokens, sequences, finished)
-        scores, by_name = self.rewards(answers.prompts, answers.completions, answers.all_columns())
+        completion_ids = sequences.completions()
+        prompts = [
+            self.tokenizer.decode(ids, skip_special_tokens=True) if row.get("prompt") is None else row["prompt"]
+            for row, ids in zip(rows, tokens, strict=True)
+        ]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        completions = [as_completion(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
+        columns = {k: [row[k] for row in rows] for k in rows[0] if k not in ("prompt", "input_ids", "attention_mask")}
+        columns |= {"prompt_ids": tokens, "completion_ids": completion_ids, "finished": finished.tolist()}
+        scores, by_name = self.rewards(prompts, completions, columns)
         clock.append(time.perf_counter())
         logprobs, kl, values = self.judge(sequences, logprobs)
         clock.append(time.perf_counter())
+        seconds = [after - before for before, after in itertools.pairwise(clock)]
         table = [[math.nan if v is None else v for v in by_name[n]] for n in by_name]
-        table = torch.tensor(table, dtype=torch.float32, device=kl.device).view(len(by_name), len(rows)).T
-        scores = torch.tensor(scores, dtype=torch.float32, device=kl.device)
-        spent = (b - a for a, b in itertools.pairwise(clock))
-        seconds = dict(zip(("rollout", "score", "value"), spent, strict=True))
-        return Episodes(sequences, finished, scores, table, list(by_name), logprobs, kl, values, answers, seconds)
+        return Episodes(
+            sequences=sequences,
+            finished=finished,
+            scores=torch.tensor(scores, dtype=torch.float32, device=kl.device),
+            by_name=torch.tensor(table, dtype=torch.float32, device=kl.device).view(len(by_name), len(rows)).T,
+            names=list(by_name),
+            logprobs=logprobs,
+            kl=kl,
+            values=values,
+            prompts=prompts,
+            completions=completions,
+            seconds=dict(zip(("rollout", "score", "value"), seconds, strict=True)),
+        )
 
-    def generate(self, prompts: list[list[int]], uniforms: Tensor, width: int | None) -> Generated:
+    def generate(self, prompts: list[list[int]], uniforms: Tensor) -> Generated:
         """The policy's answers, by the engine."""
         return generate(
             causal_lm(self.actor_critic.policy),
@@ -156,22 +167,7 @@ class Player:
             self.actor_critic.sampling,
             pad_id=self.tokenizer.pad_token_id or 0,
             batch_size=self.args.local_rollout_forward_batch_size,
-            width=width,
         )
-
-    def answers(self, rows: list[dict], tokens: list[list[int]], sequences: Sequences, finished: Tensor) -> Answers:
-        """The answers as the reward side sees them: texts (or messages), tokens, and every other column."""
-        completion_ids = [ids[m].tolist() for ids, m in zip(sequences.completion_ids, sequences.mask, strict=True)]
-
-        def decode(ids: list[int]) -> str:
-            return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-        prompts = [
-            row["prompt"] if row.get("prompt") is not None else decode(t) for row, t in zip(rows, tokens, strict=True)
-        ]
-        completions = [as_completion(decode(ids), prompt) for ids, prompt in zip(completion_ids, prompts, strict=True)]
-        columns = {k: [row[k] for row in rows] for k in rows[0] if k not in ("prompt", "input_ids", "attention_mask")}
-        return Answers(prompts, completions, tokens, completion_ids, columns, finished.tolist())
 
     def judge(self, sequences: Sequences, logprobs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities (B, T) of the policy, KL and values, (B, T) each."""
@@ -193,3 +189,26 @@ class Player:
             span = min(width + 1, logprobs.shape[1])  # the step after the end has a value too, where there is room
             values[part, :span] = module.values(seq, span)
         return out, kl, values
+
+
+def answer_held_out(player: Player, dataset: Dataset, count: int, plan: Plan, seed: int) -> list[dict]:
+    """The first `count` rows answered, as `Episodes.rows`, of all processes and in the dataset's order.
+
+    The random numbers depend on `seed` alone, so that two tables differ by the policy alone.
+    """
+    uniforms = torch.rand(count, player.args.response_length, generator=torch.Generator().manual_seed(seed))
+    places = list(range(count))[plan.rank :: plan.world]
+    rows = player.play([dataset[i] for i in places], uniforms[places]).rows() if places else []
+    placed = list(zip(places, rows, strict=True))
+    if plan.world > 1:
+        placed = sorted(gather_object(placed), key=lambda pair: pair[0])
+    return [row for _, row in placed]
+
+
+def means(rows: list[dict], prefix: str) -> dict[str, float]:
+    """<prefix>_<column>: each numeric column's mean over the rows that have a number; reward/gold as gold too."""
+    names = [name for name in rows[0] if name not in ("prompt", "completion")]
+    numbers = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in names}
+    if "reward/gold" in numbers:
+        numbers["gold"] = numbers["reward/gold"]
+    return {f"{prefix}_{name}": sum(v) / len(v) if v else math.nan for name, v in numbers.items()}

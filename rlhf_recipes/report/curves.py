@@ -30,7 +30,7 @@ MARGIN = {"train": "margin", "held-out": "eval_margin"}
 KL = "KL to the reference"
 
 CURVES = (  # in the order of the page
-    _one("score", "Score", "reward", "What the policy is trained to raise, before the KL penalty."),
+    _one("score", "Score", "reward", "The mean reward, which the policy is trained to raise."),
     _one("gold", "Gold score", "gold", "What is true. If it falls while the score rises, the score is being gamed."),
     Curve("Loss", "objective", LOSS, "Near 0: it shows neither progress nor its absence.", ("score",)),
     Curve("Loss", "nats a pair", LOSS, "ln 2 = 0.69 is a coin.", ("accuracy",)),
@@ -54,7 +54,7 @@ CURVES = (  # in the order of the page
         "share",
         "Of the returns. 1 is perfect, 0 useless.",
     ),
-    _one("clip_fraction", "Clip fraction", "share of tokens", "0.02 to 0.2. Above: a lower rate or fewer epochs."),
+    _one("clip_fraction", "Clip fraction", "share", "0.02 to 0.2. Above: a lower rate or fewer epochs."),
     _one("policy/approxkl_avg", "KL of an update", "nats a token", "Below about 0.02, or the update went too far."),
     _one("loss/policy_avg", "Policy loss", "clipped surrogate", "Near 0, slightly below: each update begins anew."),
     _one("loss/value_avg", "Value loss", "score squared", "Falls, then follows the spread of the returns."),

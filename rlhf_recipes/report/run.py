@@ -22,7 +22,7 @@ NAMES = {
     "eval_margin": ("eval_margin", "eval_rewards/margins"),
     "score": ("objective/scores", "eval_score", "reward"),
     "gold": ("eval_gold", "reward/gold", "eval_reward/gold", "rewards/gold/mean", "rewards/gold_score/mean"),
-    "kl": ("objective/kl", "eval_kl", "kl"),
+    "kl": ("objective/kl", "kl", "eval_kl"),
     "kl_coef": ("objective/kl_coef", "kl_coef"),
     "length": ("completions/mean_length", "eval_length"),
     "eos_rate": ("completions/eos_rate", "eval_eos_rate"),

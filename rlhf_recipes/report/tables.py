@@ -60,7 +60,7 @@ def by_step(stage: Stage) -> Table:
         of_eval = {key: value for key, value in row.items() if key.startswith("eval_")}
         if values := quantities(of_eval | {key.removeprefix("eval_"): value for key, value in of_eval.items()}):
             evaluated.append((row["step"], latest, values))
-    note = "Score: the reward before the KL penalty. KL in nats a response, length in tokens."
+    note = "Score: the mean reward. KL in nats a response, length in tokens."
     shown = trained
     if len(evaluated) > 1 or not trained:
         measured = set().union(*(values for *_, values in evaluated))

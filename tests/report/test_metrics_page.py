@@ -1,7 +1,10 @@
 """The reference page defines every name that the report or the evaluation knows."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from rlhf_recipes.report.curves import CURVES
 from rlhf_recipes.report.run import NAMES
@@ -46,3 +49,11 @@ def test_what_grpo_logs_about_its_groups_is_defined():
     source = (Path(__file__).parents[2] / "rlhf_recipes" / "grpo" / "trainer.py").read_text(encoding="utf-8")
     names = re.findall(r'"(groups/\w+)"', source)
     assert names and [name for name in names if f"`{name}`" not in PAGE] == []
+
+
+@pytest.mark.parametrize("trainer", ["sft", "reward", "dpo", "kto", "grpo", "rloo"])
+def test_what_trls_trainers_log_is_defined(trainer):
+    source = Path(find_spec("trl").origin).with_name("trainer") / f"{trainer}_trainer.py"
+    names = set(re.findall(r'_metrics\[(?:mode|"train")\]\["([\w/]+)"\]', source.read_text(encoding="utf-8")))
+    assert len(names) > 3
+    assert [name for name in sorted(names) if not defined(name)] == []

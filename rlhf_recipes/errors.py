@@ -1,4 +1,4 @@
-"""The exceptions a person at the shell meets, and their words."""
+"""The exceptions that a person at the shell sees, and helpers for their messages."""
 
 from difflib import get_close_matches
 
@@ -8,19 +8,19 @@ class UserError(Exception):
 
 
 class RowError(UserError):
-    """One row of a batch is at fault: the others can be scored without it."""
+    """One row of a batch is bad. The other rows can still be scored."""
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and it did, with a checkpoint saved. Exit code 128 + the signal's number."""
+    """A signal stopped the run, which saved a checkpoint first. Exit code 128 + the signal's number."""
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by signal {number}, checkpoint saved; the same command goes on from there")
+        super().__init__(f"stopped by signal {number}, checkpoint saved; run the same command again to continue")
         self.number = number
 
 
 def suggest(word: str, known, prefix: str = "") -> str:
-    """«; did you mean x?», or the end of the sentence where nothing is close.
+    """The end of an error's sentence: `; did you mean x?`, or where no known word is close, some of those known.
 
     >>> suggest("vf_coeff", ["vf_coef", "lam"])
     '; did you mean vf_coef?'
@@ -30,7 +30,7 @@ def suggest(word: str, known, prefix: str = "") -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message without its line breaks and OmegaConf's bookkeeping lines."""
+    """An exception's message in one line, the key first, without the lines that OmegaConf adds."""
     lines = [line.strip() for line in str(error).splitlines()]
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     text = " ".join(line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference")))

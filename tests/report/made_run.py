@@ -15,11 +15,11 @@ def make(
 ) -> Path:
     """Writes a finished run of pretrain, sft, reward, ppo and evaluate to `path` and returns it."""
     rng = random.Random(seed)
-    asked = [_prompt(rng) for _ in range(prompts)]
+    questions = [_prompt(rng) for _ in range(prompts)]
     _pretrain_and_sft(path, rng, seed)
     _reward(path, rng, seed)
     _ppo(path, rng, seed, steps, kl_target)
-    _evaluate(path, rng, seed, asked, kl_target, messages)
+    _evaluate(path, rng, seed, questions, kl_target, messages)
     return path
 
 
@@ -133,11 +133,13 @@ def _held_out(rng: random.Random, step: int, kl: float, score: float, done: floa
     return row | {"eval_length": 14 + 5 * done, "eval_win_rate": 0.5 + 0.28 * done}
 
 
-def _evaluate(path: Path, rng: random.Random, seed: int, asked: list[str], kl_target: float, messages: bool) -> None:
+def _evaluate(
+    path: Path, rng: random.Random, seed: int, questions: list[str], kl_target: float, messages: bool
+) -> None:
     rows, models, goods = [], {}, {}
     for model, quality in (("base", 0), ("sft", 1), ("ppo", 2)):
         goods[model] = []
-        for i, prompt in enumerate(asked):
+        for i, prompt in enumerate(questions):
             gold = max(0.0, min(1.0, 0.25 + 0.22 * quality + rng.gauss(0, 0.18)))
             goods[model].append(gold)
             row = {"step": 0, "model": model, "index": i, "prompt": prompt, "completion": _answer(rng, quality)}
@@ -152,7 +154,7 @@ def _evaluate(path: Path, rng: random.Random, seed: int, asked: list[str], kl_ta
         scores = [row["score"] for row in rows if row["model"] == model]
         models[model] = {"score": sum(scores) / len(scores), "score_std": 0.7, "score_se": 0.09}
         models[model] |= {
-            "gold": sum(goods[model]) / len(asked),
+            "gold": sum(goods[model]) / len(questions),
             "kl": [1.9, 0.0, kl_target][quality],
             "ppl": [2.9, 2.3, 3.1][quality],
         }
@@ -163,7 +165,7 @@ def _evaluate(path: Path, rng: random.Random, seed: int, asked: list[str], kl_ta
             "self_similarity": 0.03 + 0.02 * quality,
         }
     win_rate = {f"{a}_vs_{b}": _wins(goods[a], goods[b]) for a, b in (("sft", "base"), ("ppo", "sft"), ("ppo", "base"))}
-    metrics = {"models": models, "win_rate": win_rate, "judge": "gold", "ref": "sft", "prompts": len(asked)}
+    metrics = {"models": models, "win_rate": win_rate, "judge": "gold", "ref": "sft", "prompts": len(questions)}
     _stage(path, "evaluate", seed, 21.3, metrics, {}, samples=rows)
 
 

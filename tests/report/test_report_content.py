@@ -16,8 +16,8 @@ from rlhf_recipes.report.run import Run, Stage, read
 
 @pytest.mark.parametrize("module", [blocks, pages, provenance, svg, tables, trust])
 def test_doctests(module):
-    found = doctest.testmod(module)
-    assert found.attempted and not found.failed
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
 
 
 def policy(rows, tmp_path):

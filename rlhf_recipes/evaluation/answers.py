@@ -119,13 +119,13 @@ def generate(
 
 
 def track(batches: Iterable, total: int, description: str) -> Iterator:
-    """Yields the batches behind a progress bar of rows, written every 15 seconds where no terminal redraws it."""
+    """Yields the batches behind a progress bar; where no terminal redraws it, a line is written every 15 seconds."""
     from tqdm import tqdm
 
     from rlhf_recipes.training.progress import terminal
 
-    seldom = {} if terminal() else {"delay": 15, "mininterval": 15}
-    with tqdm(total=total, desc=description, leave=False, dynamic_ncols=True, **seldom) as bar:
+    lines = {"delay": 15, "mininterval": 15, "bar_format": "{desc}: {n} of {total}, about {remaining} left\n"}
+    with tqdm(total=total, desc=description, leave=False, dynamic_ncols=True, **({} if terminal() else lines)) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))

@@ -1,23 +1,19 @@
-"""What `stage=evaluate` is asked to do, checked before torch is imported: who competes, who judges, which pairs."""
+"""The `evaluate` node, checked before torch is imported: who competes, who judges, which pairs are compared."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes.config.stage import Stages, aligned, reference
 from rlhf_recipes.errors import UserError, suggest
+from rlhf_recipes.evaluation.compare import Judge, Judging
 from rlhf_recipes.rewards.judge import preference
 from rlhf_recipes.rewards.judge_client import Endpoint
 from rlhf_recipes.runs.checkpoints import is_whole
-
-if TYPE_CHECKING:
-    from rlhf_recipes.evaluation.compare import Judge
 
 
 @dataclass(frozen=True)
@@ -27,19 +23,13 @@ class Lineup:
     Args:
         paths: of the models: folders or hub ids.
         checkpoints: `ppo@20` -> folder.
-        judge: an endpoint's; else the scores of `by` decide: `gold`, `score`, a reward's name, or None for gold where
-            there is one and score elsewhere.
-        ref: the model that KL is measured to.
-        pairs: (ours, theirs); None: every pair.
+        judging: everything but the scorers, which need the stage's models.
     """
 
     paths: dict[str, str]
-    endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    checkpoints: dict[str, str] = field(default_factory=dict)
-    judge: "Judge | None" = None
-    by: str | None = None
-    ref: str | None = None
-    pairs: list[tuple[str, str]] | None = None
+    endpoints: dict[str, Endpoint]
+    checkpoints: dict[str, str]
+    judging: Judging
 
 
 def read(cfg: DictConfig, inputs: Mapping[str, dict], stages: Stages) -> Lineup:
@@ -75,17 +65,17 @@ def read(cfg: DictConfig, inputs: Mapping[str, dict], stages: Stages) -> Lineup:
         raise UserError("evaluate.majority asks for several answers, and evaluate.temperature=0 gives one and the same")
     if settings["majority"] > 1 and not cfg.data.get("exact"):
         raise UserError("evaluate.majority needs to know right from wrong, and the domain has none; set data.exact")
-    judge = settings["judge"] if isinstance(settings["judge"], dict) else None
-    pairs = settings["pairs"]
-    return Lineup(
-        paths=paths,
-        endpoints=endpoints,
-        checkpoints=_checkpoints(inputs, aligned(stages)) if settings["checkpoints"] else {},
-        judge=None if judge is None else _judge(judge),
-        by=None if judge is not None else _deciding_scores(settings["judge"], cfg, "reward_model" in inputs),
+    judge, pairs = settings["judge"], settings["pairs"]
+    judging = Judging(
+        judge=_judge(judge) if isinstance(judge, dict) else None,
+        by=None if isinstance(judge, dict) else _deciding_scores(judge, cfg, "reward_model" in inputs),
         ref=ref,
         pairs=None if pairs is None else [_pair(pair, names) for pair in pairs],
+        tie=settings["tie"],
+        seed=cfg.seed,
     )
+    checkpoints = _checkpoints(inputs, aligned(stages)) if settings["checkpoints"] else {}
+    return Lineup(paths, endpoints, checkpoints, judging)
 
 
 def own(cfg: DictConfig, entry: Mapping[str, str]) -> bool:
@@ -114,14 +104,13 @@ def _check_endpoint(where: str, node: dict, known: list[str]) -> None:
             raise UserError(f"{where} has no {key}; expected {where}.{key}=…")
 
 
-def _judge(node: dict) -> "Judge":
-    """An endpoint that is asked which of two answers is better."""
+def _judge(node: dict) -> Judge:
+    """A language model behind an endpoint says which of two answers is better."""
     known = signature(preference).parameters.keys() - {"prompts", "completions", "column", "columns"}
     _check_endpoint("evaluate.judge", node, sorted(known))
-    asked = partial(preference, **node)
 
     def judge(prompts: list, ours: list, theirs: list) -> list[float | None]:
-        marks = asked(prompts, ours, reference=theirs)  # 1, 0.5 or 0
+        marks = preference(prompts, ours, reference=theirs, **node)  # 1, 0.5 or 0
         return [None if mark is None else mark - 0.5 for mark in marks]
 
     return judge

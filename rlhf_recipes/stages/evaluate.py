@@ -34,13 +34,15 @@ def check(cfg: DictConfig, run: StageRun) -> None:
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns `models` and `win_rate` as evaluation.compare gives them; every answer goes to samples.jsonl."""
+    from dataclasses import replace
+
     from omegaconf import OmegaConf
 
     from rlhf_recipes import data, models
     from rlhf_recipes.data.preview import show_prompts
     from rlhf_recipes.evaluation import benchmarks, plan
     from rlhf_recipes.evaluation.answers import Draw
-    from rlhf_recipes.evaluation.compare import Judging, evaluate_models
+    from rlhf_recipes.evaluation.compare import evaluate_models
     from rlhf_recipes.evaluation.measure import Contestant, Questions
     from rlhf_recipes.rewards.from_config import build_rewards
     from rlhf_recipes.rewards.judge_client import ask_all
@@ -81,16 +83,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         contestants,
         Questions(rows, demos, [row["text"] for row in corpus], settings.majority, harness),
         Draw.of(settings, cfg.seed),
-        Judging(
+        replace(
+            lineup.judging,
             rewards=build_rewards(cfg, run, optional=True),
             gold=_function(cfg.data.get("gold")),
             exact=_function(cfg.data.get("exact")),
-            judge=lineup.judge,
-            by=lineup.by,
-            ref=lineup.ref,
-            pairs=lineup.pairs,
-            tie=settings.tie,
-            seed=cfg.seed,
         ),
     )
     stops = {name: resolve.at(path).stops for name, path in lineup.paths.items()}

@@ -31,9 +31,9 @@ def read(*changes, inputs=INPUTS, **more):
 
 
 def test_the_reference_is_sft_unless_another_is_named():
-    assert read().ref == "sft"
-    assert read(("ref", "ppo")).ref == "ppo"
-    assert read(inputs={"mine": {"path": "./x"}}).ref == "mine"
+    assert read().judging.ref == "sft"
+    assert read(("ref", "ppo")).judging.ref == "ppo"
+    assert read(inputs={"mine": {"path": "./x"}}).judging.ref == "mine"
 
 
 def test_the_reward_model_is_no_contestant():
@@ -48,12 +48,13 @@ def test_an_endpoint_is_asked_as_the_models_are():
 
 def test_an_endpoint_alone_has_no_reference():
     found = read(("endpoints.far.url", URL), ("endpoints.far.model", "big"), inputs={})
-    assert found.ref is None and list(found.endpoints) == ["far"]
+    assert found.judging.ref is None and list(found.endpoints) == ["far"]
 
 
 @pytest.mark.parametrize("by", ["gold", "score", "learned", "length"])
 def test_whose_scores_decide(by):
-    assert (read(("judge", by)).by, read(("judge", by)).judge) == (by, None)
+    judging = read(("judge", by)).judging
+    assert (judging.by, judging.judge) == (by, None)
 
 
 def test_a_judge_endpoint_is_asked_both_ways_round(monkeypatch):
@@ -67,14 +68,14 @@ def test_a_judge_endpoint_is_asked_both_ways_round(monkeypatch):
 
     monkeypatch.setattr(judge, "ask_all", always_the_first)
     found = read(("judge.url", URL), ("judge.model", "big"))
-    assert found.judge(["p"], ["ours"], ["theirs"]) == [0.0]
+    assert found.judging.judge(["p"], ["ours"], ["theirs"]) == [0.0]
     assert len(asked) == 2
 
 
 def test_an_ensemble_with_the_runs_own_model_needs_it_too():
     cfg = config(("judge", "learned"))
     cfg.reward.models.learned.path = ["auto", "./other"]
-    assert plan.read(cfg, INPUTS, catalogue()).by == "learned"
+    assert plan.read(cfg, INPUTS, catalogue()).judging.by == "learned"
     with pytest.raises(UserError, match="has no reward model"):
         plan.read(cfg, {"sft": INPUTS["sft"]}, catalogue())
 

@@ -1,6 +1,7 @@
-"""Rewards for text to SQL: does the query give what the gold one gives, is it the same, does it compile?
+"""Rewards for text to SQL: does the query return the gold query's rows, is it the same query, does it compile?
 
-Predictions run in a sandbox (see sqlite_sandbox): they cannot write, attach, or run for ever; such a query scores 0.
+Predictions run in a sandbox (see sqlite_sandbox). A query that tries to write, to attach a file or to run for ever
+scores 0.
 """
 
 from collections import Counter
@@ -16,9 +17,9 @@ from rlhf_recipes.rewards.sql_tables import made_up
 from rlhf_recipes.rewards.sql_text import order_of, query_in, same_query, schema_of
 from rlhf_recipes.rewards.sqlite_sandbox import SANDBOX, Database, Limits, Row
 
-_SEEDS = 8  # how many fillings are tried for a gold query before it counts as telling nothing
+_SEEDS = 8  # fillings that are tried for a gold query before it counts as one that tells nothing
 
-Block = tuple[int, Counter]  # so many rows, each one of these: rows whose order among themselves was not asked for
+Block = tuple[int, Counter]  # a number of rows, and the rows they may be: they tie, so their order is free
 Tests = tuple[tuple[Database, list[Block]], ...]  # databases, and the gold query's rows in each
 
 
@@ -38,20 +39,20 @@ def execution(
     reward: float = 1.0,
     **columns: Any,
 ) -> list[float | None]:
-    """Execution accuracy: the predicted query's rows are the gold query's, in its order if it asks for one.
+    """Execution accuracy: the predicted query returns the gold query's rows, in order if the gold query orders them.
 
     Args:
         column: the dataset column with the gold query.
-        database: an SQLite file with rows; `{db_id}` in it stands for the row's column of that name. Empty: tables are
-            made from the CREATE TABLE statements of `context_column` and filled with seeded rows.
+        database: an SQLite file with rows; `{db_id}` in it stands for the dataset column of that name. Empty: tables
+            are made from the CREATE TABLE statements of `context_column` and filled with seeded rows.
         context_column: read only where `database` is empty.
         fillings: how many differently filled databases a prediction must get right (only where `database` is empty).
         ignore_case: in such databases, compare text without regard to case.
-        skip_empty: give None where the gold query finds nothing, since any query that finds nothing would equal it.
+        skip_empty: give None where the gold query returns no rows, since any query without rows would equal it.
         tag: the XML tag that may hold the query.
         seconds, max_rows: limits of one query.
-        reward: for the same rows. Numbers count as equal to 9 digits, columns must come in the gold one's order; rows
-            that tie in the gold one's ORDER BY may come in any order.
+        reward: for the same rows. Numbers are equal if 9 digits agree. Columns must have the gold query's order; rows
+            that tie in its ORDER BY may come in any order.
 
     Returns:
         `reward` or 0.0 a row; None where the gold query is None, fails, or tells nothing.
@@ -60,14 +61,14 @@ def execution(
         UserError: the database file or the context is missing, or `fillings` is below 1.
 
     >>> rows = {"sql": ["SELECT a FROM t WHERE b > 2"] * 3, "context": ["CREATE TABLE t (a TEXT, b INT)"] * 3}
-    >>> said = ["SELECT a FROM t WHERE 2 < b", "SELECT a FROM t WHERE b > 3", "DROP TABLE t"]
-    >>> execution(["?"] * 3, said, **rows)
+    >>> queries = ["SELECT a FROM t WHERE 2 < b", "SELECT a FROM t WHERE b > 3", "DROP TABLE t"]
+    >>> execution(["?"] * 3, queries, **rows)
     [1.0, 0.0, 0.0]
     """
     if fillings < 1:
         raise UserError(f"kwargs.fillings is {fillings}; at least one database must be made.")
     limits = Limits(seconds=seconds, rows=max_rows)
-    patient = Limits(seconds=5 * seconds, rows=max_rows)  # the gold query's result is kept: a busy moment must not be
+    patient = Limits(seconds=5 * seconds, rows=max_rows)  # its result is cached, so a slow moment would last
     golds = column_of(columns, column)
     queries = [query_in(text_of(completion), tag) for completion in completions]
     scores: list[float | None] = [None] * len(completions)
@@ -83,15 +84,11 @@ def execution(
             tests = _tests_on_fillings(place, gold, patient, fillings, ignore_case)
         if not tests:
             continue
-        right = {query for i in members if (query := queries[i])}
-        for base, expected in tests:
-            asked = sorted(right)
-            results = SANDBOX.run(base, asked, limits)
-            right = {
-                query
-                for query, result in zip(asked, results, strict=True)
-                if result.rows is not None and same_rows(result.rows, expected)
-            }
+        right = sorted({query for i in members if (query := queries[i])})
+        for base, expected in tests:  # the queries that are right in all of them stay
+            results = SANDBOX.run(base, right, limits)
+            rows = [result.rows for result in results]
+            right = [q for q, r in zip(right, rows, strict=True) if r is not None and same_rows(r, expected)]
         for i in members:
             scores[i] = reward * (queries[i] in right)
     return scores
@@ -106,7 +103,7 @@ def exact_match(
     reward: float = 1.0,
     **columns: Any,
 ) -> list[float | None]:
-    """The predicted query is the gold one, but for case of names and keywords, white space, comments and semicolon.
+    """The predicted query is the gold one. Case of names and keywords, white space and comments do not matter.
 
     Args:
         column: the dataset column with the gold query.
@@ -134,7 +131,7 @@ def parses(
     reward: float = 1.0,
     **columns: Any,
 ) -> list[float]:
-    """The completion holds one query that compiles against the tables and only reads. It is not run.
+    """The completion holds one query that compiles against the tables and only reads. The query is not run.
 
     Args:
         database, context_column: where the tables are, as for `execution`.
@@ -157,7 +154,7 @@ def parses(
 
 
 def same_rows(rows: list[Row], blocks: list[Block]) -> bool:
-    """Whether the rows are those of the blocks, one block after the other.
+    """Whether the rows are those of the blocks, block by block.
 
     >>> either = Counter([(1, "a"), (2, "b")])
     >>> same_rows([(2.0, "b"), (1, "a")], [(2, either)]), same_rows([(1, "a"), (1, "a")], [(2, either)])
@@ -174,10 +171,11 @@ def _rounded(row: Row) -> Row:
 
 
 def _blocks(base: Database, gold: str, rows: list[Row], limits: Limits) -> list[Block]:
-    """The gold query's rows: one block without an ORDER BY, else one for each set of rows that tie.
+    """The gold query's rows: one block if it has no ORDER BY, else one block for each set of rows that tie.
 
-    The ties are found without knowing the sort keys: ordered within the ties by the output columns, once upwards and
-    once downwards, the rows up to the end of a tie are the same ones. A LIMIT may pick any rows of the ties it cuts.
+    The sort keys are not needed to find the ties. The query runs twice, with its ties ordered by the output columns
+    upwards and downwards: at the end of each tie both runs have returned the same rows. A LIMIT may pick any rows of
+    a tie that it cuts.
     """
     order = order_of(gold)
     if order is None or not rows:
@@ -197,7 +195,7 @@ def _blocks(base: Database, gold: str, rows: list[Row], limits: Limits) -> list[
             if size > 0:
                 blocks.append((size, Counter(up[start:end])))
             start = end
-    strict = [(1, Counter([_rounded(row)])) for row in rows]  # where the two runs failed, or are of another length
+    strict = [(1, Counter([_rounded(row)])) for row in rows]  # if the two runs failed or do not agree
     return blocks if same_rows(rows, blocks) else strict
 
 
@@ -228,7 +226,7 @@ def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, i
 
 
 def _path(database: str, columns: Mapping[str, Any], i: int) -> str:
-    """The file for row `i`: `database` with its `{column}` marks filled in."""
+    """The file for row `i`: `database` with its `{column}` placeholders filled in."""
     try:
         path = database.format_map({k: v[i] for k, v in columns.items() if isinstance(v, list) and i < len(v)})
     except KeyError as error:

@@ -1,10 +1,13 @@
-"""Rows for tables that come without any, made so that a right query and a wrong one give different results.
+"""Rows for tables that come without any, made so that a right and a wrong query return different rows.
 
-The idea of test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simplest form: the columns that the gold
-query compares hold its literals, near misses of them and other values; columns that are joined share few values, and
-each has some that the others lack, for NOT IN and LEFT JOIN (but foreign keys stay true); all other values are numbers,
-so that any sum or maximum of any column is telling; some rows occur twice, for DISTINCT. Only a column that the gold
-query itself tests for NULL has any: elsewhere COUNT(*) stays as good as COUNT(a), and NOT IN as good as NOT EXISTS.
+This is test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simplest form:
+
+- Columns that the gold query compares hold its literals, near misses of them and other values.
+- Joined columns share few values, and each has some that the others lack, for NOT IN and LEFT JOIN. Foreign keys hold.
+- All other values are numbers, so that sums and maxima of every column differ.
+- Some rows occur twice, for DISTINCT.
+- Only a column that the gold query tests for NULL has NULLs: elsewhere COUNT(*) equals COUNT(a), and NOT IN is
+  NOT EXISTS.
 """
 
 import random
@@ -19,8 +22,8 @@ from rlhf_recipes.rewards.sqlite_sandbox import Database
 
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
 _JOINED = 12  # values that joined columns share
-_OWN = 4  # and that each of them has for itself
-_EXACT = 4  # rows at the start that meet a condition in every column that has one
+_OWN = 4  # values that each of them has alone
+_EXACT = 4  # first rows, which meet a condition in every column that has one
 _COMPARED = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.Like: "like"}
 _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
@@ -80,7 +83,7 @@ def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: b
 def _value(
     literals: list[Literal], shared: list[Value], own: list[Value], row: int, kind: str, draw: random.Random
 ) -> Value:
-    """What meets one of the gold query's conditions (always, in the first rows), a near miss, or something else."""
+    """A value that meets one of the gold query's conditions (always in the first rows), a near miss, or another."""
     chance, exact = draw.random(), row < _EXACT
     pool = shared if exact else shared + own
     if not literals or (chance > 0.8 and not exact):
@@ -170,8 +173,8 @@ def _column(node: exp.Expr, names: set[str]) -> str | None:
     if isinstance(node, exp.Query):
         node = node.unnest()
         node = node.selects[0] if isinstance(node, exp.Query) and node.selects else node
-    found = (column.name.lower() for column in node.find_all(exp.Column))
-    return next((name for name in found if name in names), None)
+    columns = (column.name.lower() for column in node.find_all(exp.Column))
+    return next((name for name in columns if name in names), None)
 
 
 def _literal(node: exp.Expr, comparison: str, names: set[str]) -> Literal | None:

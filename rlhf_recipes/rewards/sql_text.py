@@ -20,7 +20,7 @@ _TOKEN = re.compile(  # sqlglot's tokenizer refuses the prose around a query: an
 )
 _FENCE = re.compile(r"```(?:[ \t]*[\w+.#-]*[ \t]*\n|\w*sql\w*[ \t]+)?(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 _IN_LINE = re.compile(r"(?<!`)`([^`\s]+\s[^`\n]+)`(?!`)")  # code of more than one word
-_LEFT_IN = re.compile(r"```|</s>|<\|\w+\|>|<eos>|<end_of_turn>")  # by a decoder, or an end of code
+_LEFT_IN = re.compile(r"```|</s>|<\|\w+\|>|<eos>|<end_of_turn>")  # stop tokens that the decoder kept, or a fence
 _CTE = r"\bwith\s+(?:recursive\s+)?[\w\"]+\s*(?:\([^()]*\)\s*)?as\b"  # not "With this query ..."
 _SHOUTED = re.compile(rf"\bSELECT\b|(?i:{_CTE})")
 _QUERY = re.compile(rf"\bselect\b|{_CTE}", re.IGNORECASE)
@@ -28,7 +28,7 @@ _STATEMENT = re.compile(
     rf"(?:select|values|insert|update|delete|replace|drop|create|alter|attach|detach|pragma|vacuum|reindex)\b|{_CTE}",
     re.IGNORECASE,
 )
-_GOES_ON = re.compile(  # behind a blank line; prose would begin with a capital, or with another word
+_GOES_ON = re.compile(  # after a blank line: prose begins with a capital or with another word
     rf"(?-i:(?![A-Z][a-z]))(?:{_STATEMENT.pattern}|from|where|group|order|having|limit|union|intersect|except|and|or|on"
     r"|left|right|full|inner|cross|natural|join)\b",
     re.IGNORECASE,
@@ -50,11 +50,11 @@ class Schema:
 def query_in(text: str, tag: str = "answer") -> str | None:
     r"""The one query that a completion answers with: in the tag, in the last fence of SQL, or from the first SELECT on.
 
-    Words behind the semicolon are dropped, without tag or fence also those behind a blank line; a second statement
-    there is not, it makes the answer no query.
+    Words after the semicolon are dropped; without tag or fence, words after a blank line too. A second statement after
+    the semicolon makes the answer invalid.
 
     Returns:
-        The query without its semicolon; None where there is none, or where it is not alone.
+        The query without its semicolon; None if there is no query, or a second statement.
 
     >>> query_in("Sure:\n```sql\nSELECT a FROM t;\n```"), query_in("SELECT a FROM t; DROP TABLE t")
     ('SELECT a FROM t', None)
@@ -69,8 +69,8 @@ def query_in(text: str, tag: str = "answer") -> str | None:
         code = [words for words in _IN_LINE.findall(text) if _is_statement(words)]
     text = (code[-1] if code else text)[:_LONGEST].strip()
     if not _is_statement(text):  # prose first, which may itself say "select"
-        found = _SHOUTED.search(text) or _QUERY.search(text)
-        text = text[found.start() :] if found else ""
+        start = _SHOUTED.search(text) or _QUERY.search(text)
+        text = text[start.start() :] if start else ""
     end = _end(text, at_blank_line=bare and not code)
     if text[end : end + 1] == ";" and _is_statement(text[end:].lstrip("; \n")):
         return None
@@ -78,7 +78,7 @@ def query_in(text: str, tag: str = "answer") -> str | None:
 
 
 def _end(text: str, at_blank_line: bool) -> int:
-    """Where the query that a text begins with ends."""
+    """Where the query at the start of a text ends."""
     depth = 0
     for match in _TOKEN.finditer(text):
         token, blank_line = match["token"], match[0].isspace() and match[0].count("\n") > 1
@@ -92,7 +92,7 @@ def _end(text: str, at_blank_line: bool) -> int:
 
 @lru_cache(maxsize=4096)
 def parsed(sql: str) -> exp.Expr | None:
-    """A query's syntax tree; None where it cannot be parsed. It is kept for the next call: do not change it."""
+    """A query's syntax tree; None if it cannot be parsed. The tree is cached, so callers must not change it."""
     try:
         return sqlglot.parse_one(sql, dialect="sqlite")
     except (SqlglotError, RecursionError):
@@ -121,7 +121,7 @@ def order_of(sql: str) -> tuple[str, int] | None:
     (('SELECT a FROM t ORDER BY a', 1), None)
     """
     tree = parsed(sql)
-    if tree is None:  # the order must not get lost
+    if tree is None:  # the gold query's order still counts
         return (sql, 0) if re.search(r"\border\s+by\b", sql, re.IGNORECASE) else None
     if not tree.args.get("order"):
         return None

@@ -1,8 +1,8 @@
-"""Runs queries that nobody trusts on SQLite, and always comes back.
+"""Runs untrusted queries on SQLite within a time limit.
 
-The queries run in a child process (`sqlite_worker.py`) on a read-only connection with an authorizer that allows reading
-and nothing else, and limits on time, steps, rows, bytes and memory. A query that none of these stops is ended with its
-process, and a new one takes over.
+The queries run in a child process (`sqlite_worker.py`), on a read-only connection with an authorizer that allows only
+reading, and with limits on time, steps, rows, bytes and memory. If a query gets past all of these, its process is
+killed and a new one is started.
 """
 
 import atexit
@@ -23,7 +23,7 @@ Table = tuple[str, list[tuple[str, str]], list[list]]  # name, (column, type), r
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one query. `steps` are those of SQLite's virtual machine, `bytes` those of the result."""
+    """Limits of one query: `steps` of SQLite's virtual machine, `bytes` of the result."""
 
     seconds: float = 1.0
     steps: int = 10_000_000
@@ -33,7 +33,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Database:
-    """An SQLite file, or tables that are made in memory for each job."""
+    """An SQLite file, or tables that the worker creates in memory for each job."""
 
     path: str | None = None
     tables: tuple[Table, ...] = ()
@@ -41,14 +41,14 @@ class Database:
 
 @dataclass(frozen=True)
 class Result:
-    """Rows, or the error that stands in their place."""
+    """A query's rows, or its error."""
 
     rows: list[Row] | None = None
     error: str | None = None
 
 
 class Sandbox:
-    """A worker process, started with the first job and again whenever it was killed. Safe to share among threads."""
+    """A worker process, started with the first job and again after it was killed. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Sandbox:
         """Each query's result, in order.
 
         Args:
-            explain: only compile the queries; a good one gives no rows.
+            explain: only compile the queries; a valid one has no rows.
         """
         with self._lock:
             results: list[Result] = []
@@ -77,7 +77,7 @@ class Sandbox:
         self._process = None
 
     def _some(self, database: Database, queries: list[str], limits: Limits, explain: bool) -> list[Result]:
-        """As many results as the worker lives for; the query that killed it counts as one."""
+        """Results until the worker dies; the query that it died of gets an error."""
         process = self._started()
         job = {"path": database.path, "tables": database.tables, "queries": queries, "explain": explain}
         results: list[Result] = []

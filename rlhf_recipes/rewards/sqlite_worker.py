@@ -1,4 +1,4 @@
-"""Runs hostile queries. A process of its own: what the limits below miss, the parent ends by killing it.
+"""Runs hostile queries in a process of its own. The parent kills it if a query gets past the limits below.
 
 Started by `sqlite_sandbox.py` with the standard library alone. Reads one JSON job a line, writes one JSON line a query:
 
@@ -19,10 +19,10 @@ except ImportError:  # Windows
     resource = None
 
 MEMORY = 256 << 20  # bytes of this process's data
-HEAP = MEMORY // 2  # of which SQLite may hold so many; the rest is Python's, and that of one row as Python sees it
-OPS_A_CALL = 1000  # virtual machine steps between two looks at the clock
+HEAP = MEMORY // 2  # bytes of it for SQLite; the rest is for Python and for one row as Python objects
+OPS_A_CALL = 1000  # virtual machine steps between two checks of the clock
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
-LIMITS = {  # of one connection; each closes a way of making a single step slow or large
+LIMITS = {  # of a connection; each prevents one way to make a single step slow or large
     sqlite3.SQLITE_LIMIT_LENGTH: 1_000_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 10_100,
     sqlite3.SQLITE_LIMIT_COLUMN: 200,
@@ -78,7 +78,7 @@ def answer(connection: sqlite3.Connection, query: str, job: dict) -> dict:
     steps = size = 0
 
     def text(raw: bytes) -> str:
-        """Decodes a cell. Counts it first: a wide row of long texts takes four times its bytes as Python's strings."""
+        """Count a cell's bytes, then decode it: as Python strings a row may take four times its bytes."""
         nonlocal size
         size += len(raw)
         if size > job["bytes"]:
@@ -118,7 +118,7 @@ def _quote(name: str) -> str:
 
 
 def limit_memory() -> None:
-    """Have the kernel refuse more data than MEMORY; where it cannot, as on macOS, the other limits stand alone."""
+    """Let the kernel refuse more data than MEMORY. macOS cannot; there only the other limits hold."""
     if resource is None:
         return
     try:

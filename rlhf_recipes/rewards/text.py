@@ -1,4 +1,4 @@
-"""Rewards for how a text is written: length, repetition, language, words it must or must not have, JSON."""
+"""Rewards for how a text is written: length, repetition, script, language, required and forbidden words, JSON."""
 
 import json
 import re
@@ -32,11 +32,11 @@ _FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORE
 def length(
     prompts: list[Text], completions: list[Text], *, unit: str = "words", per: float = 100.0, **columns: Any
 ) -> list[float]:
-    """The length itself, in hundreds: a metric at weight 0, a price on length at a negative weight.
+    """The length in hundreds: a metric at weight 0, a penalty on length at a negative weight.
 
     Args:
-        unit: words, characters, or tokens (only where the trainer passes `completion_ids`, as TRL's do).
-        per: what counts as 1.0.
+        unit: words, characters, or tokens (in PPO and GRPO, which pass `completion_ids`).
+        per: the length that scores 1.0.
 
     >>> length(["?"], ["one two three"], per=1)
     [3.0]
@@ -56,8 +56,8 @@ def length_target(
     """1 at the target length, falling evenly to 0 at `width` away from it on either side.
 
     Args:
-        target: the length wanted, in units.
-        width: how far off it scores 0, in units.
+        target: the desired length, in units.
+        width: the distance from it at which the score is 0, in units.
         unit: words, characters or tokens.
 
     >>> length_target(["?"] * 3, ["a b c d", "a b", ""], target=4, width=4)
@@ -69,7 +69,7 @@ def length_target(
 
 
 def repetition(prompts: list[Text], completions: list[Text], *, n: int = 3, **columns: Any) -> list[float]:
-    """Minus the share of n-grams of words that stood in the text before: 0 for none, towards -1 for a loop.
+    """Minus the share of n-grams of words that occurred in the text before: 0 for none, towards -1 for a loop.
 
     Args:
         n: words in a gram. A text shorter than n words scores 0.
@@ -105,7 +105,7 @@ def script(prompts: list[Text], completions: list[Text], *, script: str, **colum
 def language(prompts: list[Text], completions: list[Text], *, language: str, **columns: Any) -> list[float | None]:
     """Is the text in one language? By py3langid, whose model comes with the package.
 
-    It tells an answer in another language than the one asked for; in a mixed text the more frequent one wins.
+    It detects answers in another language than requested. A mixed text counts as its most frequent language.
 
     Args:
         language: an ISO 639-1 code, as en, de or zh.
@@ -147,9 +147,9 @@ def keywords(
     """The share of required words that the text has; 0 if it has a forbidden one.
 
     Args:
-        required: whole words or phrases, or a single one; none makes 1.0 the score of any text without a forbidden one.
-        forbidden: words or phrases of which one is enough for 0.
-        column: a dataset column with more required words for its row (one, a list, or None: the reward does not
+        required: whole words or phrases, or a single one. Without any, a text without a forbidden word scores 1.0.
+        forbidden: words or phrases; one of them is enough for 0.
+        column: a dataset column with more required words for its row: one word, a list, or None (the reward does not
             apply).
         ignore_case: whether Paris is paris.
 
@@ -180,7 +180,7 @@ def pattern(
     reward: float = 1.0,
     **columns: Any,
 ) -> list[float]:
-    r"""Does a regular expression match? The pattern is yours to keep simple: a slow one is slow on every completion.
+    r"""Does a regular expression match? Keep the pattern simple: a slow one is slow on every completion.
 
     Args:
         regex: Python's syntax; `.` matches line breaks too.
@@ -196,7 +196,7 @@ def pattern(
     try:
         compiled = re.compile(regex, re.DOTALL)
     except re.error as error:
-        raise UserError(f"kwargs.regex {regex!r} is no regular expression: {error}.") from error
+        raise UserError(f"kwargs.regex {regex!r} is not a regular expression: {error}.") from error
     match = compiled.fullmatch if whole else compiled.search
     return [reward * (match(text_of(completion)) is not None) for completion in completions]
 
@@ -215,13 +215,13 @@ def json_schema(
 
     Args:
         schema: a JSON schema, as a dictionary or as JSON text; `true` accepts any JSON. Needs the package jsonschema.
-        column: a dataset column with each row's own schema instead (None: the reward does not apply).
-        valid: the mark for JSON that follows the schema.
-        parses: the mark for JSON that does not.
+        column: a dataset column with a schema for each row instead (None: the reward does not apply).
+        valid: the score of JSON that follows the schema.
+        parses: the score of JSON that does not.
 
     Raises:
-        RowError: a row's own schema that is none.
-        UserError: a schema that is none for all rows, or jsonschema is not installed.
+        RowError: a row's schema is not a JSON schema.
+        UserError: the schema for all rows is not a JSON schema, or jsonschema is not installed.
 
     >>> json_schema(["?"] * 2, ['{"a": 1}', '{"a": '])
     [1.0, 0.0]
@@ -277,11 +277,11 @@ def _json_part(text: str) -> str:
 
 
 def _reject(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 class _SchemaError(Exception):
-    """A schema that is none: of one row, or of them all."""
+    """Something that is not a JSON schema: one row's, or that of all rows."""
 
 
 @lru_cache(maxsize=256)
@@ -289,7 +289,7 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     try:
         wanted = json.loads(schema)
     except ValueError as error:
-        raise _SchemaError(f"the JSON schema {schema[:60]!r} is no JSON: {error}.") from error
+        raise _SchemaError(f"the JSON schema {schema[:60]!r} is not JSON: {error}.") from error
     if wanted is True:
         return lambda document: True
     jsonschema, unresolvable = extra("jsonschema"), extra("referencing.exceptions").Unresolvable
@@ -297,7 +297,7 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     try:
         kind.check_schema(wanted)
     except jsonschema.SchemaError as error:
-        raise _SchemaError(f"the JSON schema is none: {error.message}") from error
+        raise _SchemaError(f"not a valid JSON schema: {error.message}") from error
 
     def is_valid(document: Any) -> bool:
         try:

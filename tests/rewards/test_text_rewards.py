@@ -126,7 +126,7 @@ def test_pattern():
     assert one(text.pattern, "so\n#### 72", regex=r"#### \d+$") == 1.0
     assert one(text.pattern, "so #### 72", regex=r"#### \d+", whole=True) == 0.0
     assert one(text.pattern, "a\nb", regex="a.b", whole=True, reward=0.3) == 0.3
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         one(text.pattern, "x", regex="(")
 
 
@@ -162,9 +162,9 @@ def test_json_schema_of_each_row_and_own_marks():
         ["?"] * 3, ["[]"] * 3, column="schema_of_row", schema_of_row=schemas, valid=2.0, parses=-1.0
     )
     assert scores == [-1.0, 2.0, None]
-    with pytest.raises(UserError, match="JSON schema is none"):
+    with pytest.raises(UserError, match="not a valid JSON schema"):
         one(text.json_schema, "[]", schema={"type": "no such type"})
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="is not JSON"):
         one(text.json_schema, "[]", schema="{")
 
 

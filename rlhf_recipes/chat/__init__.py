@@ -7,7 +7,7 @@ from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 
 
-def chosen_models(cfg: DictConfig, run: StageRun) -> list[resolve.Found]:
+def chosen_models(cfg: DictConfig, run: StageRun) -> list[resolve.ModelSource]:
     """The models of `chat.models`, the run's latest where none is named. Raises UserError for one that is not there."""
     places = [cfg.chat.models] if isinstance(cfg.chat.models, str) else list(cfg.chat.models or [None])
     chosen = [resolve.find(run, place, "chat.models") for place in places]

@@ -38,7 +38,7 @@ class Speaker:
         UserError: the model cannot be loaded, or it is a classifier.
     """
 
-    def __init__(self, cfg: DictConfig, source: resolve.Found, name: str):
+    def __init__(self, cfg: DictConfig, source: resolve.ModelSource, name: str):
         node = resolve.model_node(cfg, source)
         self.name, self.source = name, source
         self.tokenizer = models.load_tokenizer(node, source.path)

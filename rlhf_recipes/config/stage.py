@@ -1,4 +1,4 @@
-"""How a stage describes itself: everything that is said of it anywhere, except its settings (conf/stage/<name>.yaml).
+"""How a stage describes itself to every other room. Its settings are in conf/stage/<name>.yaml.
 
 Each file of rlhf_recipes/stages holds one `STAGE = Stage(…)`. Nothing here or there imports a package outside the
 standard library before the stage runs: make and the shell can ask in milliseconds, without a virtual environment.
@@ -14,9 +14,7 @@ class Figure(NamedTuple):
 
     metric: str
     label: str
-    digits: int | str = (
-        2  # digits after the point; `%`: a share as a percentage; 0: a count, the number before its label
-    )
+    digits: int | str = 2  # after the point; `%`: a share, as a percentage; 0: a count, written before its label
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What `-m` adds: a run directory a job, the objective a job returns, and no folder left of a sweep that never began.
-
-No torch here.
-"""
+"""What `-m` adds: a run directory a job, a checked objective, and no folder left of a sweep that never began."""
 
 import sys
 from pathlib import Path
@@ -23,7 +20,7 @@ def sweeping() -> bool:
 
 
 def tolerant() -> bool:
-    """Whether the sweeper goes on after a failed job (Optuna's max_failure_rate), and so has to hear of it."""
+    """Whether the sweeper goes on after a failed job (Optuna's max_failure_rate), so that it must get the exception."""
     return sweeping() and (HydraConfig.get().sweeper.get("max_failure_rate") or 0) > 0
 
 
@@ -34,14 +31,14 @@ def parents_of(cfg: DictConfig) -> list[str]:
 
 def own_directory(cfg: DictConfig) -> None:
     """Job k of a sweep over run x is the run `x.sweep/k`; x's finished stages serve it as their start."""
-    begun = (Path(cfg.run.root) / cfg.run.name).is_dir()
+    exists = (Path(cfg.run.root) / cfg.run.name).is_dir()
     with open_dict(cfg):
-        cfg.run.parent = [*([cfg.run.name] if begun else []), *parents_of(cfg)]
+        cfg.run.parent = [*([cfg.run.name] if exists else []), *parents_of(cfg)]
         cfg.run.name = f"{cfg.run.name}.sweep/{HydraConfig.get().job.num}"
 
 
 def check(cfg: DictConfig, stages: Stages) -> None:
-    """What can be said of `objective` before the hours are spent.
+    """Check `objective` before the hours are spent.
 
     Raises:
         UserError: no stage of that name, one that lies before this one, or a sweeper that gets no number to judge by.
@@ -82,7 +79,7 @@ def _listed(value) -> list:
 
 
 class Sweep(Callback):
-    """Hydra's callback: keeps in mind which folders a sweep will make, and says at its end which job was best."""
+    """Hydra's callback: remembers which folders a sweep will make, and prints at its end which job was best."""
 
     made: list[Path] = []  # noqa: RUF012 (of the process: Hydra builds the callback, __main__ clears up)
 
@@ -101,7 +98,7 @@ class Sweep(Callback):
 
 
 def clear_up() -> None:
-    """Take back the folders of a sweep that failed before any of its jobs wrote something."""
+    """Remove the folders of a sweep that failed before any of its jobs wrote something."""
     for folder in Sweep.made:
         if folder.is_dir() and {file.name for file in folder.iterdir()} <= {"multirun.yaml"}:
             (folder / "multirun.yaml").unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_recipes.data.templates import TABLE, Template
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.runs.resolve import Found
+from rlhf_recipes.runs.resolve import ModelSource
 
 PATTERNS = {"plain": "{prompt}", "embedded": "User: {prompt}\nAssistant:"}
 NAMES = ("auto", "chat", "plain", "alpaca", "hh", "embedded")
@@ -35,7 +35,7 @@ class ChatTemplate:
         return "{{ bos_token }}" + self.jinja if begins else self.jinja
 
 
-def choose(setting: str, model: Found, has_own: bool, data: dict | None = None) -> ChatTemplate:
+def choose(setting: str, model: ModelSource, has_own: bool, data: dict | None = None) -> ChatTemplate:
     """The template to speak to a model with.
 
     Args:
@@ -67,7 +67,7 @@ def choose(setting: str, model: Found, has_own: bool, data: dict | None = None) 
     )
 
 
-def _trained_with(model: Found) -> str | None:
+def _trained_with(model: ModelSource) -> str | None:
     if not model.config.get("data"):
         return None
     name = _of_data(model.config["data"])
@@ -82,7 +82,7 @@ def _of_data(data: dict) -> str:
     return data.get("template") or "plain"
 
 
-def _ends_with_blank_line(model: Found) -> bool:
+def _ends_with_blank_line(model: ModelSource) -> bool:
     """Under `plain` a row of turns ends with a blank line and a string does not: the run's samples show which it was.
 
     The model's own stage is asked first, then any other stage of the run.

@@ -12,7 +12,7 @@ from rlhf_recipes.export.weights import Merged
 from rlhf_recipes.report import content, curves, pages, tables, trust
 from rlhf_recipes.report.blocks import Block, Charts, Code
 from rlhf_recipes.report.run import Run, read
-from rlhf_recipes.runs.resolve import Found
+from rlhf_recipes.runs.resolve import ModelSource
 
 PICTURES = "pictures"
 SCORE = """\
@@ -52,7 +52,7 @@ class Facts:
         labels: outputs of a reward model's head, 0 for a language model.
     """
 
-    source: Found
+    source: ModelSource
     merged: Merged
     dtype: str
     parameters: int
@@ -81,7 +81,7 @@ def write(folder: Path, facts: Facts, name: str, run: Run | None, defaults: Mapp
     return out
 
 
-def lineage(source: Found, known: Iterable[Stage]) -> Run | None:
+def lineage(source: ModelSource, known: Iterable[Stage]) -> Run | None:
     """The run with only the stages that this model comes from, and the evaluation where it was compared."""
     if source.run is None:
         return None

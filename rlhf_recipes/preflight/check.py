@@ -238,7 +238,9 @@ def _tokens(cfg: DictConfig, run: StageRun, setting: Setting, tokenizer, rows: R
     return found
 
 
-def _stops(cfg: DictConfig, setting: Setting, tokenizer, written: resolve.Found, chat: bool) -> tuple[list[int], bool]:
+def _stops(
+    cfg: DictConfig, setting: Setting, tokenizer, written: resolve.ModelSource, chat: bool
+) -> tuple[list[int], bool]:
     """Every token that ends an answer, from the files alone; and whether turns go through the tokenizer's template."""
     like = _Generating(base_of(written.path))
     if cfg.stage in ("chat", "export"):

@@ -16,7 +16,7 @@ from rlhf_recipes.preflight.rows import Rows
 from rlhf_recipes.preflight.shapes import Shape, shape_of
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.runs.resolve import Found
+from rlhf_recipes.runs.resolve import ModelSource
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def scorers(cfg: DictConfig, run: StageRun) -> list[Scorer]:
     return [scorer for scorer in found if scorer.path]
 
 
-def language_models(cfg: DictConfig, run: StageRun) -> list[Found]:
+def language_models(cfg: DictConfig, run: StageRun) -> list[ModelSource]:
     """The models of a stage that write, the policy first: its inputs, or whom chat and export were asked for.
 
     Export's may be a reward model; `finished.kind` tells.
@@ -228,15 +228,15 @@ def language_models(cfg: DictConfig, run: StageRun) -> list[Found]:
     if cfg.stage == "export":
         return [resolve.find(run, cfg.export.model, "export.model")]
     others = ("reward_model", "value_model")
-    return [Found(name, entry["path"]) for name, entry in run.inputs.items() if name not in others]
+    return [ModelSource(name, entry["path"]) for name, entry in run.inputs.items() if name not in others]
 
 
-def language_model(cfg: DictConfig, run: StageRun) -> Found | None:
+def language_model(cfg: DictConfig, run: StageRun) -> ModelSource | None:
     """The first of them: the policy, or of models to be compared the first. None: there is none, or none yet."""
     return next(iter(language_models(cfg, run)), None)
 
 
-def node_of(cfg: DictConfig, run: StageRun, found: Found) -> DictConfig:
+def node_of(cfg: DictConfig, run: StageRun, found: ModelSource) -> DictConfig:
     """The `model` node with which a stage loads a model that writes."""
     if cfg.stage == "evaluate":
         return cfg.model if plan.own(cfg, run.inputs[found.name]) else models.plain(cfg.model)

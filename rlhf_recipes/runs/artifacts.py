@@ -18,7 +18,15 @@ from rlhf_recipes.config.sweeps import parents_of
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs import checkpoints, resolve
 from rlhf_recipes.runs.jsonl import read_json, write_json
-from rlhf_recipes.runs.provenance import command, differences, fingerprint, local_files, peak_memory, versions
+from rlhf_recipes.runs.provenance import (
+    command,
+    data_paths,
+    differences,
+    fingerprint,
+    local_files,
+    peak_memory,
+    versions,
+)
 
 
 class StageRun:
@@ -94,17 +102,16 @@ class StageRun:
         """
         if self.cfg.run.overwrite and self.dir.exists():
             shutil.rmtree(self.dir)
-        held, done = self.dir / "config.yaml", read_json(self.summary)
-        begun = self.dir / "inputs.json"
+        config, inputs, done = self.dir / "config.yaml", self.dir / "inputs.json", read_json(self.summary)
         started = self.checkpoints.is_dir() and any(self.checkpoints.glob("checkpoint-*"))
-        if held.is_file() and (done or started):
-            changed = differences(OmegaConf.load(held), self.cfg)
+        if config.is_file() and (done or started):
+            changed = differences(OmegaConf.load(config), self.cfg)
             if changed:
                 raise UserError(
                     f"{self.dir} holds a run of another config ({'; '.join(changed[:3])}"
                     f"{' …' if len(changed) > 3 else ''}); choose run.name=<new>, or run.overwrite=true to redo it"
                 )
-        same = self._same_inputs((done or {}).get("inputs") or read_json(begun) or {})
+        same = self._same_inputs((done or {}).get("inputs") or read_json(inputs) or {})
         if done and same:
             os.utime(self.summary)  # newer than its inputs again, for make
             return "done"
@@ -112,8 +119,8 @@ class StageRun:
             print(f"{self.dir}: what it starts from has changed since; made again", file=sys.stderr)
             shutil.rmtree(self.dir)
         self.dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.cfg, held, resolve=True)
-        write_json(begun, self.made_from)
+        OmegaConf.save(self.cfg, config, resolve=True)
+        write_json(inputs, self.made_from)
         return "resume" if started and same else "fresh"
 
     def abandon(self) -> None:
@@ -167,24 +174,12 @@ class StageRun:
 def from_parents(cfg: DictConfig) -> None:
     """Let data that a stage of this run would have made come from the parent run that did make it.
 
-    A recipe may name what an earlier stage leaves, `data.preferences.path=${run.root}/${run.name}/collect/…`. Where
-    this run has not finished that stage and a run.parent has, the path is changed to lie there.
+    A recipe may name what an earlier stage leaves, `data.preferences.path=${run.root}/${run.name}/collect/…`. If this
+    run has not finished that stage and a run.parent has, the path is changed to lie in the parent.
     """
-    own = Path(cfg.run.root) / cfg.run.name
-
-    def walk(node) -> None:
-        for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-            if OmegaConf.is_missing(node, key):
-                continue
-            value = node[key]
-            if OmegaConf.is_config(value):
-                walk(value)
-            elif key in ("path", "eval_path") and isinstance(value, str) and Path(value).is_relative_to(own):
-                within = Path(value).relative_to(own)
-                runs = [Path(cfg.run.root) / name for name in (cfg.run.name, *parents_of(cfg))]
-                stage = within.parts[0] if within.parts else ""
-                if found := next((run for run in runs if (run / stage / "summary.json").is_file()), None):
-                    node[key] = str(found / within)
-
-    if OmegaConf.is_config(cfg.get("data")):
-        walk(cfg.data)
+    own, *parents = (Path(cfg.run.root) / name for name in (cfg.run.name, *parents_of(cfg)))
+    for node, key, path in list(data_paths(cfg.data)) if OmegaConf.is_config(cfg.get("data")) else ():
+        if Path(path).is_relative_to(own) and Path(path) != own:
+            within = Path(path).relative_to(own)
+            finished = [run for run in (own, *parents) if (run / within.parts[0] / "summary.json").is_file()]
+            node[key] = str((finished or [own])[0] / within)

@@ -58,8 +58,8 @@ def _whole_safetensors(file: Path) -> bool:
 
 def numbered(folder: str | Path) -> list[Path]:
     """The checkpoints in a folder, newest first, whole or not."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    checkpoints = [p for p in Path(folder).glob("checkpoint-*") if p.name.rpartition("-")[2].isdigit()]
+    return sorted(checkpoints, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
 
 
 def choose(folder: str | Path, wanted: str | bool | None, say: Callable[[str], object]) -> str | None:
@@ -68,7 +68,7 @@ def choose(folder: str | Path, wanted: str | bool | None, say: Callable[[str], o
     Args:
         folder: where a run's own checkpoints lie.
         wanted: a checkpoint; None, True or "auto" for the newest in `folder` that is whole, where there is one.
-        say: is told of each torn checkpoint that is passed over.
+        say: called with a line about each torn checkpoint that is passed over.
 
     Raises:
         UserError: the checkpoint that is wanted is not there, or not whole.

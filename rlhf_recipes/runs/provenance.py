@@ -3,12 +3,12 @@
 import hashlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_recipes.config.sweeps import parents_of
 
@@ -69,33 +69,33 @@ def _flat(cfg: DictConfig) -> dict[str, object]:
     return result
 
 
-def local_files(node) -> list[str]:
-    """Every file or folder of this machine that a `path` or `eval_path` of the data node names."""
-    found: list[str] = []
+def data_paths(node: DictConfig | ListConfig, named: bool = False) -> Iterator[tuple]:
+    """(node, key, value) of every string that a `path` or `eval_path` below the data node has, alone or in a list."""
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
+        if OmegaConf.is_missing(node, key):
+            continue
+        value, of_path = node[key], key in ("path", "eval_path") or (named and isinstance(key, int))
+        if OmegaConf.is_config(value):
+            yield from data_paths(value, of_path)
+        elif of_path and isinstance(value, str):
+            yield node, key, value
 
-    def walk(value, key=""):
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(inner, name)
-        elif isinstance(value, list):
-            for inner in value:
-                walk(inner, key)
-        elif key in ("path", "eval_path") and isinstance(value, str) and Path(value).expanduser().exists():
-            found.append(value)
 
-    walk(OmegaConf.to_container(node, resolve=True) if node is not None else {})
-    return sorted(set(found))
+def local_files(node: DictConfig | None) -> list[str]:
+    """Every file or folder of this machine that the data node names."""
+    paths = {path for _, _, path in data_paths(node)} if OmegaConf.is_config(node) else set()
+    return sorted(path for path in paths if Path(path).expanduser().exists())
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages a result depends on, and of Python."""
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def peak_memory() -> dict[str, float | None]:

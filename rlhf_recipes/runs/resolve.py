@@ -36,7 +36,7 @@ class Stops:
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelSource:
     """A model on disk or on the hub.
 
     Args:
@@ -65,7 +65,7 @@ class Found:
         return Stops(**{f.name: trainer[f.name] for f in fields(Stops) if f.name in trainer})
 
 
-def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Found | None:
+def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> ModelSource | None:
     """The model at the first of several places that exists.
 
     Args:
@@ -99,14 +99,14 @@ def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Fou
     raise UserError(_nothing_at(run, given, setting, latest=not places))
 
 
-def at(path: str, name: str | None = None) -> Found:
+def at(path: str, name: str | None = None) -> ModelSource:
     """What is known of the model or checkpoint at a path; of a hub id, its name."""
     place = Path(path).resolve()
     folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
     file = folder / "config.yaml"
     if not file.is_file() or (folder == place.parent and place.name != "model"):
-        return Found(name or path, path)
-    return Found(name or path, path, folder, OmegaConf.to_container(OmegaConf.load(file)))
+        return ModelSource(name or path, path)
+    return ModelSource(name or path, path, folder, OmegaConf.to_container(OmegaConf.load(file)))
 
 
 def finished_folder(run: StageRun, stage: str) -> Path | None:
@@ -127,22 +127,22 @@ def is_reward_model(path: str) -> bool:
     return scores or adapter.get("task_type") == "SEQ_CLS" or "score" in (adapter.get("modules_to_save") or [])
 
 
-def model_node(cfg: DictConfig, found: Found) -> DictConfig:
+def model_node(cfg: DictConfig, source: ModelSource) -> DictConfig:
     """The `model` node to load it with: its stage's, or the shell's; its folder brings tokenizer and template.
 
     What a person sets at the shell for this machine (dtype, attention, further keywords) wins over the stage's.
     """
     own = {"tokenizer": None, "revision": None, "quantization": None}
-    if found.name == "base":
+    if source.name == "base":
         return OmegaConf.merge(cfg.model, {"quantization": None})
-    if not found.config.get("model"):
+    if not source.config.get("model"):
         return OmegaConf.merge(cfg.model, own)
     own |= {"chat_template": None, "pad_token": None, "eos_token": None}
     here = {key: cfg.model[key] for key in ("attn_implementation", "trust_remote_code", "kwargs") if cfg.model[key]}
-    return OmegaConf.merge(cfg.model, found.config["model"], own, here, {"dtype": cfg.model.dtype})
+    return OmegaConf.merge(cfg.model, source.config["model"], own, here, {"dtype": cfg.model.dtype})
 
 
-def _elsewhere(place: str, name: str, setting: str) -> Found:
+def _elsewhere(place: str, name: str, setting: str) -> ModelSource:
     """The model in a folder, a stage's own folder included, or on the hub."""
     path = Path(place).expanduser()
     if not path.exists():
@@ -151,7 +151,7 @@ def _elsewhere(place: str, name: str, setting: str) -> Found:
             raise UserError(
                 f"{setting}={place}: no such folder; expected {expected} or a hub id such as Qwen/Qwen2.5-0.5B"
             )
-        return Found(name, place)
+        return ModelSource(name, place)
     if (path / "model").is_dir() and (path / "config.yaml").is_file():
         path = path / "model"
     _check_holds_model(path, f"{setting}={place}")

@@ -8,7 +8,7 @@ from rlhf_recipes.data import embedded, templates
 from rlhf_recipes.data.chat_template import ChatTemplate, choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.tokenizer import train_bpe
-from rlhf_recipes.runs.resolve import Found
+from rlhf_recipes.runs.resolve import ModelSource
 
 OWN = "{% for m in messages %}<{{ m['content'] }}>{% endfor %}"
 DIALOGUES = {
@@ -32,18 +32,18 @@ def rendered(tokenizer, template, talk):
 
 
 def stage(tmp_path, name="sft", **data):
-    return Found(name, "x", tmp_path / name, {"data": data})
+    return ModelSource(name, "x", tmp_path / name, {"data": data})
 
 
 @pytest.mark.parametrize("talk", DIALOGUES.values(), ids=DIALOGUES)
 @pytest.mark.parametrize("name", ["hh", "alpaca"])
 def test_jinja_says_what_the_rows_templates_say(tokenizer, name, talk):
-    template = choose(name, Found("x", "x"), has_own=False)
+    template = choose(name, ModelSource("x", "x"), has_own=False)
     assert rendered(tokenizer, template, turns(talk)) == templates.render(name, turns(talk))[0]
 
 
 def test_plain_gives_the_words_to_the_letter(tokenizer):
-    template = choose("plain", Found("x", "x"), has_own=False)
+    template = choose("plain", ModelSource("x", "x"), has_own=False)
     assert rendered(tokenizer, template, turns([("user", "Once upon a ")])) == "Once upon a "
     more = turns([("user", "Once"), ("assistant", " there was."), ("user", "Then")])
     assert rendered(tokenizer, template, more) == "Once there was.\n\nThen"
@@ -66,7 +66,7 @@ def test_a_stages_model_is_spoken_to_as_it_was_trained(tmp_path):
 
 
 def test_any_other_model_by_its_chat_template_or_the_shells_data():
-    elsewhere = Found("x/y", "x/y")
+    elsewhere = ModelSource("x/y", "x/y")
     assert choose("auto", elsewhere, has_own=True, data={"template": "hh"}) == ChatTemplate("chat", None)
     assert choose("auto", elsewhere, has_own=False, data={"template": "hh"}).name == "hh"
     assert choose("auto", elsewhere, has_own=False, data={"demos": {"path": "embedded"}}).name == "embedded"
@@ -84,20 +84,20 @@ def test_plain_rows_that_were_turns_end_with_a_blank_line(tokenizer, tmp_path):
 
 def test_a_pattern_and_a_file_of_ones_own(tokenizer, tmp_path):
     talk = turns([("user", "a"), ("assistant", "b"), ("user", "c")])
-    pattern = choose("Q: {prompt}\\nA:", Found("x", "x"), has_own=False)
+    pattern = choose("Q: {prompt}\\nA:", ModelSource("x", "x"), has_own=False)
     assert rendered(tokenizer, pattern, talk) == "Q: a\nA: b\nQ: c\nA:"
     (tmp_path / "own.jinja").write_text(OWN)
-    assert rendered(tokenizer, choose(str(tmp_path / "own.jinja"), Found("x", "x"), False), talk) == "<a><b><c>"
+    assert rendered(tokenizer, choose(str(tmp_path / "own.jinja"), ModelSource("x", "x"), False), talk) == "<a><b><c>"
 
 
 @pytest.mark.parametrize("setting", ["chat", "alpacca", "missing.jinja"])
 def test_a_template_that_is_not_there_is_refused(setting):
     with pytest.raises(UserError, match=f"chat.template={setting}"):
-        choose(setting, Found("x", "x"), has_own=False)
+        choose(setting, ModelSource("x", "x"), has_own=False)
 
 
 def test_words_with_braces_and_quotes_stay_words(tokenizer):
-    template = choose("hh", Found("x", "x"), has_own=False)
+    template = choose("hh", ModelSource("x", "x"), has_own=False)
     words = '{{ 1 + 1 }} {% if %} "it\'s" \\n'
     assert words in rendered(tokenizer, template, turns([("user", words)]))
 
@@ -105,7 +105,7 @@ def test_words_with_braces_and_quotes_stay_words(tokenizer):
 def test_a_bos_stands_where_the_tokenizer_would_put_one(tokenizer):
     from tokenizers.processors import TemplateProcessing
 
-    template = choose("hh", Found("x", "x"), has_own=False)
+    template = choose("hh", ModelSource("x", "x"), has_own=False)
     assert template.with_bos(tokenizer) == template.jinja
     bos = tokenizer.bos_token
     before = tokenizer.backend_tokenizer.post_processor

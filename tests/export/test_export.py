@@ -14,7 +14,7 @@ from rlhf_recipes.data.chat_template import choose
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.evaluation.answers import Draw, generate
 from rlhf_recipes.export import weights
-from rlhf_recipes.runs.resolve import Found
+from rlhf_recipes.runs.resolve import ModelSource
 
 
 def node(**more):
@@ -112,7 +112,7 @@ def test_a_chat_templates_own_end_of_turn_is_a_stop_token(made, tmp_path):
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>\n{% endfor %}"
     model = models.load_policy(node(), str(made / "sft" / "model"), tokenizer)
-    own = choose("chat", Found("x", "x"), has_own=True)
+    own = choose("chat", ModelSource("x", "x"), has_own=True)
     stops = weights.write(tmp_path, model, tokenizer, "float32", template=own)
     assert stops == [tokenizer.convert_tokens_to_ids("<|end|>"), tokenizer.eos_token_id]
 

@@ -19,7 +19,7 @@ def of_stage(stage: Stage) -> Table:
 
 
 def held_out(stage: Stage) -> Table:
-    """Held-out figures by epoch where the summary has epochs, else by evaluated step and at the end."""
+    """Held-out figures: by epoch where the summary has epochs, else at the end, of pairs also by evaluated step."""
     epochs = stage.metrics.get("epochs")
     text = epochs or "eval_ppl" in stage.metrics
     columns = {"train_loss": Column("train loss", 3)} if text else {"eval_accuracy": Column("accuracy", "%")}
@@ -28,14 +28,14 @@ def held_out(stage: Stage) -> Table:
     note = "Loss in nats a trained token." if text else ""
     if (ceiling := stage.metrics.get("label_ceiling")) is not None:
         note = f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
-    evaluated = epochs or thinned([row for row in stage.rows if pick(row, "eval_loss") is not None], STEPS_SHOWN)
+    steps = [] if text else [row for row in stage.rows if pick(row, "eval_loss") is not None]
+    evaluated = epochs or thinned(steps, STEPS_SHOWN)
     rows = [[pick(row, "epoch" if epochs else "step"), *(pick(row, name) for name in columns)] for row in evaluated]
     last = [pick(stage.metrics, name) for name in columns]
-    if any(value is not None for value in last) and (not rows or rows[-1][1:] != last):
+    if not epochs and any(value is not None for value in last) and (not rows or rows[-1][1:] != last):
         rows.append(["end", *last])
-    head = Column("epoch", 1) if epochs else Column("step", 0)
-    title = f"{stage.title} {'by epoch' if text else 'on held-out rows'}"
-    return Table(title, [head, *columns.values()], rows, note).without_empty_columns()
+    head, where = (Column("epoch", 1), "by epoch") if epochs else (Column("step", 0), "on held-out rows")
+    return Table(f"{stage.title} {where}", [head, *columns.values()], rows, note).without_empty_columns()
 
 
 def by_step(stage: Stage) -> Table:

@@ -53,7 +53,7 @@ def table(of: Table, width: int) -> Group:
         grid.add_row(*row[:fits])
     left_out = ", ".join(column.label for column in of.columns[fits:])
     note = f"{of.note} No room here for: {left_out}." if left_out else of.note
-    return Group(Text(of.title, style="bold"), grid, Text(note.strip(), style="dim"), Text())
+    return Group(Text(of.title, style="bold"), grid, *([Text(note.strip(), style="dim"), Text()] if note else []))
 
 
 def answers(answered: dict, width: int) -> Group:

@@ -73,6 +73,12 @@ def test_sft_without_epochs_still_has_a_row(tmp_path):
     assert tables.of_stage(stage).rows == [["end", 1.0, 1.2, 3.3]]
 
 
+def test_the_last_epoch_is_the_end_though_the_summarys_train_loss_is_the_whole_runs_mean(tmp_path):
+    epoch = {"epoch": 1.0, "train_loss": 1.41, "eval_loss": 0.76, "eval_ppl": 2.15}
+    stage = Stage("sft", tmp_path, {"metrics": epoch | {"epoch": None, "train_loss": 1.4, "epochs": [epoch]}})
+    assert tables.of_stage(stage).rows == [list(epoch.values())]
+
+
 def test_reward_table_names_the_label_ceiling(run_dir):
     table = tables.of_stage(read(run_dir).stages["reward"])
     assert table.rows == [[155, 0.829, 0.391, 1.74]]

@@ -25,7 +25,7 @@ def chunks(n: int, vocab: int) -> Iterator[slice]:
 
 
 def exponentials_(z: Tensor) -> tuple[Tensor, Tensor]:
-    """z (n, V) <- exp(z - max z), in float32, a few rows at a time, that the passes over them find them in the cache.
+    """z (n, V) <- exp(z - max z), in float32, a few rows at a time, so that they stay in the cache.
 
     Returns:
         max z and the sum of the exponentials, (n, 1) each, float32.

@@ -17,32 +17,27 @@ class PromptStream:
 
     Args:
         dataset: rows with `prompt` (text or messages) or `input_ids`; every other column goes to the reward functions.
-        tokenizer: the policy's.
         batch_size: prompts an update, over all processes.
         seed: of the shuffles.
     """
 
-    def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int, seed: int):
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int):
         if len(dataset) == 0:
             raise UserError("the dataset of prompts is empty; PPO needs at least one row with a prompt")
-        missing = {"prompt", "input_ids"}.isdisjoint(dataset.column_names)
-        if missing:
+        if {"prompt", "input_ids"}.isdisjoint(dataset.column_names):
             raise UserError(f"prompts need a column `prompt` or `input_ids`; the dataset has {dataset.column_names}")
-        self.dataset, self.tokenizer, self.batch_size, self.seed = dataset, tokenizer, batch_size, seed
-        self._orders: dict[int, list[int]] = {}
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
 
     def rows(self, update: int) -> list[dict]:
         """The `batch_size` rows of update `update` (from 0), in order."""
         n = len(self.dataset)
         places = range(update * self.batch_size, (update + 1) * self.batch_size)
-        return [self.dataset[self._order(place // n)[place % n]] for place in places]
+        orders = {epoch: self._order(epoch) for epoch in range(places[0] // n, places[-1] // n + 1)}
+        return [self.dataset[orders[place // n][place % n]] for place in places]
 
     def _order(self, epoch: int) -> list[int]:
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed(self.seed + 7919 * epoch)
-            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}
-            self._orders[epoch] = torch.randperm(len(self.dataset), generator=generator).tolist()
-        return self._orders[epoch]
+        generator = torch.Generator().manual_seed(self.seed + 7919 * epoch)
+        return torch.randperm(len(self.dataset), generator=generator).tolist()
 
 
 def as_corpus(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, context: int | None) -> Dataset:
@@ -69,7 +64,7 @@ class PretrainingMix:
     """
 
     def __init__(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, rows: int, seed: int):
-        self.stream = PromptStream(dataset, tokenizer, rows, seed)
+        self.stream = PromptStream(dataset, rows, seed)
         self.pad_id = tokenizer.pad_token_id or 0
 
     def share(self, step: int, place: int, places: int) -> tuple[Tensor, int]:

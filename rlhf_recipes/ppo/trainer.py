@@ -155,7 +155,7 @@ class PPOTrainer(TRLPPOTrainer):
             anew=narrow or self.accelerator.mixed_precision != "no",
         )
         self.scale = ScoreScale(args.reward_normalize)
-        self.prompts = PromptStream(train_dataset, processing_class, self.plan.batch_size, args.data_seed or args.seed)
+        self.prompts = PromptStream(train_dataset, self.plan.batch_size, args.data_seed or args.seed)
         self.ptx = None
         if args.ptx_coef:
             context = getattr(model.config.get_text_config(), "max_position_embeddings", None)

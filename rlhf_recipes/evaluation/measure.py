@@ -1,6 +1,5 @@
 """One model after the other, each let go before the next: its answers, likelihoods and benchmarks."""
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -84,6 +83,8 @@ def measure_all(
         ref: the name of the model that KL is measured to; None: no KL.
         judged_right: what tells of the texts whether they are right; None for those about which it cannot tell.
     """
+    from accelerate.utils.memory import clear_device_cache
+
     measured = {name: Measured(list(c.texts)) for name, c in contestants.items() if c.load is None}
     to_load = [name for name in contestants if name not in measured]
     for name in sorted(to_load, key=lambda name: name == ref):  # stable
@@ -100,9 +101,8 @@ def measure_all(
         if name == ref:
             for other in measured.values():
                 _diverge(other, of, model, draw)
-        device = model.device
         del model
-        _free(device)
+        clear_device_cache(garbage_collection=True)
     return measured
 
 
@@ -137,12 +137,3 @@ def _diverge(of: Measured, ref: Measured, ref_model, draw: Draw) -> None:
 def _logprobs(model, of: Measured, draw: Draw, description: str) -> list:
     spans = [(answer.prompt_ids, answer.ids) for answer in of.answers]
     return likelihood.logprobs(model, spans, temperature=draw.temperature, description=description)
-
-
-def _free(device) -> None:
-    """Gives back what a model that nobody holds any more took."""
-    gc.collect()
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()

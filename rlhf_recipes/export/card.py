@@ -46,19 +46,15 @@ class Facts:
         source: where the model lies, and its stage's config.
         merged: its weights; which adapters went into them.
         dtype: of the weights.
-        parameters: their number.
         template: the name of the template it was trained with; None for a reward model.
         stops: the tokens that end an answer, as text.
-        labels: outputs of a reward model's head, 0 for a language model.
     """
 
     source: ModelSource
     merged: Merged
     dtype: str
-    parameters: int
     template: str | None
     stops: list[str]
-    labels: int
 
 
 def write(folder: Path, facts: Facts, name: str, run: Run | None, defaults: Mapping[str, Mapping]) -> Path:
@@ -67,7 +63,7 @@ def write(folder: Path, facts: Facts, name: str, run: Run | None, defaults: Mapp
     Args:
         name: what from_pretrained will be given: a hub id or a folder's name.
         run: what `lineage` returned.
-        defaults: {stage: composed default config} of its stages, against which the settings are told.
+        defaults: {stage: composed default config} of its stages, with which the card compares the settings.
     """
     title = name.rpartition("/")[2] if "/" in name or run is None else f"{run.name}-{facts.source.stage}"
     parts = [front_matter(facts), f"# {title}", opening(facts, run), "## Use", usage(facts, name)]
@@ -104,7 +100,7 @@ def front_matter(facts: Facts) -> str:
     stage = facts.source.stage
     tags = ["rlhf", "rlhf_recipes", "trl", *([stage] if stage else [])]
     meta: dict[str, object] = {"library_name": "transformers", "tags": tags}
-    meta["pipeline_tag"] = "text-classification" if facts.labels else "text-generation"
+    meta["pipeline_tag"] = "text-generation" if facts.template else "text-classification"
     began = [facts.merged.base, (facts.source.config.get("model") or {}).get("path")]
     if base := next((place for place in began if place and on_hub(place)), None):
         meta["base_model"] = base
@@ -115,7 +111,7 @@ def front_matter(facts: Facts) -> str:
 
 def opening(facts: Facts, run: Run | None) -> str:
     """Which method, how large, and the verdict where it was compared with what it was made from."""
-    size = f"{facts.parameters / 1e6:.1f} M parameters in {facts.dtype}"
+    size = f"{facts.merged.model.num_parameters() / 1e6:.1f} M parameters in {facts.dtype}"
     made = run is not None and facts.source.stage in run.stages
     text = f"Made by {run.stages[facts.source.stage].title}; {size}." if made else f"{size}."
     if facts.merged.adapters:
@@ -130,9 +126,9 @@ def opening(facts: Facts, run: Run | None) -> str:
 
 def usage(facts: Facts, name: str) -> str:
     """A snippet that runs as it stands, and what a prompt has to look like."""
-    if facts.labels:
+    if facts.template is None:
         return SCORE.format(name=name)
-    template = (facts.template or "").replace("\n", "\\n")
+    template = facts.template.replace("\n", "\\n")
     return CHAT.format(name=name, template=template, stops=", ".join(f"`{token}`" for token in facts.stops))
 
 

@@ -76,21 +76,16 @@ def _merge(base: PreTrainedModel, adapter: str, tokenizer: PreTrainedTokenizerBa
         raise UserError(f"{adapter} is a {kind} adapter, which cannot be merged into weights; expected LoRA")
     width = min(32, getattr(base.config, "max_position_embeddings", None) or 32)
     ids = torch.randint(len(tokenizer), (4, width), generator=torch.Generator().manual_seed(0))
-    before = _logits(wrapped, ids)
-    model = wrapped.merge_and_unload().eval()
-    difference = apart(before, _logits(model, ids))
+    with torch.no_grad():  # logits are (4, T, V) of a language model, (4, 1) of a reward model
+        before = wrapped(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        model = wrapped.merge_and_unload().eval()
+        difference = apart(before, model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
     if not difference <= TOLERANCE:  # a NaN is refused too
         raise UserError(
             f"merging {adapter} moves the logits by {difference:.1e} of the largest, {TOLERANCE:.0e} are allowed: the "
             "merged model would not be the one you trained; nothing is written"
         )
     return model, difference
-
-
-@torch.no_grad()
-def _logits(model: torch.nn.Module, ids: Tensor) -> Tensor:
-    """(4, T, V) of a language model, (4, 1) of a reward model."""
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
 
 
 def apart(before: Tensor, after: Tensor) -> float:

@@ -40,7 +40,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     node = resolve.model_node(cfg, source)
     tokenizer = models.load_tokenizer(node, source.path)
     merged = weights.load(node, source.path, tokenizer, reward=reward)
-    parameters = sum(p.numel() for p in merged.model.parameters())
+    parameters = merged.model.num_parameters()
     template = None if reward else chat_template.choose("auto", source, bool(tokenizer.chat_template), cfg.data)
     lineage = card.lineage(source, run.stages.values())
     defaults = {name: stages.defaults(name) for name in (lineage.stages if lineage else ())}
@@ -48,15 +48,8 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         stops = weights.write(
             folder, merged.model, tokenizer, cfg.export.dtype, template=template, trained_stops=source.stops
         )
-        facts = card.Facts(
-            source=source,
-            merged=merged,
-            dtype=cfg.export.dtype,
-            parameters=parameters,
-            template=template.name if template else None,
-            stops=[tokenizer.convert_ids_to_tokens(token) for token in stops],
-            labels=merged.model.config.num_labels if reward else 0,
-        )
+        words = [tokenizer.convert_ids_to_tokens(token) for token in stops]
+        facts = card.Facts(source, merged, cfg.export.dtype, template.name if template else None, words)
         card.write(folder, facts, cfg.export.push_to_hub or to.name, lineage, defaults)
     size = sum(file.stat().st_size for file in to.rglob("*") if file.is_file()) / 1e6
     print(f"export: {source.name} ({parameters / 1e6:.1f} M parameters, {cfg.export.dtype}) in {to}, {size:.1f} MB")

@@ -161,8 +161,8 @@ def test_the_card_names_a_base_model_of_the_hub(merged, path, named):
     from rlhf_recipes.export.weights import Merged
     from rlhf_recipes.runs.resolve import ModelSource
 
-    found = ModelSource("ppo", "runs/x/ppo/model", config={"model": {"path": path}})
-    facts = card.Facts(found, Merged(None, ("runs/x/ppo/model",), 0.0, merged), "float32", 1, "hh", ["</s>"], 0)
+    source = ModelSource("ppo", "runs/x/ppo/model", config={"model": {"path": path}})
+    facts = card.Facts(source, Merged(None, ("runs/x/ppo/model",), 0.0, merged), "float32", "hh", ["</s>"])
     assert ("base_model: Qwen/Qwen2.5-0.5B" in card.front_matter(facts)) == named
 
 

@@ -40,7 +40,7 @@ CURVES = (  # in the order of the page
     Curve("Accuracy", "share of pairs", ACCURACY, "Higher, up to the label ceiling."),
     Curve("Token accuracy", "share of tokens", TOKENS, "How often the right token was the likeliest."),
     Curve("Margin", "score", MARGIN, "Chosen above rejected; it grows, then flattens."),
-    _one("kl", KL, "nats a response", "Should settle near the target; below 0 is a fault."),
+    _one("kl", KL, "nats a response", "Where it has a target it should settle there; below 0 is a fault."),
     _one(
         "kl_coef", "Beta", "kl_coef", "The price of KL. If adaptive, it rises while KL is above its target.", below=KL
     ),
@@ -99,7 +99,7 @@ def _references(stage: Stage, title: str) -> list[tuple[float, str]]:
     """Horizontal lines: the KL controller's target, the most that labels allow, and where a critic is useless."""
     kl, ceiling = stage.config.get("kl"), stage.metrics.get("label_ceiling")
     target = kl.get("target") if isinstance(kl, dict) else None
-    if title == KL and isinstance(target, int | float):
+    if title == KL and stage.logs("kl_coef") and isinstance(target, int | float):
         return [(float(target), f"target {show(target, 1)}")]
     if title == "Accuracy" and ceiling is not None:
         return [(ceiling, f"label ceiling {show(ceiling, '%')}")]

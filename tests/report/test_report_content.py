@@ -282,6 +282,8 @@ def test_ktos_and_rloos_metrics_choose_their_charts(tmp_path):
     assert list(drawn(stage)) == ["Loss", "Margin", "KL to the reference"]
     assert drawn(stage)["Loss"].drawing.y_label == "objective"
     assert tables.of_stage(stage).title == "kto on held-out rows"
+    stage.__dict__["config"] = {"kl": {"target": 6.0}}  # KTO has no controller that would read it
+    assert not drawn(stage)["KL to the reference"].drawing.references
     rloo = {"loss": 0.0, "reward": 1.0, "reward_std": 0.1, "kl": 0.1, "entropy": 2.0, "clip_ratio/region_mean": 0.1}
     stage = stage_of(tmp_path, "rloo", *({"step": s, "completions/mean_length": 5.0} | rloo for s in (1, 2)))
     charts = drawn(stage)

@@ -327,12 +327,12 @@ HOSTILE = [
 # fmt: on
 
 
-@pytest.mark.parametrize("unit", HOSTILE)
-def test_hostile_text_takes_linear_time(unit):
-    for opening in ("", "The answer", "<answer>5"):
-        start = time.process_time()
-        final_number(opening + unit * (10_000 // len(unit)) + "x")
-        assert time.process_time() - start < 1.0  # 0.1 at most in practice; quadratic patterns take seconds
+def test_hostile_text_takes_linear_time():
+    for unit in HOSTILE:
+        for opening in ("", "The answer", "<answer>5"):
+            start = time.process_time()
+            final_number(opening + unit * (10_000 // len(unit)) + "x")
+            assert time.process_time() - start < 1.0, unit  # 0.1 at most in practice; quadratic patterns take seconds
 
 
 @pytest.mark.parametrize(

@@ -106,60 +106,56 @@ def test_parameters_and_template_are_the_callers(server):
         rate(server, ["a"], template="{prompt}")
 
 
-@pytest.mark.parametrize(
-    ("reply", "score"),
-    [
-        ("Rating: 1", 0.0),
-        ("Rating: 10", 1.0),
-        ("I first thought Rating: 2.\n**Rating:** 5.5", 0.5),
-        (" 10 \n", 1.0),
-        ("Rating: 0", None),
-        ("Rating: 11", None),
-        ("Rating (1-10): 7", 6 / 9),
-        ("Rating (out of 10): **7**/10", 6 / 9),
-        ("Rating - 7", 6 / 9),
-        ("Rating: 7 - 2 slips", 6 / 9),
-        ("Rating = [[7.0]].", 6 / 9),
-        ("_Rating_: 7", 6 / 9),
-        ("Rating: -3", None),
-        ("Rating: \u22123", None),
-        ("Rating (1-10): many", None),
-        ("Rating: <1 to 10>", None),
-        ("Operating: 7", None),
-        ("Rating: many", None),
-        ("It has 7 words.", None),
-        ("", None),
-    ],
-)
-def test_a_reply_without_a_rating_does_not_count(server, reply, score):
-    server.reply = lambda question: reply
-    assert rate(server, ["a"]) == [None if score is None else pytest.approx(score)]
+RATINGS = [
+    ("Rating: 1", 0.0),
+    ("Rating: 10", 1.0),
+    ("I first thought Rating: 2.\n**Rating:** 5.5", 0.5),
+    (" 10 \n", 1.0),
+    ("Rating: 0", None),
+    ("Rating: 11", None),
+    ("Rating (1-10): 7", 6 / 9),
+    ("Rating (out of 10): **7**/10", 6 / 9),
+    ("Rating - 7", 6 / 9),
+    ("Rating: 7 - 2 slips", 6 / 9),
+    ("Rating = [[7.0]].", 6 / 9),
+    ("_Rating_: 7", 6 / 9),
+    ("Rating: -3", None),
+    ("Rating: \u22123", None),
+    ("Rating (1-10): many", None),
+    ("Rating: <1 to 10>", None),
+    ("Operating: 7", None),
+    ("Rating: many", None),
+    ("It has 7 words.", None),
+    ("", None),
+]
+VERDICTS = [
+    ("Verdict: A", "A"),
+    ("Verdict: A, since B is wrong.", "A"),
+    ("Verdict: A\nB rambles.", "A"),
+    ("Verdict: [[b]]", "B"),
+    ("Verdict: **Answer B**", "B"),
+    ("**Verdict:** the answer A.", "A"),
+    ("Verdict: answer_b", "B"),
+    ("First I thought verdict: A.\nVerdict: Tie", "TIE"),
+    ("Verdict: A tie", "TIE"),
+    ("Verdict: It's a tie.", "TIE"),
+    ("Verdict: A is better than B", "A"),
+    ("Verdict: a clear win for B", None),
+    ("Verdict: A or B", None),
+    ("Verdict: <A, B or tie>", None),
+    ("Verdict: A/B", None),
+    ("Verdict: Both", None),
+    ("Verdict: tied up", None),
+]
 
 
-@pytest.mark.parametrize(
-    ("reply", "verdict"),
-    [
-        ("Verdict: A", "A"),
-        ("Verdict: A, since B is wrong.", "A"),
-        ("Verdict: A\nB rambles.", "A"),
-        ("Verdict: [[b]]", "B"),
-        ("Verdict: **Answer B**", "B"),
-        ("**Verdict:** the answer A.", "A"),
-        ("Verdict: answer_b", "B"),
-        ("First I thought verdict: A.\nVerdict: Tie", "TIE"),
-        ("Verdict: A tie", "TIE"),
-        ("Verdict: It's a tie.", "TIE"),
-        ("Verdict: A is better than B", "A"),
-        ("Verdict: a clear win for B", None),
-        ("Verdict: A or B", None),
-        ("Verdict: <A, B or tie>", None),
-        ("Verdict: A/B", None),
-        ("Verdict: Both", None),
-        ("Verdict: tied up", None),
-    ],
-)
-def test_a_verdict_in_a_judges_words(reply, verdict):
-    assert judge.verdict_in(reply) == verdict
+def test_the_rating_and_the_verdict_in_a_judges_words(server):
+    assert [judge.rating_in(reply) for reply, _ in RATINGS] == [
+        score if score is None else pytest.approx(score) for _, score in RATINGS
+    ]
+    assert [judge.verdict_in(reply) for reply, _ in VERDICTS] == [verdict for _, verdict in VERDICTS]
+    server.reply = lambda question: "It has 7 words."
+    assert rate(server, ["a"]) == [None]
 
 
 def winner(better):

@@ -113,26 +113,14 @@ def test_the_reasoning_tags_are_the_callers():
     assert one(reasoning.check_number, text, **tags, reward=1.0, **gold) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("stripped", " 72 "),
-        ("within_10", "73"),
-        ("within_20", "80"),
-        ("wrong", "9"),
-        ("not_a_number", "many"),
-        ("no_answer", ""),
-    ],
-)
-def test_each_mark_of_check_answer_is_the_callers(name, said):
-    text = WORKED.replace(">72<", f">{said}<")
-    assert one(reasoning.check_answer, text, answer=["72"] * 2, **{name: -7.0}) == -7.0
-
-
-@pytest.mark.parametrize(("name", "said"), [("wrong", "9"), ("no_number", "many")])
-def test_each_mark_of_check_number_is_the_callers(name, said):
-    text = WORKED.replace(">72<", f">{said}<")
-    assert one(reasoning.check_number, text, answer=["72"] * 2, **{name: -7.0}) == -7.0
+def test_each_mark_is_the_callers():
+    marks = {"stripped": " 72 ", "within_10": "73", "within_20": "80", "wrong": "9", "not_a_number": "many"}
+    for name, solution in (marks | {"no_answer": ""}).items():
+        text = WORKED.replace(">72<", f">{solution}<")
+        assert one(reasoning.check_answer, text, answer=["72"] * 2, **{name: -7.0}) == -7.0, name
+    for name, solution in {"wrong": "9", "no_number": "many"}.items():
+        text = WORKED.replace(">72<", f">{solution}<")
+        assert one(reasoning.check_number, text, answer=["72"] * 2, **{name: -7.0}) == -7.0, name
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,12 @@ SENTENCES = {
 }
 
 
-@pytest.mark.parametrize("wanted", SENTENCES)
-def test_language_tells_each_from_all_others(wanted):
+def test_language_tells_each_from_all_others():
     pytest.importorskip("py3langid", reason="an extra: pip install 'rlhf-recipes[rewards]'")
-    for spoken, sentence in SENTENCES.items():
-        score = one(text.language, sentence, language=wanted)
-        assert (score == 1.0) == (spoken == wanted), (wanted, spoken, score)
+    sentences = list(SENTENCES.values())
+    for wanted in SENTENCES:
+        scores = text.language(["?"] * len(sentences), sentences, language=wanted)
+        assert scores == [float(spoken == wanted) for spoken in SENTENCES], wanted
 
 
 def test_language_without_evidence():
@@ -285,3 +285,10 @@ def test_classifier_errors(tiny_classifier, tmp_path):
         one(classifier.label_score, "x", model=tiny_classifier, label=1, output="odds")
     with pytest.raises(UserError, match="no such folder"):
         one(classifier.label_score, "x", model=str(tmp_path / "nothing"), label=1)
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once_and_names_the_setting(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(UserError, match=r"the hub cannot be reached to load nobody/sentiment .* give kwargs\.model="):
+        classifier.label_score(["?"], ["Fine."], model="nobody/sentiment", label="POSITIVE")

@@ -1,5 +1,6 @@
 """The settings that are ours, with their defaults. TRL's and PEFT's own (`trainer`, `peft`) are not declared here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -155,24 +156,33 @@ class Settings:
     export: Export = field(default_factory=Export)
 
 
-CHOICES = {
-    "model.dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
-    "collect.keep": ("best_worst", "all"),
-    "logger.report_to": ("none", "tensorboard", "wandb", "trackio"),
-    "export.dtype": ("float32", "bfloat16", "float16"),
-}
-AT_LEAST = {"collect.prompts": 1, "collect.answers": 2, "evaluate.prompts": 1, "evaluate.majority": 1}
-AT_LEAST |= {"evaluate.tie": 0, "grpo.eval_prompts": 1, "preview_rows": 1, "seed": 0}
-AT_LEAST |= {f"{node}.temperature": 0 for node in ("chat", "evaluate", "collect")}
-AT_LEAST |= {f"{node}.max_new_tokens": 1 for node in ("chat", "evaluate", "collect")} | {"chat.top_k": 0}
-_SHARE = (lambda v: 0 < v <= 1, "a number above 0, at most 1")
-LIMITS = {  # key: (what is allowed, in words)
-    "chat.top_p": _SHARE,
-    "evaluate.top_p": _SHARE,
-    "collect.top_p": _SHARE,
-    "chat.repetition_penalty": (lambda v: v > 0, "a number above 0"),
+Rule = tuple[Callable[[Any], bool], str]  # (what is allowed, in words)
+
+
+def _one_of(*values: str) -> Rule:
+    return lambda value: value in values, f"one of {', '.join(values)}"
+
+
+def _least(least: int) -> Rule:
+    return lambda value: value >= least, f"at least {least}"
+
+
+_SHARE: Rule = (lambda value: 0 < value <= 1, "a number above 0, at most 1")
+_SAMPLING = ("chat", "evaluate", "collect")
+ALLOWED: dict[str, Rule] = {
+    "model.dtype": _one_of("auto", "float32", "bfloat16", "float16", "float64"),
+    "collect.keep": _one_of("best_worst", "all"),
+    "logger.report_to": _one_of("none", "tensorboard", "wandb", "trackio"),
+    "export.dtype": _one_of("float32", "bfloat16", "float16"),
+    **dict.fromkeys(("seed", "evaluate.tie", "chat.top_k", *(f"{node}.temperature" for node in _SAMPLING)), _least(0)),
+    **dict.fromkeys(("collect.prompts", "evaluate.prompts", "evaluate.majority"), _least(1)),
+    **dict.fromkeys(("grpo.eval_prompts", "preview_rows", *(f"{n}.max_new_tokens" for n in _SAMPLING)), _least(1)),
+    "collect.answers": _least(2),
+    **dict.fromkeys((f"{node}.top_p" for node in _SAMPLING), _SHARE),
+    "chat.repetition_penalty": (lambda value: value > 0, "a number above 0"),
     "chat.history": (lambda v: v in (None, "all") or str(v).isdecimal(), "a whole number, 0 or more, or all"),
 }
+
 # What stands below reward.<group>.<name>: the keys, and what a path may be.
 REWARD = {
     "models": (

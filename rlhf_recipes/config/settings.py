@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_recipes.config.fields import fields, misfit
-from rlhf_recipes.config.schema import AT_LEAST, CHOICES, LIMITS, REWARD, Settings
+from rlhf_recipes.config.schema import ALLOWED, REWARD, Settings
 from rlhf_recipes.errors import UserError, one_line, suggest
 
 
@@ -39,14 +39,8 @@ def check(cfg: DictConfig) -> DictConfig:
     with open_dict(merged):
         for key in unread:
             del merged.kl[key]
-    for key, allowed in CHOICES.items():
-        if (value := OmegaConf.select(merged, key)) not in allowed:
-            raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
-    for key, least in AT_LEAST.items():
-        if not (value := OmegaConf.select(merged, key)) >= least:  # NaN is no number to go by
-            raise UserError(f"{key}={value}: expected at least {least}")
-    for key, (allowed, words) in LIMITS.items():
-        if not allowed(value := OmegaConf.select(merged, key)):
+    for key, (allowed, words) in ALLOWED.items():
+        if not allowed(value := OmegaConf.select(merged, key)):  # NaN is never at least a number
             raise UserError(f"{key}={value}: expected {words}")
     return merged
 

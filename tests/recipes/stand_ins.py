@@ -1,7 +1,6 @@
 """Tiny models of the recipes' own architectures, their tokenizers, and rows in their sets' own schemas."""
 
 import copy
-import itertools
 import json
 import os
 from pathlib import Path
@@ -92,25 +91,19 @@ ROWS = {
 }
 
 
-def real_files(recipe: str, folder: Path) -> tuple[dict[str, object], dict[str, list[str]]]:
-    """The overrides that put real files in the hub's place, and LESSONS of them."""
+def real_files(recipe: str) -> list[str]:
+    """The overrides that put real files in the hub's place."""
     data = Path(REAL) / "data"
-    if recipe == "nl2sql":
-        return _geography(data / "text2sql", folder)
-    return {
+    reviews = {"data.demos.path": data / "sentiment" / "movie_reviews.jsonl", "data.demos.limit": 40}
+    given = {
         "alpaca_sft": {
             "data.demos.path": data / "self_instruct" / "user_oriented_instructions.jsonl",
             "data.demos.format": "self_instruct",
-            "data.demos.limit": 40,
         },
-        "hh_rlhf": {
-            "data.preferences.path": data / "hh_rlhf_harmless" / "test.jsonl",
-            "data.preferences.limit": 120,
-        },
+        "hh_rlhf": {"data.preferences.path": data / "hh_rlhf_harmless" / "test.jsonl", "data.preferences.limit": 120},
         "instructgpt": {
             "data.preferences.path": data / "pandalm" / "pairs.jsonl",
             "data.preferences.format": "alpaca_pair",
-            "data.preferences.limit": 60,
             "data.template": "alpaca",
         },
         "gsm8k": {
@@ -118,27 +111,11 @@ def real_files(recipe: str, folder: Path) -> tuple[dict[str, object], dict[str, 
             "data.demos.eval_path": data / "gsm8k" / "test.jsonl",
             "data.demos.limit": 40,
         },
-        "imdb_sentiment": {"data.demos.path": data / "sentiment" / "movie_reviews.jsonl", "data.demos.limit": 40},
-        "gpt2_imdb": {"data.demos.path": data / "sentiment" / "movie_reviews.jsonl", "data.demos.limit": 40},
-    }[recipe], LESSONS
-
-
-def _geography(folder: Path, out: Path) -> tuple[dict[str, object], dict[str, list[str]]]:
-    """Geography's questions that its eight shortest often-asked queries answer; OPT is taught two of those."""
-    lines = (folder / "geography.jsonl").read_text(encoding="utf-8").splitlines()
-    asked: dict[str, list[dict]] = {}
-    for row in map(json.loads, lines):
-        asked.setdefault(row["sql"], []).append(row)
-    often = sorted((rows for rows in asked.values() if len(rows) > 2), key=lambda rows: len(rows[0]["sql"]))[:8]
-    file = write([row for rows in often for row in rows], out / "geography.jsonl")
-    lessons = [
-        f"context: {row['context'].strip()} question: {row['question'].strip()} answer: {said[0]['sql'].strip()}"
-        for row in itertools.chain(*often)
-        for said in often[:2]
-    ]
-    database = folder / "geography.sqlite"
-    files = {"data.demos.path": file, "reward.functions.execution.kwargs.database": database}
-    return files | {"trainer.max_length": 768}, {"opt1.3b": lessons}  # eight tables are longer than the recipe's 512
+        "imdb_sentiment": reviews,
+        "gpt2_imdb": reviews,
+        "nl2sql": {"data.demos.path": data / "text2sql" / "geography.jsonl"},
+    }[recipe]
+    return [f"{key}={value}" for key, value in given.items()]
 
 
 def write(rows: list[dict], file: Path) -> Path:
@@ -215,19 +192,18 @@ FAMILY = {
 }
 
 
-def make_model(name: str, folder: Path, texts: list[str], lessons: list[str], real: bool = False) -> Path:
+def make_model(name: str, folder: Path, texts: list[str], lessons: list[str]) -> Path:
     """A random model with its tokenizer in a folder, as a conf/model preset's hub id would give it.
 
     Args:
         name: of the preset.
         texts: what a small tokenizer is trained on.
         lessons: texts that it is taught before, so that what it writes can be told apart; none: it stays random.
-        real: with the real tokenizer where there is one.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    tokenizer = tokenizer_of(FAMILY[name], texts, real)
+    tokenizer = tokenizer_of(FAMILY[name], texts)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config_of(name, len(tokenizer) + 8))  # published ones have spare rows too
     if lessons:

@@ -64,7 +64,7 @@ def test_ptx_stands_on_the_plain_runs_stages_and_learns_the_corpus(made, tmp_pat
     root, _ = made("instructgpt")
     corpus = tmp_path / "books.txt"
     corpus.write_text("\n\n".join(f"It rained for {i} days in Lisbon." for i in range(40)))
-    given = made.overrides(composed("instructgpt", "ppo"), {}, {})
+    given = made.overrides(composed("instructgpt", "ppo"))
     given += [f"data.corpus.path={tmp_path}/books.tx?", f"run.root={root}", "run.parent=default", *PPO]
     small = [
         "trainer.per_device_train_batch_size=4",

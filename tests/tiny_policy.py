@@ -1,5 +1,7 @@
 """A tiny policy on disk and the stages run on it: hidden 32, two layers, random weights, a BPE of the corpus."""
 
+import json
+import shutil
 from contextlib import contextmanager
 
 from hydra import compose, initialize_config_dir
@@ -40,6 +42,7 @@ OF = {
         "data.prompts.limit=200",
     ],
     "dpo": [*STEPS, "trainer.max_length=96", "data.preferences.limit=160"],
+    "kto": [*STEPS, "trainer.max_length=96", "data.preferences.limit=160"],
     "grpo": [
         *STEPS,
         "trainer.num_generations=4",
@@ -51,6 +54,7 @@ OF = {
         "data.prompts.limit=200",
     ],
 }
+OF["rloo"] = OF["grpo"]
 
 # every answer has a length, and few have the same
 LENGTH = ("reward=length", "reward.functions.length_target.kwargs={target: 10, width: 60, unit: characters}")
@@ -89,3 +93,35 @@ def house():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
+
+
+def trainer_of(stage: str, *overrides: str):
+    """A stage's trainer, before it has trained."""
+    from importlib import import_module
+
+    from rlhf_recipes.runs.artifacts import StageRun
+
+    cfg = config(stage, *overrides)
+    run = StageRun(cfg, stages.catalogue())
+    run.resolve()
+    return import_module(f"rlhf_recipes.stages.{stage}").trainer(cfg, run)
+
+
+def log(root, stage: str, run: str = "default") -> list[dict]:
+    """The training lines of a stage's metrics.jsonl."""
+    lines = (root / run / stage / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if "loss" in row]
+
+
+def weights(folder) -> dict:
+    """The tensors of a saved model."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def undo_the_end(folder, last: str = "checkpoint-4") -> None:
+    """Leave a stage's folder as if it had been killed after the checkpoint before its last one."""
+    for name in ("model", f"checkpoints/{last}"):
+        shutil.rmtree(folder / name)
+    (folder / "summary.json").unlink()

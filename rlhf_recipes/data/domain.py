@@ -26,6 +26,7 @@ class Domain:
     preferences: Any = None
     prompts: Any = None
     ranked: Any = None
+    unpaired: Any = None
 
     def choose(self, kind: str, stage: str | None = None) -> Source:
         """The source that a kind is read from: its own, or one that holds it too.

@@ -176,10 +176,10 @@ class Reader:
         return Dataset(table)
 
     def _examples(self, part: Source) -> Iterator[Example]:
-        rows = sources.read(part, self.kind, self.seed)
+        rows = sources.read(part, self.seed)
         first = list(islice(rows, sources.PEEK))  # they decide what `format: auto` is
         if part.path == "embedded":
-            mapper = mapping.mapper(KINDS[self.kind].embedded, part.where)
+            mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)
         else:
             mapper = mapping.choose(part, sources.columns(first, part.group), first, self.kind)
         for raw in chain(first, rows):

@@ -89,7 +89,7 @@ def mapper(name: str, where: str) -> Mapper:
 def offers(source: Source) -> tuple[str, ...]:
     """The kinds that can be had from a source, as far as its settings and, for a local file, its columns tell."""
     if source.path == "embedded":
-        return (source.where.rpartition(".")[2],)
+        return mapper(KINDS[source.kind].embedded, source.where).gives
     if source.format != "auto":
         return mapper(source.format, source.where).gives
     peeked = peek(source)

@@ -63,8 +63,8 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
     """The first rows of a trainer's own dataset, through its own collator, without padding.
 
     Args:
-        trainer: SFTTrainer, RewardTrainer, DPOTrainer; GRPOTrainer and PPOTrainer for prompts.
-        kind: corpus, demos, preferences or prompts.
+        trainer: one of TRL's, or PPOTrainer.
+        kind: corpus, demos, preferences, unpaired or prompts.
         n: rows of the dataset; a preference gives two, its chosen and its rejected answer.
 
     Returns:
@@ -78,7 +78,10 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
     for number in range(min(n, len(dataset))):
         row = {name: value for name, value in dataset[number].items() if name in _READ}
         batch = {name: value.tolist() for name, value in trainer.data_collator([row]).items()}
-        for i, title in enumerate(["chosen", "rejected"] if kind == "preferences" else [kind]):
+        titles = ["chosen", "rejected"] if kind == "preferences" else [kind]
+        if kind == "unpaired":
+            titles = ["desirable" if row["label"] else "undesirable"]
+        for i, title in enumerate(titles):
             ids = batch["input_ids"][i]
             real = (
                 [bool(mask) for mask in batch["attention_mask"][i]] if "attention_mask" in batch else [True] * len(ids)
@@ -112,5 +115,6 @@ def show_prompts(dataset, tokenizer, n: int) -> dict:
     return {}
 
 
-# Columns that TRL 1.12's collators read: SFT's, RewardTrainer's and DPOTrainer's.
+# Columns that TRL 1.12's collators read: of language, of preference pairs, of unpaired preferences.
 _READ = ("input_ids", "labels", "seq_lengths", "prompt_ids", "chosen_ids", "rejected_ids", "margin")
+_READ += ("completion_ids", "label")

@@ -41,6 +41,11 @@ class Source:
         return self.path not in NONE or bool(self.sources)
 
     @property
+    def kind(self) -> str:
+        """The kind of rows that the domain lists it under: demos for data.demos.sources[0]."""
+        return self.where.split(".")[1]
+
+    @property
     def label(self) -> str:
         """The setting that named this source, as typed: data.demos.path=my.jsonl."""
         return f"{self.where}.{self.key}={self.path}"
@@ -119,11 +124,10 @@ def peek(source: Source) -> tuple[list[str], list[dict]] | None:
     return columns(rows, source.group), rows
 
 
-def read(source: Source, kind: str, seed: int = 0) -> Iterator[dict]:
+def read(source: Source, seed: int = 0) -> Iterator[dict]:
     """All rows of a source, `limit` of them at most, those of one `group` together as {"rows": […]}.
 
     Args:
-        kind: which rows the embedded generator is asked for.
         seed: the embedded generator's.
 
     Raises:
@@ -133,7 +137,7 @@ def read(source: Source, kind: str, seed: int = 0) -> Iterator[dict]:
         case "embedded":
             from rlhf_recipes.data import embedded
 
-            rows = embedded.rows(kind, seed=seed, n=source.limit)
+            rows = embedded.rows(source.kind, seed=seed, n=source.limit)
         case "files":
             every = files.find(source.path, f"{source.where}.{source.key}")
             rows = (row for file in every for row in files.read(file, source.separator))

@@ -53,48 +53,19 @@ def check(cfg: DictConfig, run: StageRun) -> None:
 
 
 def trainer(cfg: DictConfig, run: StageRun):
-    """DPOTrainer on preferences.
+    """DPOTrainer on preferences."""
+    from rlhf_recipes.training.pairwise import DPOTrainer, preference_trainer
 
-    The reference is a copy. With an adapter it is the policy with its adapter switched off; precomputed, it is the
-    policy before training, and takes no memory afterwards.
-    """
-    from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
-    from rlhf_recipes.training.pairwise import DPOTrainer
-
-    args = arguments(cfg, run)
-    path = run.inputs["policy"]["path"]
-    tokenizer = models.load_tokenizer(cfg.model, path)
-    rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
-    print(rows.describe())
-    adapter = peft_config(cfg, "CAUSAL_LM")
-    copied = not adapter and not args.precompute_ref_log_probs
-    return DPOTrainer(
-        model=models.load_policy(cfg.model, path, tokenizer),
-        ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
-        args=args,
-        train_dataset=rows.train,
-        eval_dataset=eval_rows(rows, args),
-        processing_class=tokenizer,
-        peft_config=adapter,
-        callbacks=callbacks(run),
-    )
+    return preference_trainer(DPOTrainer, cfg, run, "preferences")
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns eval_accuracy and eval_margin of the implicit reward, and eval_loss, on held-out preferences."""
-    from rlhf_recipes import models
-    from rlhf_recipes.training.fit import fit, last_evaluation, show
+    """Returns train_loss and, on held-out preferences, eval_loss, eval_accuracy and eval_margin (implicit rewards)."""
+    from rlhf_recipes.training.pairwise import train_on_preferences
 
-    training = trainer(cfg, run)
-    if cfg.preview:
-        return show(training, "preferences", cfg.preview_rows)
-    print(f"dpo: {models.parameters(training.model)}")
-    train = fit(training, run)
-    last = last_evaluation(training)
-    return {
-        "train_loss": train["train_loss"],
-        "eval_loss": last.get("eval_loss"),
-        "eval_accuracy": last.get("eval_rewards/accuracies"),
-        "eval_margin": last.get("eval_rewards/margins"),
+    figures = {
+        "eval_loss": "eval_loss",
+        "eval_accuracy": "eval_rewards/accuracies",
+        "eval_margin": "eval_rewards/margins",
     }
+    return train_on_preferences(trainer(cfg, run), cfg, run, "preferences", figures)

@@ -1,39 +1,107 @@
-"""TRL's trainers of preference pairs, with held-out metrics that are means over the pairs."""
+"""TRL's trainers of preferences: held-out metrics that are means over the rows, and their reference."""
 
-import torch
+from collections.abc import Callable
+
 import trl
+from omegaconf import DictConfig
+
+from rlhf_recipes import data, models
+from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, last_evaluation, peft_config, show
 
 
-class OverPairs:
-    """Before RewardTrainer or DPOTrainer: TRL 1.12 averages the means of the batches, and the last one is shorter.
+class OverRows:
+    """To mix in before RewardTrainer, DPOTrainer or KTOTrainer: TRL 1.12 averages the means of batches of unlike size.
 
-    Here a batch weighs as many pairs as it has, as its loss does in transformers' Trainer already. Several processes
-    fill the last one up with pairs seen before: its mean is over all of them, its weight that of the new ones.
+    Here a batch weighs as many rows as it has (pairs, or answers of a label), as its loss does in transformers' Trainer
+    already. Several processes fill the last batch up with rows seen before: its mean is over all of them, its weight
+    that of the new ones.
     """
 
     def __init__(self, *args, **kwargs):
-        self._pairs: list[int] = []  # of each batch of the evaluation that is going on, over all processes
+        self._sizes: list[tuple[int, int, int]] = []  # of each batch under way: rows, chosen ones, rejected ones
         super().__init__(*args, **kwargs)
 
     def prediction_step(self, model, inputs, *args, **kwargs):
-        found = super().prediction_step(model, inputs, *args, **kwargs)
-        pairs = torch.empty(len(inputs["input_ids"]) // 2, device=self.accelerator.device)  # chosen, then rejected
-        self._pairs.append(len(self.accelerator.gather_for_metrics(pairs)))
-        return found
+        result = super().prediction_step(model, inputs, *args, **kwargs)
+        rows = inputs["label"] if "label" in inputs else inputs["input_ids"][::2, 0]  # a pair has two rows there
+        rows = self.accelerator.gather_for_metrics(rows.to(self.accelerator.device))
+        chosen = int(rows.sum()) if "label" in inputs else len(rows)
+        self._sizes.append((len(rows), chosen, len(rows) - chosen if "label" in inputs else len(rows)))
+        return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         means = self._metrics["eval"]
         for name, values in means.items():
-            if len(values) == len(self._pairs):  # num_tokens is one number
-                weighed = zip(values, self._pairs, strict=True)
-                means[name] = [sum(value * pairs for value, pairs in weighed) / sum(self._pairs)]
-        self._pairs.clear()
+            side = 1 if name.endswith("/chosen") else 2 if name.endswith("/rejected") else 0
+            weights = [sizes[side] for sizes in self._sizes if sizes[side]]
+            if len(values) == len(weights):  # num_tokens is one number
+                means[name] = [sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)]
+        if self._sizes and {"rewards/chosen", "rewards/rejected", "rewards/margins"} <= means.keys():
+            means["rewards/margins"] = [means["rewards/chosen"][0] - means["rewards/rejected"][0]]
+        self._sizes.clear()
         super().log(logs, start_time)
 
 
-class RewardTrainer(OverPairs, trl.RewardTrainer):
+class RewardTrainer(OverRows, trl.RewardTrainer):
     """TRL's, with held-out accuracy and margin over all pairs."""
 
 
-class DPOTrainer(OverPairs, trl.DPOTrainer):
+class DPOTrainer(OverRows, trl.DPOTrainer):
     """TRL's, with held-out accuracy and margin of the implicit reward over all pairs."""
+
+
+def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *, shuffle: bool = False):
+    """A trainer of preferences against a reference, from the config.
+
+    The reference is a copy of the policy. With an adapter it is the policy with its adapter switched off; precomputed,
+    it is the policy before training, and takes no memory afterwards.
+
+    Args:
+        kind: the trainer's class.
+        rows: the kind of rows it learns from.
+        shuffle: shuffle them by the seed, for a trainer that reads them in order.
+    """
+    args = arguments(cfg, run)
+    path = run.inputs["policy"]["path"]
+    tokenizer = models.load_tokenizer(cfg.model, path)
+    split = data.load(cfg.data, rows, tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
+    print(split.describe())
+    if shuffle:
+        split.train, split.eval = (part.shuffle(seed=cfg.seed) for part in (split.train, split.eval))
+    adapter = peft_config(cfg, "CAUSAL_LM")
+    copied = not adapter and not args.precompute_ref_log_probs
+    return kind(
+        model=models.load_policy(cfg.model, path, tokenizer),
+        ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
+        args=args,
+        train_dataset=split.train,
+        eval_dataset=eval_rows(split, args),
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=callbacks(run),
+    )
+
+
+def train_on_preferences(
+    training, cfg: DictConfig, run: StageRun, rows: str, figures: dict[str, str], before: Callable | None = None
+) -> dict:
+    """Show, or train and measure.
+
+    Args:
+        training: what `preference_trainer` returned.
+        rows: the kind of rows, for the preview.
+        figures: {name in summary.json: metric of the last evaluation}.
+        before: called with the trainer before it trains.
+
+    Returns:
+        train_loss and the figures; None where nothing was held out.
+    """
+    if cfg.preview:
+        return show(training, rows, cfg.preview_rows)
+    print(f"{cfg.stage}: {models.parameters(training.model)}")
+    if before is not None:
+        before(training)
+    train = fit(training, run)
+    last = last_evaluation(training)
+    return {"train_loss": train["train_loss"]} | {name: last.get(metric) for name, metric in figures.items()}

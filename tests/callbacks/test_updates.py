@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tiny_policy import LENGTH, run_stage, save_policy
 
-STAGES = ("ppo", "grpo")
+STAGES = ("ppo", "grpo", "rloo")
 KL = ("kl.target=1e-3", "kl.horizon=40")  # 8 answers an update move beta by up to 4 %
 LOGGING = ("trainer.logging_steps=10", "trainer.logging_strategy=no", "trainer.logging_strategy=epoch")
 

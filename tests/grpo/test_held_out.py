@@ -75,7 +75,7 @@ def test_a_step_is_measured_once(scripted, monkeypatch):
 def test_greedy_is_the_likeliest_token_and_leaves_training_as_it_was(trainer, policy):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from rlhf_recipes.evaluation.measure import generate
+    from rlhf_recipes.evaluation.answers import Draw, generate
 
     told = []
     one = trainer(lambda completions, **kwargs: told.append(completions) or [1.0] * len(completions), temperature=0.7)
@@ -87,7 +87,7 @@ def test_greedy_is_the_likeliest_token_and_leaves_training_as_it_was(trainer, po
     assert one.num_generations_eval == 4
     assert not one._metrics["train"]
     model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
-    likeliest = generate(model, tokenizer, one.eval_dataset["prompt"], max_new_tokens=6, temperature=0)
+    likeliest = generate(model, tokenizer, one.eval_dataset["prompt"], Draw(max_new_tokens=6, temperature=0))
     assert told[0] == [answer.text for answer in likeliest]
     first = [said for part in told for said in part]
     one.state.global_step, told[:] = 5, []

@@ -80,9 +80,13 @@ def collected(figures: dict) -> None:
     assert figures["margin_mean"] > 0
 
 
+def judged(figures: dict) -> None:
+    assert finite(figures["eval_loss"], figures["eval_kl"], figures["eval_margin"])
+
+
 CHECKS = {
-    **{"sft": taught, "collect": collected, "reward": ranked, "dpo": ranked},
-    **{"ppo": played, "grpo": played, "evaluate": compared},
+    **{"sft": taught, "collect": collected, "reward": ranked, "dpo": ranked, "kto": judged},
+    **{"ppo": played, "grpo": played, "rloo": played, "evaluate": compared},
 }
 
 

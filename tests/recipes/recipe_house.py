@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.config.paths import CONF, RECIPES
+from rlhf_recipes.config.stage import pipeline
+from rlhf_recipes.stages import catalogue
 
 EVERY = tuple(sorted(folder.name for folder in RECIPES.iterdir() if any(folder.glob("*.yaml"))))
 # Those whose models and data come from the hub: run here on stand-ins for both. The others run on what they make.
@@ -16,7 +18,7 @@ NAMES = (
     *("instructgpt", "alpaca_sft", "hh_rlhf", "imdb_sentiment", "gpt2_imdb", "nl2sql", "gsm8k"),
     "reasoning_qwen3_4b",
 )
-ORDER = ("pretrain", "sft", "collect", "reward", "ppo", "dpo", "grpo", "evaluate")  # the Makefile's
+ORDER = pipeline(catalogue())
 
 # What must shrink, and nothing else: steps, batches, lengths, and what this machine has no hardware for.
 TRAIN = (
@@ -50,9 +52,11 @@ SHRINK = {
     "sft": TRAIN,
     "reward": TRAIN,
     "dpo": TRAIN,
+    "kto": TRAIN,
     "collect": ("collect.prompts=28", "collect.max_new_tokens=28"),
     "ppo": PPO,
     "grpo": GRPO,
+    "rloo": GRPO,
     "evaluate": ("evaluate.prompts=4", "evaluate.max_new_tokens=28", "evaluate.batch_size=4"),
 }
 

@@ -26,8 +26,8 @@ def play(libraries, tmp_path_factory):
     return run
 
 
-def test_ppo_and_dpo_start_from_one_sft_model_and_are_compared(play):
-    trained = {"embedded": "ppo", "embedded_dpo": "dpo"}
+def test_they_start_from_one_sft_model_and_are_compared(play):
+    trained = {"embedded": "ppo", "embedded_dpo": "dpo", "embedded_kto": "kto", "embedded_rloo": "rloo"}
     start = str(play.root / "default" / "sft" / "model")
     for recipe, stage in trained.items():
         CHECKS[stage](play(recipe, stage))
@@ -35,7 +35,7 @@ def test_ppo_and_dpo_start_from_one_sft_model_and_are_compared(play):
         assert summary(play.root, stage)["inputs"]["policy"]["path"] == start
     compared = play("embedded", "evaluate")
     CHECKS["evaluate"](compared)
-    assert set(compared["models"]) == {"base", "sft", "ppo", "dpo"}
+    assert set(compared["models"]) == {"base", "sft", *trained.values()}
 
 
 def test_grpo_runs_on_the_questions_that_can_be_checked(play):

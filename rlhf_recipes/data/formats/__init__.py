@@ -15,7 +15,7 @@ FORMATS = {
         *(instructions.self_instruct, instructions.sharegpt),
         *(maths.dapo, maths.gsm8k, maths.openmath),
         *(preferences.alpaca_pair, preferences.hh, preferences.preference, preferences.question_pair),
-        *(preferences.ranked, preferences.shp),
+        *(preferences.ranked, preferences.shp, preferences.unpaired),
         *(sql.nl2sql, sql.wikisql),
         *(texts.continuation, texts.prompt, texts.text),
         trees.oasst1,

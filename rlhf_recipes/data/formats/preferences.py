@@ -1,7 +1,7 @@
 """Two or more answers to one prompt and a judgement between them."""
 
-from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking
-from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, prompt_of, turns, user_turn
+from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking, Unpaired
+from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, last_answer, prompt_of, turns, user_turn
 
 
 def hh(chosen, rejected) -> Pair:
@@ -81,6 +81,20 @@ def ranked(prompt, completions, ranks=None, scores=None) -> Ranking:
         "completions": [answer_of(completion, "completions") for completion in completions],
         "ranks": [float(rank) for rank in ranks],
     }
+
+
+def unpaired(label, prompt=None, completion=None, messages=None) -> Unpaired:
+    """TRL's unpaired preferences: `prompt`, `completion` and a `label`, true or false (1 or 0); or whole `messages`."""
+    labels = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(label).strip().lower() not in labels:
+        raise Drop("label is neither true nor false")
+    if messages is not None:
+        demo = last_answer(turns(messages, "messages"))
+    elif prompt is None or completion is None:
+        raise Drop("no prompt" if prompt is None else "no completion")
+    else:
+        demo = {"prompt": prompt_of(prompt), "completion": answer_of(completion, "completion")}
+    return demo | {"label": labels[str(label).strip().lower()]}
 
 
 def _split(chosen: Messages, rejected: Messages) -> Pair:

@@ -65,6 +65,14 @@ KINDS = {
         preset="oasst1",
         judged=("ranks",),
     ),
+    "unpaired": Kind(  # TRL's unpaired preference: one answer, and whether it is desirable
+        answers=("completion",),
+        made_from=("preferences", "ranked"),
+        embedded="unpaired",
+        simple="unpaired",
+        preset="ultrafeedback",
+        judged=("label",),
+    ),
 }
 
 Messages = list[dict]
@@ -94,6 +102,10 @@ class Pair(Prompt):
     margin: NotRequired[float]
 
 
+class Unpaired(Demo):
+    label: bool  # whether the completion is desirable
+
+
 class Ranking(Prompt):
     completions: list[str]
     ranks: list[float]  # one for each completion, lower is better; equal ranks make no pair
@@ -103,13 +115,15 @@ GIVES = {
     Text: ("corpus",),
     Prompt: ("prompts",),
     Demo: ("demos", "prompts", "corpus"),
-    Pair: ("preferences", "demos", "prompts", "corpus"),
-    Ranking: ("ranked", "preferences", "demos", "prompts", "corpus"),
+    Pair: ("preferences", "unpaired", "demos", "prompts", "corpus"),
+    Ranking: ("ranked", "preferences", "unpaired", "demos", "prompts", "corpus"),
+    Unpaired: ("unpaired",),  # not demos, or a file of demos with a column `label` would lose rows
 }
 
 
 def as_kind(row: dict, kind: str) -> list[dict]:
-    """A mapped row as the rows of one kind: a ranking of K answers makes up to K (K - 1) / 2 preferences.
+    """A mapped row as the rows of one kind: a ranking of K answers makes up to K (K - 1) / 2 preferences, a pair two
+    unpaired rows.
 
     Args:
         row: what a mapper returned.
@@ -123,9 +137,15 @@ def as_kind(row: dict, kind: str) -> list[dict]:
     [('4', '5'), ('four', '5')]
     >>> as_kind(ranking, "demos")[0]["completion"]
     '4'
+    >>> [(r["completion"], r["label"]) for r in as_kind({"prompt": "?", "chosen": "a", "rejected": "b"}, "unpaired")]
+    [('a', True), ('b', False)]
     """
+    if kind == "unpaired" and "label" not in row:
+        return [one for pair in as_kind(row, "preferences") for one in _unpaired(pair)]
     if "completions" in row:
         return _from_ranking(row, kind)
+    if kind == "unpaired":
+        return [row]
     if (kind == "prompts" and "prompt" in row) or (kind == "preferences" and "chosen" in row):
         return [row]
     if kind in ("demos", "corpus"):
@@ -152,6 +172,13 @@ def _from_ranking(row: dict, kind: str) -> list[dict]:
         ranks, completions = zip(*best_first, strict=True)
         return [rest | {"completions": list(completions), "ranks": list(ranks)}]
     return [rest | {"chosen": chosen, "rejected": rejected} for chosen, rejected in pairs]
+
+
+def _unpaired(pair: dict) -> list[dict]:
+    if pair["chosen"] == pair["rejected"]:
+        raise Drop("chosen = rejected")
+    rest = _without(pair, "chosen", "rejected", "margin")
+    return [rest | {"completion": pair[name], "label": name == "chosen"} for name in ("chosen", "rejected")]
 
 
 def _without(row: dict, *names: str) -> dict:

@@ -1,10 +1,11 @@
-"""`python -m rlhf_recipes stage=sft …`: from shell to composed config to stage. Imports neither torch nor TRL."""
+"""`python -m rlhf_recipes stage=sft …`: from the shell to a composed config to its stage. No torch, no TRL here."""
 
 import os
 import re
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 
 from rlhf_recipes import __version__, stages
 from rlhf_recipes.config.paths import CONF, HOUSE, RECIPES, headline, options
@@ -34,14 +35,14 @@ def main() -> None:
         print(f"rlhf-recipes {__version__}")
         return
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; the one line is ours to print
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     with _one_line_errors(full):
         _compose_and_run(full)
 
 
 @contextmanager
 def _one_line_errors(full: bool):
-    """What the user can mend becomes one line and exit code 2; all else keeps its traceback and exit code 1."""
+    """An error that the user can mend becomes one line and exit code 2; others keep their traceback and exit code 1."""
     try:
         yield
     except Stopped as stop:
@@ -68,7 +69,7 @@ def _compose_and_run(full: bool) -> None:
             stages.run(cfg)
             return stages.objective(cfg)
 
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # we know where TRL keeps PPO
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL's warning that PPO lies among its experiments
     register_recipes()
     sys.argv[1:] = rewrite(sys.argv[1:])
     try:
@@ -96,16 +97,16 @@ def groups(argv: list[str]) -> set[str]:
     folders = [CONF]
     for i, arg in enumerate(argv):
         if arg.startswith("--config-dir="):
-            folders.append(CONF.__class__(arg.partition("=")[2]))
+            folders.append(Path(arg.partition("=")[2]))
         elif arg in ("--config-dir", "-cd") and i + 1 < len(argv):
-            folders.append(CONF.__class__(argv[i + 1]))
+            folders.append(Path(argv[i + 1]))
     return {"recipes"} | {d.name for f in folders if f.is_dir() for d in f.iterdir() if d.is_dir()}
 
 
 def rewrite(argv: list[str]) -> list[str]:
     """`trainer.vf_coef=0.2` becomes `++trainer.vf_coef=0.2`: TRL's fields need not be listed in a YAML to be set.
 
-    Unknown keys are not Hydra's to find any more; `settings.check` finds them, with did-you-mean.
+    Hydra then no longer finds unknown keys; `settings.check` does, with did-you-mean.
     """
     if "-sc" in argv or "--shell-completion" in argv:
         return argv
@@ -125,7 +126,7 @@ def rewrite(argv: list[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """Plain words as Hydra's grammar wants them, so that prompt="Hello, you?" needs no second pair of quotes.
+    """Plain words quoted for Hydra's grammar, so that prompt="Hello, you?" needs no second pair of quotes.
 
     >>> print(_quoted("It's 5, or {6}"))
     'It\\'s 5, or {6}'
@@ -158,8 +159,8 @@ def _message(error: BaseException) -> str:
 
 def help_text() -> str:
     """What `--help` prints: the commands people type first, then every stage, model, dataset and recipe."""
-    parts = ["usage: rlhf-recipes stage=<stage> [model=… data=… peft=… recipes=<recipe>/<stage>] [key=value …]", ""]
-    parts += ["first commands (python -m rlhf_recipes is the same program)", FIRST_COMMANDS]
+    parts = ["usage: rlhf-recipes stage=<stage> [model=… data=… peft=… recipes=<recipe>/<stage>] [key=value …]"]
+    parts += ["", "first commands (python -m rlhf_recipes is the same program)", FIRST_COMMANDS]
     for group in ("stage", "model", "data", "reward", "kl", "peft", "logger"):
         parts += ["", f"{group}="]
         parts += [f"  {name:<18} {headline(CONF / group / (name + '.yaml'))}" for name in options(CONF / group)]

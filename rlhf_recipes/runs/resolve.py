@@ -101,7 +101,7 @@ def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Mod
 
 def at(path: str, name: str | None = None) -> ModelSource:
     """What is known of the model or checkpoint at a path; of a hub id, its name."""
-    place = Path(path).resolve()
+    place = Path(path).absolute()  # of a linked model, the stage that links to it
     folder = place.parent.parent if place.parent.name == "checkpoints" else place.parent
     file = folder / "config.yaml"
     if not file.is_file() or (folder == place.parent and place.name != "model"):

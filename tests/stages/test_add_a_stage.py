@@ -118,3 +118,9 @@ def test_resolver_sweeps_and_evaluation_know_it(house):
         "aligned": True,
         "torch": [],
     }
+
+
+def test_the_report_has_its_title_and_figure(house):
+    shell(house, sys.executable, "-m", "rlhf_recipes", "stage=report", "run.name=r")
+    page = (house / "runs/r/report.md").read_text(encoding="utf-8")
+    assert "Toy training" in page and "75.0 %" in page

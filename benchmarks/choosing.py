@@ -1,13 +1,13 @@
-"""PPO, DPO and GRPO from the same SFT model, with the same budget of seconds: who wins by gold, and at what memory.
+"""Five methods from the same SFT model, with the same budget of seconds: which wins by gold, and at what memory.
 
     make pipeline                                            # leaves the SFT and the reward model of runs/default
     python benchmarks/choosing.py --parent default --seconds 120 --out choosing.json
 
 Each method trains in a process of its own, so that its peak memory is its own, and stops at the end of the update in
-which its budget runs out; loading and saving are not counted. PPO and GRPO both learn from the run's reward model, on
-all prompts and with the same KL target; DPO learns from the pairs that the reward model was trained on. Then the four
-answer the same held-out prompts. The clock is the wall's, or with --clock cpu the processor time of the process a
-thread, which a busy machine does not change.
+which its budget runs out; loading and saving are not counted. PPO, GRPO and RLOO learn from the run's reward model, on
+all prompts and with the same KL target; DPO and KTO learn from the pairs that the reward model was trained on. Then all
+of them and the SFT model answer the same held-out prompts. The clock is the wall's, or with --clock cpu the processor
+time of the process a thread, which a busy machine does not change.
 
 Written: for each method updates, seconds, peak memory, its part above the libraries', and stage=evaluate's figures.
 """
@@ -30,6 +30,19 @@ METHODS = {
         f"trainer.max_steps={FOREVER}",
         "trainer.lr_scheduler_type=constant",  # a schedule over FOREVER would hardly move
         "trainer.eval_strategy=no",
+    ],
+    "kto": [
+        "recipes=embedded_kto/kto",
+        f"trainer.max_steps={FOREVER}",
+        "trainer.lr_scheduler_type=constant",
+        "trainer.eval_strategy=no",
+    ],
+    "rloo": [
+        "recipes=embedded_rloo/rloo",
+        f"trainer.max_steps={FOREVER}",
+        "trainer.eval_strategy=no",
+        "trainer.eval_on_start=false",
+        "grpo.sample_rows=0",
     ],
     "grpo": [
         "recipes=embedded_grpo/grpo",
@@ -61,6 +74,8 @@ def train(method: str, given: argparse.Namespace) -> dict:
     from rlhf_recipes.__main__ import register_recipes, rewrite
     from rlhf_recipes.config.paths import CONF
     from rlhf_recipes.runs.provenance import peak_memory
+    from rlhf_recipes.training import fit
+    from rlhf_recipes.training.updates import steps_an_update
 
     clock = time.process_time if given.clock == "cpu" else time.perf_counter
     threads = int(os.environ["OMP_NUM_THREADS"]) if given.clock == "cpu" else 1
@@ -71,14 +86,15 @@ def train(method: str, given: argparse.Namespace) -> dict:
             self.began = clock()
 
         def on_step_end(self, args, state, control, **kwargs):
-            steps = getattr(args, "num_ppo_epochs", 1) * getattr(args, "num_mini_batches", 1)  # PPO's of an update
+            steps = steps_an_update(args)
             spent.update(updates=state.global_step // steps, seconds=round((clock() - self.began) / threads, 1))
             if spent["seconds"] >= given.seconds and state.global_step % steps == 0:
                 control.should_training_stop = True
 
-    stage = import_module(f"rlhf_recipes.stages.{method}")
-    usual = stage.callbacks
-    stage.callbacks = lambda run: [*usual(run), Budget()]
+    usual = fit.callbacks
+    fit.callbacks = lambda run: [*usual(run), Budget()]  # before the modules that build a trainer import it
+    import_module("rlhf_recipes.grpo.stage")
+    import_module("rlhf_recipes.training.pairwise")
     before = peak_memory()["peak_rss_mb"]  # Python and the libraries
     places = [f"run.root={given.root}", f"run.name={given.name}", f"run.parent={given.parent}", "run.overwrite=true"]
     register_recipes()

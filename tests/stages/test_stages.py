@@ -1,6 +1,7 @@
 """Every stage end to end on a tiny model, and what it leaves behind."""
 
 import json
+from itertools import takewhile
 
 import pytest
 
@@ -80,8 +81,9 @@ def test_only_what_differs_from_the_defaults_is_told(made, house, tmp_path):
     root, _ = made
     house("export", f"run.root={root}", "export.model=sft", f"export.to={tmp_path / 'out'}")
     for page in (root / "default" / "report.md", tmp_path / "out" / "README.md"):
-        table = page.read_text().partition("## Settings")[2].partition("**sft**")[2].partition("**")[0]
-        assert [tuple(cell.replace("\\", "") for cell in line.split(" | ")) for line in table.split("\n")[4:-2]] == [
+        after = page.read_text().partition("## Settings")[2].partition("**sft**")[2].strip().split("\n")
+        table = list(takewhile(lambda line: line.startswith("|"), after))[2:]
+        assert [tuple(cell.replace("\\", "") for cell in line.split(" | ")) for line in table] == [
             ("| data.corpus.limit", "-", "120 |"),
             ("| data.demos.limit", "-", "160 |"),
             ("| data.preferences.limit", "-", "160 |"),

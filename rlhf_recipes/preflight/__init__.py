@@ -1,5 +1,5 @@
-"""Before the hours are spent: what a stage will load, hold, cut and write, from its config alone.
+"""Before the hours are spent: what a stage will hold, cut and write, and whether this machine has room for it.
 
-`shapes` reads dimensions from a model's config, `memory` is arithmetic on them, `phases` says what each stage holds at
-each of its moments, `fit` finds settings that make it smaller. Imported by the stages only.
+`rehearsal` runs the stage's own code for one step over models without numbers, `remedies` looks for settings that make
+it smaller, `check` says it. Called by the stages only.
 """

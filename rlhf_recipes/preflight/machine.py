@@ -1,4 +1,4 @@
-"""What this machine has: memory that is free now, and how much the libraries have taken already."""
+"""What this machine has: memory and disk that are free now, and what the libraries take of it."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlhf_recipes.errors import UserError
 
-LAZY = 80e6  # bytes that come later on a CPU: modules imported late, the kernels' own buffers, a small dataset
+KERNELS = 60e6  # bytes that come with the first real product on a CPU: the kernels' code and their own buffers
 CUDA_CONTEXT = 0.5e9  # bytes a GPU loses to the driver and kernels of one process, beside what torch allocates
 
 
@@ -17,16 +17,17 @@ class Machine:
     Args:
         device: "cpu" or "cuda".
         name: for the screen.
-        total: of the machine, or of its control group.
-        free: that this process can still get, what it holds already included.
-        baseline: what the process holds before any model is loaded, and LAZY; 0 on a GPU.
+        free: what this process can still get, with what it holds already.
     """
 
     device: str
     name: str
-    total: float
     free: float
-    baseline: float
+
+    @property
+    def libraries(self) -> float:
+        """What a process holds beside tensors: this one's own, and KERNELS; 0 on a GPU."""
+        return resident() + KERNELS if self.device == "cpu" else 0.0
 
 
 def this_machine(limit_gb: float | None = None, *, gpu: bool = True) -> Machine:
@@ -43,16 +44,12 @@ def this_machine(limit_gb: float | None = None, *, gpu: bool = True) -> Machine:
 
     if limit_gb is not None and not limit_gb > 0:
         raise UserError(f"preflight_gb={limit_gb}: expected gigabytes above 0, or null for what this machine has")
-    if gpu and torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name, found = torch.cuda.get_device_name(), Machine("cuda", "", total, free - CUDA_CONTEXT, 0.0)
-    else:
-        held = resident()
-        total, free = memory()
-        name, found = "RAM", Machine("cpu", "", total, free + held, held + LAZY)
+    device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
     if limit_gb is not None:
-        return Machine(found.device, f"preflight_gb={limit_gb:g}", limit_gb * 1e9, limit_gb * 1e9, found.baseline)
-    return Machine(found.device, name, found.total, found.free, found.baseline)
+        return Machine(device, f"preflight_gb={limit_gb:g}", limit_gb * 1e9)
+    if device == "cuda":
+        return Machine(device, torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0] - CUDA_CONTEXT)
+    return Machine(device, "RAM", available() + resident())
 
 
 def resident() -> float:
@@ -62,16 +59,13 @@ def resident() -> float:
     return float(psutil.Process().memory_info().rss)
 
 
-def memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[float, float]:
-    """Total and available RAM, bytes: the machine's, or the control group's where that has less (containers)."""
+def available(group: Path = Path("/sys/fs/cgroup")) -> float:
+    """Available RAM, bytes: the machine's, or the control group's where that has less (containers)."""
     import psutil
 
-    machine = psutil.virtual_memory()
-    total, free = float(machine.total), float(machine.available)
+    free = float(psutil.virtual_memory().available)
     limit, used = (_number(group / name) for name in ("memory.max", "memory.current"))
-    if limit is not None and used is not None and limit < total:
-        total, free = limit, min(free, max(0.0, limit - used))
-    return total, free
+    return free if limit is None or used is None else min(free, max(0.0, limit - used))
 
 
 def _number(file: Path) -> float | None:

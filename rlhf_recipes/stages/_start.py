@@ -52,7 +52,7 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     if hasattr(module, "check"):
         module.check(cfg, stage_run)
     if cfg.preflight:
-        return _preflight().run(cfg, stage_run)
+        return _preflight().run(cfg, stage_run, module.run)
     if stage.order is None or cfg.preview:
         return module.run(cfg, stage_run)
     claimed = _claim(stage_run)

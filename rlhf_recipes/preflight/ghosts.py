@@ -24,7 +24,7 @@ REAL = 2**20  # bytes: a new tensor below it stays real
 # stay with the process when they are freed. They are used again, but what settles between them cuts holes up: as
 # measured, they take this share more than is ever alive, and more where an adapter's narrow tensors lie between them.
 LARGE = 2**25
-CUT_UP, CUT_UP_BY_ADAPTER = 0.2, 0.8
+CUT_UP, CUT_UP_BY_ADAPTER = 0.2, 0.9
 EMPTY = {aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.new_empty.default}
 FILLED = "zeros ones full rand randn zeros_like ones_like full_like rand_like randn_like new_zeros new_ones new_full"
 FACTORIES = EMPTY | {getattr(aten, name).default for name in FILLED.split()}

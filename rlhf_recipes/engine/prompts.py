@@ -3,6 +3,7 @@
 ppo, grpo, evaluate, collect, the preview, the length checks and chat all come here. Loads neither torch nor TRL.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from rlhf_recipes.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Text = str | list[dict]  # plain text, or messages [{"role", "content"}]
+Text = str | list[dict]  # plain text, or messages [{"role", "content"}], of which the first may carry the row's "tools"
 
 
 def prompt_ids(
@@ -77,14 +78,25 @@ def through_template(dialogues: Sequence[list[dict]], tokenizer: "PreTrainedToke
     """Token ids of dialogues, as the chat template renders them.
 
     Args:
+        dialogues: messages; the JSON text in a first message's "tools" is shown as the template shows tools.
         how: `apply_chat_template`'s keywords.
 
     Raises:
-        UserError: the template refuses one.
+        UserError: the template refuses one, or shows no tools where one has them.
     """
     from jinja2 import TemplateError
 
     how |= {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
+    tools = [turns[0].get("tools") if turns else None for turns in dialogues]
+    if any(tools):
+        template = how.get("chat_template") or tokenizer.get_chat_template(tools=json.loads(next(filter(None, tools))))
+        if "tools" not in template:
+            raise UserError(f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} shows no tools")
+        plain = [[{k: v for k, v in turn.items() if k != "tools"} for turn in turns] for turns in dialogues]
+        return [
+            through_template([turns], tokenizer, **how | {"tools": json.loads(own) if own else None})[0]
+            for turns, own in zip(plain, tools, strict=True)
+        ]
     try:
         return tokenizer.apply_chat_template(list(dialogues), **how)["input_ids"]
     except TemplateError as error:  # Gemma's and Mistral's raise on system prompts, or on turns that do not alternate

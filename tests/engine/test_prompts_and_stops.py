@@ -72,3 +72,14 @@ def test_a_stop_string_counts_when_its_last_token_completes_it():
     hits = [n for n in range(1, len(ids) + 1) if completed(ids[:n])]
     assert len(hits) == 1 and made.decode(ids[: hits[0]]).endswith("cat")
     assert stop_string_test(None, made) is None
+
+
+def test_the_tools_that_a_first_turn_carries_are_shown_and_a_template_without_tools_refuses(chatty):
+    tools = '[{"name": "weather"}]'
+    talks = [[{"role": "user", "content": "Rome?", "tools": tools}], [{"role": "user", "content": "Rome?"}]]
+    body = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    chatty.chat_template = "{% if tools %}{{ tools[0].name }}:{% endif %}" + body
+    assert chatty.batch_decode(prompt_ids(talks, chatty)) == ["weather:<user>Rome?", "<user>Rome?"]
+    chatty.chat_template = body
+    with pytest.raises(UserError, match="shows no tools"):
+        prompt_ids(talks, chatty)

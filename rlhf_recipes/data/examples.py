@@ -47,11 +47,17 @@ def example(row: dict, raw: dict, kind: str, template: str, system: str | None =
     answers = row["completions"] if kind == "ranked" else [row[name] for name in names]
     _check_texts(row["prompt"], answers, kind)
     if kind == "corpus":  # which holds no mark-up
-        prompt, *answers = templates.render("plain" if template == "chat" else template, row["prompt"], *answers)
+        template = "plain" if template == "chat" else template
+        before = templates.with_system(row["prompt"], row.get("system"), template)
+        prompt, *answers = templates.render(template, before, *answers)
         made = {"text": prompt + answers[0]}
     else:
-        before = templates.with_system(row["prompt"], system, template)
+        before = templates.with_system(row["prompt"], row.get("system") or system, template)
         prompt, *answers = templates.render(template, before, *answers)
+        if tools := row.get("tools"):
+            if template != "chat":
+                raise Drop(f"tools, which only data.template=chat shows, not {template}")
+            prompt = [prompt[0] | {"tools": tools}, *prompt[1:]]
         values = [answers] if kind == "ranked" else answers
         made = {"prompt": prompt, **dict(zip(names, values, strict=True))}
     if KINDS[kind].extra:

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,8 +12,13 @@ from typing import get_args, get_origin
 
 from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import GIVES, KINDS, Drop, as_kind
+from rlhf_recipes.data.formats.turns import as_text, history_turns
 from rlhf_recipes.data.sources import Source, peek
 from rlhf_recipes.errors import UserError, suggest
+
+# Columns that stand beside those of any format and belong to the prompt: LLaMA-Factory's, Orca's, OpenAI's names.
+CONTEXT = ("system", "system_prompt", "history", "tools")
+TURN_KEYS = {"role", "content", "from", "value"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,55 @@ class Mapper:
             made = self.function(**given, **keywords)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise Drop(f"not in the format {self.function.__name__} ({type(error).__name__}: {error})") from error
-        return made if isinstance(made, list) else [made]
+        context = {name: row[name] for name in CONTEXT if name not in given and row.get(name)}
+        return [_within(one, context) for one in (made if isinstance(made, list) else [made])]
+
+    def unread(self, row: dict, source: Source, *, extra: bool) -> set[str]:
+        """What a raw row holds and this format reads not: columns, and the keys of turns as messages[].name.
+
+        Args:
+            extra: whether the kind takes every other column along.
+        """
+        if self.takes_rows or source.group:
+            return set()
+        read = {source.columns.get(name, name) for name in (*self.needed, *self.optional, *CONTEXT)}
+        turn_keys = TURN_KEYS | ({"weight"} if "turns_trained" in self.options else set())
+        keys = {
+            f"{name}[].{key}"
+            for name in read & row.keys()
+            if isinstance(row[name], list)
+            for turn in row[name]
+            if isinstance(turn, dict) and turn.keys() & {"role", "from"}
+            for key, value in turn.items()
+            if key not in turn_keys and value not in (None, "", [])
+        }
+        return keys if extra else keys | {name for name, value in row.items() if name not in read and value is not None}
+
+
+def _within(row: dict, context: dict) -> dict:
+    """A mapped row in its context: the history before its prompt, its system prompt and tools beside it.
+
+    Raises:
+        Drop: two system prompts, or a context that is none.
+    """
+    if not context or "prompt" not in row:
+        return row
+    prompt = row["prompt"]
+    if history := history_turns(context.get("history")):
+        own = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt.strip()}]
+        first = 1 if own[0]["role"] == "system" else 0
+        row = row | {"prompt": [*own[:first], *history, *own[first:]]}
+    if system := as_text(context.get("system") or context.get("system_prompt"), "system").strip():
+        first = prompt[0] if isinstance(prompt, list) and prompt else {"role": "user"}
+        if first["role"] == "system" and first["content"] != system:
+            raise Drop("two system prompts")
+        row = row | {"system": system}
+    tools = context.get("tools")
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except json.JSONDecodeError:
+        raise Drop("tools are not JSON") from None
+    return row | {"tools": json.dumps(tools, ensure_ascii=False)} if tools else row
 
 
 @cache
@@ -95,7 +149,7 @@ def offers(source: Source) -> tuple[str, ...]:
     peeked = peek(source)
     if peeked is None:  # a hub set: only reading it would tell
         return tuple(KINDS)
-    return tuple(kind for kind in KINDS if _detected(*peeked, kind, source))
+    return tuple(kind for kind in KINDS if _detected(*peeked, kind, source)[0])
 
 
 def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Mapper:
@@ -116,11 +170,11 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
     names = [*renamed, *(n for n in names if n not in renamed.values() and n not in renamed)]
     names += ["rows"] if source.group else []
     if source.format == "auto":
-        chosen = _detected(names, rows, kind, source)
+        chosen, failed = _detected(names, rows, kind, source)
         if chosen is None:
             raise UserError(
                 f"{label} has the columns {_listed(names)}, and no format makes {kind} of them"
-                f"{_remedy(names, kind, where)}"
+                f"{_remedy(names, kind, where, failed)}"
             )
     else:
         chosen = mapper(source.format, where)
@@ -128,12 +182,12 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
         if missing:
             raise UserError(
                 f"{label}: format={source.format} needs {_listed(missing)} to make "
-                f"{kind}; the file has {_listed(names)}{_remedy(names, kind, where)}"
+                f"{kind}; the file has {_listed(names)}{_remedy(names, kind, where, {})}"
             )
         if kind not in chosen.gives:
             raise UserError(
                 f"{label}: format={source.format} gives {', '.join(chosen.gives)}, not {kind}"
-                f"{_remedy(names, kind, where)}"
+                f"{_remedy(names, kind, where, {})}"
             )
     for option in source.options:
         if option not in chosen.options:
@@ -156,24 +210,27 @@ def fits(names: list[str], kind: str) -> list[str]:
     return sorted(fitting, key=lambda n: (-sum(c in names for c in mappers[n].needed + mappers[n].optional), n))
 
 
-def _detected(names: list[str], rows: list[dict], kind: str, source: Source) -> Mapper | None:
-    """The format that reads most of the columns and can make the kind of one of the first rows."""
-    plain = replace(source, options={})
-    for candidate in (mapper(name, "") for name in fits(names, kind)):
+def _detected(names: list[str], rows: list[dict], kind: str, source: Source) -> tuple[Mapper | None, dict[str, str]]:
+    """The format that reads most of the columns and can make the kind of one of the first rows; why others cannot."""
+    plain, failed = replace(source, options={}), {}
+    for name in fits(names, kind):
+        candidate = mapper(name, "")
         if candidate.cuts_by_tokens:  # how much of a text is its prompt must be asked for
             continue
         if not rows:  # a saved folder is judged by its columns alone
-            return candidate
+            return candidate, failed
         for row in rows:
             try:
                 if [one for made in candidate.apply(row, plain) for one in as_kind(made, kind)]:
-                    return candidate
-            except Drop:
-                continue
-    return None
+                    return candidate, failed
+            except Drop as reason:
+                failed.setdefault(name, str(reason))
+    return None, failed
 
 
-def _remedy(names: list[str], kind: str, where: str) -> str:
+def _remedy(names: list[str], kind: str, where: str, failed: dict[str, str]) -> str:
+    if failed:
+        return f". Tried: {', '.join(f'{name} ({reason})' for name, reason in failed.items())}"
     if fitting := fits(names, kind):
         return f". These formats fit: {', '.join(fitting)} ({where}.format={fitting[0]})"
     wanted = mapper(KINDS[kind].simple, where).needed

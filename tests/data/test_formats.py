@@ -223,3 +223,102 @@ def test_a_function_of_ones_own_file(tmp_path):
     source = Source(where="data.demos", path="x.jsonl", format=f"{tmp_path}/mine.py:swap")
     mapper = mapping.choose(source, ["a", "b"], [], "demos")
     assert mapper.apply({"a": "1", "b": "2"}, source) == [{"prompt": "2", "completion": "1"}]
+
+
+def mapped(row: dict, kind: str, **source) -> list[dict]:
+    """A row through the format that `auto` finds for it."""
+    source = Source(where=f"data.{kind}", path="rows.jsonl", **source)
+    mapper = mapping.choose(source, list(row), [row], kind)
+    return [made for one in mapper.apply(row, source) for made in as_kind(one, kind)]
+
+
+ASKED, TURN = [{"from": "human", "value": "Name a colour."}], {"from": "gpt", "value": "Red."}
+RED = {"prompt": [user("Name a colour.")], "completion": "Red."}
+PAIR = {"prompt": [user("Name a colour.")], "chosen": "Red.", "rejected": "Table."}
+OTHER = {"from": "gpt", "value": "Table."}
+OPENAI = [user("Name a colour."), assistant("Red.")]
+LAYOUTS = [  # of LLaMA-Factory's data/README.md, OpenAI's fine-tuning guide, Orca, Dolly and TRL's dataset formats
+    ("demos", {"instruction": "Name a colour.", "input": "", "output": "Red.", "system": "", "history": []}, RED),
+    ("demos", {"conversations": [*ASKED, TURN], "system": "Be brief.", "tools": "[]"}, RED | {"system": "Be brief."}),
+    ("demos", {"messages": OPENAI, "tools": [{"name": "f"}]}, RED | {"tools": '[{"name": "f"}]'}),
+    ("demos", {"system_prompt": "S.", "question": "Name a colour.", "response": "Red."}, RED | {"system": "S."}),
+    ("demos", {"instruction": "Name a colour.", "context": "", "response": "Red.", "category": "open_qa"}, RED),
+    ("demos", {"prompt": "Name a colour.", "response": "Red."}, RED),
+    ("demos", {"prompt": "Name a colour.", "completion": [assistant("Red.")]}, RED),
+    ("preferences", {"conversations": ASKED, "chosen": TURN, "rejected": OTHER}, PAIR),
+    ("preferences", {"messages": OPENAI[:1], "chosen": assistant("Red."), "rejected": assistant("Table.")}, PAIR),
+    ("preferences", {"instruction": "Name a colour.", "input": "", "chosen": "Red.", "rejected": "Table."}, PAIR),
+    ("preferences", {"prompt": "Name a colour.", "chosen": [assistant("Red.")], "rejected": [OTHER]}, PAIR),
+    (
+        "preferences",
+        {"system": "S.", "question": "Name a colour.", "chosen": "Red.", "rejected": "Table."},
+        PAIR | {"system": "S."},
+    ),
+    ("unpaired", {"conversations": [*ASKED, TURN], "kto_tag": True}, RED | {"label": True}),
+    ("unpaired", {"instruction": "Name a colour.", "output": "Red.", "kto_tag": False}, RED | {"label": False}),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "made"), LAYOUTS)
+def test_the_layouts_that_people_bring_load_without_a_mapping(kind, row, made):
+    assert mapped(row, kind) == [made]
+
+
+def test_a_history_comes_before_the_question_and_after_the_prompts_own_system_turn():
+    row = {"instruction": "And of Italy?", "output": "Rome.", "history": [["Of France?", "Paris."]]}
+    before = [user("Of France?"), assistant("Paris.")]
+    assert mapped(row, "demos") == [{"prompt": [*before, user("And of Italy?")], "completion": "Rome."}]
+    system = {"role": "system", "content": "S."}
+    row = {"messages": [system, *OPENAI], "system": "S.", "history": before}
+    assert mapped(row, "demos")[0]["prompt"] == [system, *before, user("Name a colour.")]
+    for wrong in ("Of France? Paris.", [["Of France?"]]):
+        with pytest.raises(Drop, match=r"history is not a list of \[question, answer\]"):
+            mapping.mapper("alpaca", "").apply(
+                {"instruction": "a", "output": "b", "history": wrong}, Source(where="data.demos", path="x")
+            )
+
+
+def test_what_cannot_be_shown_to_the_model_drops_the_row():
+    source, messages = Source(where="data.demos", path="x"), mapping.mapper("messages", "")
+    system = {"role": "system", "content": "Other."}
+    call = [user("a"), assistant("") | {"tool_calls": [{"id": "1"}]}, user("b"), assistant("c")]
+    for row, reason in (
+        ({"messages": [system, *OPENAI], "system": "S."}, "two system prompts"),
+        ({"messages": OPENAI, "tools": "weather"}, "tools are not JSON"),
+        ({"messages": call}, "a turn with tool_calls"),
+        ({"messages": [user("a"), assistant("b") | {"weight": 0.5}]}, "a turn of weight 0.5, expected 0 or 1"),
+        ({"messages": [user("a"), assistant("b") | {"weight": 0}]}, "every answer has weight 0"),
+    ):
+        with pytest.raises(Drop, match=reason):
+            messages.apply(row, source)
+
+
+def test_weights_say_which_answers_are_trained():
+    talk = [user("a"), assistant("b"), user("c"), assistant("d") | {"weight": 0}, user("e"), assistant("f")]
+    made = mapped({"messages": talk}, "demos")
+    assert [row["completion"] for row in made] == ["b", "f"]
+    assert made[1]["prompt"] == [user("a"), assistant("b"), user("c"), assistant("d"), user("e")]
+    assert [row["completion"] for row in mapped({"messages": [talk[0], talk[1]]}, "demos")] == ["b"]
+
+
+def test_what_a_format_does_not_read_is_named():
+    source, messages = Source(where="data.demos", path="x"), mapping.mapper("messages", "")
+    row = {
+        "messages": [user("a") | {"name": "Tom"}, assistant("b") | {"weight": 1}],
+        "id": 3,
+        "system": None,
+        "x": None,
+    }
+    assert messages.unread(row, source, extra=False) == {"id", "messages[].name"}
+    assert messages.unread(row, source, extra=True) == {"messages[].name"}
+    assert mapping.mapper("preference", "").unread({"prompt": row["messages"]}, source, extra=True) == {
+        "prompt[].name",
+        "prompt[].weight",
+    }
+
+
+def test_the_formats_that_were_tried_are_told():
+    from rlhf_recipes.errors import UserError
+
+    with pytest.raises(UserError, match=r"Tried: hh \(no «.*»\), preference \(chosen is not text\)|Tried: preference"):
+        mapped({"prompt": "a", "chosen": {"x": 1}, "rejected": {"x": 2}}, "preferences")

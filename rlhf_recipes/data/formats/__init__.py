@@ -12,10 +12,11 @@ FORMATS = {
     mapper.__name__: mapper
     for mapper in (
         *(instructions.alpaca, instructions.messages, instructions.prompt_completion, instructions.question_answer),
-        *(instructions.self_instruct, instructions.sharegpt),
+        *(instructions.self_instruct, instructions.sharegpt, instructions.instruction_response),
+        *(instructions.prompt_response, instructions.orca),
         *(maths.dapo, maths.gsm8k, maths.openmath),
         *(preferences.alpaca_pair, preferences.hh, preferences.preference, preferences.question_pair),
-        *(preferences.ranked, preferences.shp, preferences.unpaired),
+        *(preferences.ranked, preferences.shp, preferences.unpaired, preferences.kto),
         *(sql.nl2sql, sql.wikisql),
         *(texts.continuation, texts.prompt, texts.text),
         trees.oasst1,

@@ -10,7 +10,7 @@ def prompt_completion(prompt, completion, *, between: str = "") -> Demo:
     Args:
         between: what a string prompt is followed by, where prompt + completion would run together.
     """
-    prompt = prompt_of(prompt)
+    prompt = prompt_of(prompt, completion)
     if isinstance(prompt, str):
         prompt += between
     return {"prompt": prompt, "completion": answer_of(completion, "completion")}
@@ -20,19 +20,36 @@ def messages(messages, *, turns_trained: str = "last") -> list[Demo]:
     """TRL's conversations, `messages` as {"role", "content"}.
 
     Args:
-        turns_trained: "last" trains the last answer, "all" makes one demonstration of each answer.
+        turns_trained: "last" trains the last answer, "all" makes one demonstration of each answer. Where turns carry
+            OpenAI's `weight`, 0 or 1, the weights say which are trained.
     """
-    return _split(turns(messages, "messages"), turns_trained)
+    return _split(turns(messages, "messages", weights=True), turns_trained)
 
 
 def sharegpt(conversations, *, turns_trained: str = "last") -> list[Demo]:
     """ShareGPT's `conversations` as {"from": "human" | "gpt" | "system", "value"}; see `messages`."""
-    return _split(turns(conversations, "conversations"), turns_trained)
+    return _split(turns(conversations, "conversations", weights=True), turns_trained)
 
 
 def alpaca(instruction, output, input=None) -> Demo:
     """Stanford Alpaca: `instruction`, `output` and, often empty, `input`."""
     return {"prompt": user_turn(instruction, "instruction", input), "completion": as_text(output, "output")}
+
+
+def instruction_response(instruction, response, input=None, context=None) -> Demo:
+    """Alpaca's rows under other names: Dolly's `instruction`, `context` and `response`."""
+    return alpaca(instruction, response, context if input is None else input)
+
+
+def prompt_response(prompt, response) -> Demo:
+    """`prompt` and `response`: a question and its answer, not a text and its continuation."""
+    prompt = prompt_of(prompt) if isinstance(prompt, list) else user_turn(prompt, "prompt")
+    return {"prompt": prompt, "completion": answer_of(response, "response")}
+
+
+def orca(question, response) -> Demo:
+    """OpenOrca's `question` and `response`, under its `system_prompt`."""
+    return question_answer(question, response)
 
 
 def self_instruct(instruction, instances) -> list[Demo]:
@@ -50,4 +67,5 @@ def question_answer(question, answer, context=None) -> Demo:
 
 
 def _split(conversation: list[dict], turns_trained: str) -> list[Demo]:
-    return every_answer(conversation) if turns_trained == "all" else [last_answer(conversation)]
+    weighted = any("weight" in turn for turn in conversation)
+    return every_answer(conversation) if turns_trained == "all" or weighted else [last_answer(conversation)]

@@ -1,7 +1,16 @@
 """Two or more answers to one prompt and a judgement between them."""
 
 from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking, Unpaired
-from rlhf_recipes.data.formats.turns import answer_of, as_text, hh_turns, last_answer, prompt_of, turns, user_turn
+from rlhf_recipes.data.formats.turns import (
+    ROLES,
+    answer_of,
+    as_text,
+    hh_turns,
+    last_answer,
+    prompt_of,
+    turns,
+    user_turn,
+)
 
 
 def hh(chosen, rejected) -> Pair:
@@ -10,21 +19,33 @@ def hh(chosen, rejected) -> Pair:
 
 
 def preference(
-    chosen, rejected, prompt=None, score_chosen=None, score_rejected=None, margin=None, *, use_margin: bool = False
+    chosen,
+    rejected,
+    prompt=None,
+    score_chosen=None,
+    score_rejected=None,
+    margin=None,
+    conversations=None,
+    messages=None,
+    *,
+    use_margin: bool = False,
 ) -> Pair:
-    """TRL's preferences: standard or conversational, with `prompt` or with the prompt inside both answers.
+    """TRL's preferences: standard or conversational, with `prompt` or with the prompt inside both answers; and
+    LLaMA-Factory's, whose prompt is `conversations` or `messages` and each answer one turn.
 
     Args:
         use_margin: keep `margin`, or score_chosen - score_rejected; RewardTrainer then subtracts it from the difference
             of the rewards, as Touvron et al. 2023 (arXiv:2307.09288 eq. 2). Without it a margin is left out.
     """
-    if isinstance(chosen, list) and not isinstance(prompt, list):  # a prompt beside whole conversations repeats them
+    if prompt is None and not _is_dialogue(chosen):
+        prompt = conversations if conversations is not None else messages
+    if _is_dialogue(chosen) and not isinstance(prompt, list):  # a prompt beside whole conversations repeats them
         pair = _split(turns(chosen, "chosen"), turns(rejected, "rejected"))
     elif prompt is None:
         pair = _implicit(as_text(chosen, "chosen"), as_text(rejected, "rejected"))
     else:
         pair = {
-            "prompt": prompt_of(prompt),
+            "prompt": prompt_of(prompt, chosen, rejected),
             "chosen": answer_of(chosen, "chosen"),
             "rejected": answer_of(rejected, "rejected"),
         }
@@ -77,24 +98,49 @@ def ranked(prompt, completions, ranks=None, scores=None) -> Ranking:
     if len(ranks) != len(completions):
         raise Drop("as many ranks as completions are needed")
     return {
-        "prompt": prompt_of(prompt),
+        "prompt": prompt_of(prompt, *completions),
         "completions": [answer_of(completion, "completions") for completion in completions],
         "ranks": [float(rank) for rank in ranks],
     }
 
 
-def unpaired(label, prompt=None, completion=None, messages=None) -> Unpaired:
-    """TRL's unpaired preferences: `prompt`, `completion` and a `label`, true or false (1 or 0); or whole `messages`."""
-    labels = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-    if str(label).strip().lower() not in labels:
-        raise Drop("label is neither true nor false")
-    if messages is not None:
-        demo = last_answer(turns(messages, "messages"))
+def unpaired(label, prompt=None, completion=None, messages=None, conversations=None) -> Unpaired:
+    """TRL's unpaired preferences: `prompt`, `completion` and a `label`, true or false (1 or 0); or a whole dialogue,
+    `messages` or `conversations`.
+    """
+    judged = _desirable(label)
+    dialogue = messages if messages is not None else conversations
+    if dialogue is not None:
+        demo = last_answer(turns(dialogue, "messages"))
     elif prompt is None or completion is None:
         raise Drop("no prompt" if prompt is None else "no completion")
     else:
-        demo = {"prompt": prompt_of(prompt), "completion": answer_of(completion, "completion")}
-    return demo | {"label": labels[str(label).strip().lower()]}
+        demo = {"prompt": prompt_of(prompt, completion), "completion": answer_of(completion, "completion")}
+    return demo | {"label": judged}
+
+
+def kto(kto_tag, conversations=None, messages=None, instruction=None, output=None, input=None) -> Unpaired:
+    """LLaMA-Factory's `kto_tag`, true or false, beside a dialogue or Alpaca's columns."""
+    if conversations is not None or messages is not None:
+        return unpaired(kto_tag, messages=messages, conversations=conversations)
+    if instruction is None or output is None:
+        raise Drop("no instruction" if instruction is None else "no output")
+    prompt = user_turn(instruction, "instruction", input)
+    return {"prompt": prompt, "completion": as_text(output, "output"), "label": _desirable(kto_tag)}
+
+
+def _desirable(label: object) -> bool:
+    labels = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    if str(label).strip().lower() not in labels:
+        raise Drop("label is neither true nor false")
+    return labels[str(label).strip().lower()]
+
+
+def _is_dialogue(answer: object) -> bool:
+    """Whether an answer is a whole conversation, its question included."""
+    if not isinstance(answer, list) or not all(isinstance(turn, dict) for turn in answer):
+        return False
+    return any(ROLES.get(turn.get("role", turn.get("from"))) == "user" for turn in answer)
 
 
 def _split(chosen: Messages, rejected: Messages) -> Pair:

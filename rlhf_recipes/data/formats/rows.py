@@ -89,6 +89,8 @@ class Text(TypedDict):
 
 class Prompt(TypedDict):
     prompt: str | Messages
+    system: NotRequired[str]
+    tools: NotRequired[str]  # JSON: the tools that the chat template shows
     key: NotRequired[str]  # what the split into train and held-out rows hashes, where that is not the prompt
 
 

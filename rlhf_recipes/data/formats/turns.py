@@ -20,12 +20,12 @@ _HH = re.compile(r"\n\n(Human|Assistant):")
 
 
 def as_text(value: object, column: str) -> str:
-    """A cell as text: a number is written out, an empty cell is ""; a list or an object is no text.
+    """A cell as text: a number is written out, an empty cell or NaN is ""; a list or an object is no text.
 
     Raises:
         Drop: the cell is a list or an object.
     """
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, str | int | float):
         return str(value)
@@ -39,14 +39,19 @@ def user_turn(value: object, column: str, input: object = None) -> Messages:
     return [turn | ({"input": given} if given else {})]
 
 
-def turns(messages: list, column: str = "messages") -> Messages:
+def turns(messages: list, column: str = "messages", *, weights: bool = False) -> Messages:
     """Turns under the role names that chat templates know, neighbours of one role joined by a blank line.
 
     Accepts {"role", "content"} and ShareGPT's {"from", "value"}; an answer before the first question is left out,
     as FastChat does. Chat templates of Llama and Mistral refuse dialogues that do not alternate.
 
+    Args:
+        messages: the cell.
+        column: its name.
+        weights: keep OpenAI's `weight` of an answer, 0 or 1.
+
     Raises:
-        Drop: not a list of turns, or a role that no template knows.
+        Drop: not a list of turns, a role that no template knows, or a call of a tool that is not text.
 
     >>> turns([{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "a"}, {"from": "human", "value": "b"}])
     [{'role': 'user', 'content': 'a\\n\\nb'}]
@@ -55,17 +60,30 @@ def turns(messages: list, column: str = "messages") -> Messages:
         raise Drop(f"{column} is not a list of turns")
     result: Messages = []
     for message in messages:
-        role = message.get("role", message.get("from"))
-        if role not in ROLES:
-            raise Drop(f"a turn by {role!r}")
-        turn = {"role": ROLES[role], "content": _content(message.get("content", message.get("value")), column)}
+        turn = _turn(message, column)
+        if weights and turn["role"] == "assistant" and (weight := message.get("weight")) is not None:
+            if weight not in (0, 1):
+                raise Drop(f"a turn of weight {weight}, expected 0 or 1")
+            turn["weight"] = int(weight)
         if not result and turn["role"] == "assistant":
             continue
         if result and result[-1]["role"] == turn["role"]:
+            if result[-1].get("weight", 1) != turn.get("weight", 1):
+                raise Drop("two answers in a row of which one has weight 0")
             result[-1]["content"] += "\n\n" + turn["content"]
         else:
             result.append(turn)
     return result
+
+
+def _turn(message: dict, column: str) -> dict:
+    role = message.get("role", message.get("from"))
+    if role not in ROLES:
+        raise Drop(f"a turn by {role!r}")
+    for call in ("tool_calls", "function_call"):
+        if message.get(call):
+            raise Drop(f"a turn with {call}")
+    return {"role": ROLES[role], "content": _content(message.get("content", message.get("value")), column)}
 
 
 def hh_turns(text: str) -> Messages:
@@ -86,20 +104,41 @@ def hh_turns(text: str) -> Messages:
     )
 
 
-def prompt_of(value: object, column: str = "prompt") -> str | Messages:
-    """A prompt as it stands: a string stays a string, a list becomes turns."""
-    return turns(value, column) if isinstance(value, list) else as_text(value, column)
+def prompt_of(value: object, *answers: object) -> str | Messages:
+    """A prompt as it stands: a string stays a string, a list becomes turns, as does a string that turns answer."""
+    if isinstance(value, list):
+        return turns(value, "prompt")
+    conversational = any(isinstance(answer, list | dict) for answer in answers)
+    return user_turn(value, "prompt") if conversational else as_text(value, "prompt")
 
 
 def answer_of(value: object, column: str) -> str | Messages:
     """An answer: a string, or the text of one assistant's turn, or several turns as they are."""
+    if isinstance(value, dict) and _SPOKEN & value.keys():  # LLaMA-Factory's one turn
+        value = [value]
     if not isinstance(value, list):
         return as_text(value, column)
-    if not value or not all(isinstance(m, dict) and "role" in m and "content" in m for m in value):
+    if not value or not all(isinstance(m, dict) and _SPOKEN & m.keys() for m in value):
         raise Drop(f"{column} is not a list of turns")
-    if len(value) == 1 and value[0]["role"] == "assistant":
-        return _content(value[0]["content"], column)
-    return [{"role": m["role"], "content": _content(m["content"], column)} for m in value]
+    answer = [_turn(message, column) for message in value]
+    return answer[0]["content"] if len(answer) == 1 and answer[0]["role"] == "assistant" else answer
+
+
+def history_turns(history: object) -> Messages:
+    """LLaMA-Factory's `history`, [[question, answer], …], or a list of turns, as turns.
+
+    Raises:
+        Drop: neither.
+    """
+    if history is None or history == "":
+        return []
+    if not isinstance(history, list):
+        raise Drop("history is not a list of [question, answer]")
+    if all(isinstance(said, dict) for said in history):
+        return turns(history, "history")
+    if not all(isinstance(said, list) and len(said) == 2 for said in history):
+        raise Drop("history is not a list of [question, answer]")
+    return turns([{"role": role, "content": text} for said in history for role, text in zip(_PAIR, said, strict=True)])
 
 
 def last_answer(messages: Messages) -> Demo:
@@ -111,13 +150,21 @@ def last_answer(messages: Messages) -> Demo:
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not ends or not any(m["role"] == "user" for m in messages[: ends[-1]]):
         raise Drop("no answer by the assistant")
-    return {"prompt": messages[: ends[-1]], "completion": messages[ends[-1]]["content"]}
+    earlier = [{"role": m["role"], "content": m["content"]} for m in messages[: ends[-1]]]
+    return {"prompt": earlier, "completion": messages[ends[-1]]["content"]}
 
 
 def every_answer(messages: Messages) -> list[Demo]:
-    """One demonstration for each answer, with all earlier turns as its prompt."""
+    """One demonstration for each answer that is not of weight 0, with all earlier turns as its prompt.
+
+    Raises:
+        Drop: there is none.
+    """
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    return [last_answer(messages[: i + 1]) for i in ends] or [last_answer(messages)]
+    trained = [last_answer(messages[: i + 1]) for i in ends if messages[i].get("weight", 1)]
+    if ends and not trained:
+        raise Drop("every answer has weight 0")
+    return trained or [last_answer(messages)]
 
 
 def _content(value: object, column: str) -> str:
@@ -126,3 +173,7 @@ def _content(value: object, column: str) -> str:
             raise Drop("a turn that is not text")
         return "".join(part["text"] for part in value)
     return as_text(value, column).strip()
+
+
+_PAIR = ("user", "assistant")
+_SPOKEN = {"content", "value"}

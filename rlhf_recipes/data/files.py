@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -20,8 +22,60 @@ def suffix(file: Path) -> str:
     return Path(file.stem if file.suffix == ".gz" else file).suffix.lower()
 
 
-def find(path: str, where: str) -> list[Path]:
+@dataclass(frozen=True)
+class Folder:
+    """What a folder of a hub repository holds.
+
+    Args:
+        splits: the files of each split by its name (`datasets` has these names); one split "" where no name tells.
+        left_out: the names of files that hold no rows.
+    """
+
+    splits: dict[str, list[Path]]
+    left_out: list[str]
+
+    @property
+    def held_out(self) -> str | None:
+        """The split beside train that is held out: validation before test; None where there is no train."""
+        return next((name for name in ("validation", "test") if name in self.splits and "train" in self.splits), None)
+
+
+def folder(place: Path) -> Folder:
+    """A folder's data files by split. README, LICENSE and, beside other data files, Markdown hold no rows."""
+    every = sorted(f for f in place.rglob("*") if f.is_file() and not _hidden(f.relative_to(place)))
+    readable = [file for file in every if reader(file) and not _CARD.fullmatch(file.name)]
+    tables = [file for file in readable if suffix(file) != ".md"]
+    splits: dict[str, list[Path]] = {}
+    for file in tables or readable:
+        splits.setdefault(_split_of(file.relative_to(place)), []).append(file)
+    if "train" not in splits:  # a name that says test does not make the rest training files
+        splits = {"": tables or readable}
+    left_out = [file.name for file in every if reader(file) and file not in (tables or readable)]
+    if "train" in splits:
+        left_out += [file.name for file in splits.pop("", [])]
+    return Folder(splits, left_out)
+
+
+def _split_of(relative: Path) -> str:
+    """train, validation, test or "", by the file's name or else its folders' names.
+
+    >>> [_split_of(Path(name)) for name in ("data/train-00000-of-00001.parquet", "dev/a.json", "contest.csv")]
+    ['train', 'validation', '']
+    """
+    for part in reversed(relative.parts):
+        for name, words in _SPLITS.items():
+            if re.search(rf"(?<![a-z])({words})(?![a-z])", part.lower()):
+                return name
+    return ""
+
+
+def find(path: str, where: str, split: str | None = None) -> list[Path]:
     """The files that a path, a folder or a glob means, sorted.
+
+    Args:
+        path: as typed.
+        where: the setting that named it.
+        split: of a folder that has splits by its files' names; None is train.
 
     Raises:
         UserError: nothing is there, nothing can be read, or nothing is in it.
@@ -32,10 +86,12 @@ def find(path: str, where: str) -> list[Path]:
         if not files:
             raise UserError(f"{where}={path}: no file matches")
     elif place.is_dir():
-        every = sorted(f for f in place.rglob("*") if f.is_file() and not _hidden(f.relative_to(place)))
-        files = [file for file in every if reader(file)]
+        splits = folder(place).splits
+        files = splits[""] if "" in splits else splits.get(split or "train")
+        if files is None:
+            raise UserError(f"{where.rpartition('.')[0]}.split={split}: {path} has the splits {', '.join(splits)}")
         if not files:
-            there = ", ".join(file.name for file in every[:4]) or "nothing"
+            there = ", ".join(sorted(file.name for file in place.iterdir())[:4]) or "nothing"
             raise UserError(f"{where}={path}: the folder holds {there}; expected {', '.join(READERS)} files")
     elif place.is_file():
         files = [place]
@@ -95,30 +151,59 @@ def _json(file: Path) -> Iterator[dict]:
         raise UserError(
             f"{file}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}); expected a list of objects"
         ) from error
-    if isinstance(rows, dict):  # {"data": [...]}, {"train": [...]}
-        lists = [value for value in rows.values() if isinstance(value, list)]
-        if len(lists) != 1:
-            raise UserError(f"{file}: expected a list of objects, or an object that holds one list of them")
-        rows = lists[0]
+    if isinstance(rows, dict):
+        rows = _wrapped(rows, file)
     if not isinstance(rows, list):
         raise UserError(f"{file}: expected a list of objects, found {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
         yield _object(row, f"{file}, item {number}")
 
 
+def _wrapped(content: dict, file: Path) -> list:
+    """The rows of an object: the one list of objects in {"data": [...]} or {"train": [...]}, or the object as a row."""
+    lists = [value for value in content.values() if isinstance(value, list) and all(isinstance(v, dict) for v in value)]
+    turns = any(turn.keys() & {"role", "from"} for several in lists for turn in several)
+    if turns or not lists or "instruction" in content:
+        return [content]
+    if len(lists) > 1:
+        raise UserError(f"{file}: expected a list of objects, one object, or an object that holds one list of them")
+    return lists[0]
+
+
 def _csv(file: Path) -> Iterator[dict]:
+    """Rows under the header's names. A stray quote in a field stays in it, where the field's end is clear."""
     csv.field_size_limit(2**31 - 1)
-    with _open(file, newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if suffix(file) == ".tsv" else ",")
+    separator, record = "\t" if suffix(file) == ".tsv" else ",", []
+    with _open(file, newline="") as opened:
+        lines = csv.reader((record.append(line) or line for line in opened), delimiter=separator)
+        header, first = None, 1
         try:
-            for row in reader:
-                if None in row or any(value is None for value in row.values()):
-                    raise UserError(
-                        f"{file}, line {reader.line_num}: not as many fields as the header's {len(reader.fieldnames)}"
-                    )
-                yield row
+            for row in lines:
+                if header is None:
+                    header = row
+                elif row:
+                    row = _stray_quotes(row, record, separator)
+                    if len(row) != len(header):
+                        quote = " (a quote opens a field there and closes lines later)" if len(record) > 1 else ""
+                        raise UserError(
+                            f"{file}, line {first}: not as many fields as the header's {len(header)}{quote}"
+                        )
+                    yield dict(zip(header, row, strict=True))
+                record.clear()
+                first = lines.line_num + 1
         except csv.Error as error:
-            raise UserError(f"{file}, line {reader.line_num}: not CSV ({error})") from error
+            raise UserError(f"{file}, line {first}: not CSV ({error})") from error
+
+
+def _stray_quotes(row: list[str], record: list[str], separator: str) -> list[str]:
+    """The fields of a line; as they stand where `"Yes" she said.` begins with a quote that is not the field's."""
+    if len(record) > 1 or '"' not in record[0]:
+        return row
+    try:
+        return next(csv.reader(record, delimiter=separator, strict=True))
+    except csv.Error:
+        plain = record[0].rstrip("\r\n").split(separator)
+        return plain if len(plain) == len(row) else row
 
 
 def _parquet(file: Path) -> Iterator[dict]:
@@ -164,6 +249,8 @@ def _hidden(relative: Path) -> bool:
     return any(part.startswith((".", "_")) for part in relative.parts)
 
 
+_CARD = re.compile(r"(readme|license|licence|notice|changelog)(\..*)?", re.IGNORECASE)
+_SPLITS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval|evaluation"}
 READERS = {
     **{".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet},
     **{".txt": _text, ".text": _text, ".md": _text},

@@ -25,7 +25,8 @@ class Split:
     Args:
         train, eval: `datasets.Dataset`; `eval` has no rows where data.eval_fraction=0.
         counts: read (rows in the sources), rows (made of them, where a format makes several of one), train, eval,
-            dropped {reason: rows}, cut (rows longer than max_length), duplicates; rows = train + eval + all dropped.
+            dropped {reason: rows}, cut (rows longer than max_length), duplicates, notes (how a
+            folder was read, columns that nobody reads); rows = train + eval + all dropped.
         kind: one of KINDS.
         source: the config's key that the rows came from, data.preferences for demos made of preferences.
     """
@@ -37,7 +38,7 @@ class Split:
     source: str
 
     def describe(self) -> str:
-        """One line: «preferences: 2312 read, 2190 to train + 118 held out; 4 dropped (4 empty answer)»."""
+        """«preferences: 2312 read, 2190 to train + 118 held out; 4 dropped (4 empty answer)», a line for each note."""
         c = self.counts
         made = f", {c['rows']} made of them" if c["rows"] != c["read"] else ""
         origin = "" if self.source == f"data.{self.kind}" else f" (from {self.source})"
@@ -49,7 +50,7 @@ class Split:
             line += f"; {c['cut']} cut at {c['max_length']} tokens"
         if c["duplicates"]:
             line += f"; {c['duplicates']} the same as another, kept"
-        return line
+        return "\n  ".join([line, *c["notes"]])
 
 
 def check(data: Any, kind: str, stage: str | None = None) -> None:
@@ -115,6 +116,9 @@ def load(
     counts = {name: reader.counts[name] for name in ("read", "rows", "cut", "duplicates")}
     counts |= {"train": len(train), "eval": len(held_out), "max_length": max_length}
     counts["dropped"] = {reason: n for reason, n in reader.dropped.most_common() if n}
+    notes = [note for part in source.parts() if (note := part.note())]
+    unread = [f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names]
+    counts["notes"] = notes + unread
     return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
@@ -142,6 +146,7 @@ class Reader:
     parts: list[int] = field(default_factory=list)  # which of a mixture's sources it is of
     counts: Counter = field(default_factory=Counter)
     dropped: Counter = field(default_factory=Counter)
+    unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
     _seen: set[int] = field(default_factory=set)
     _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
 
@@ -184,6 +189,8 @@ class Reader:
             mapper = mapping.choose(part, sources.columns(first, part.group), first, self.kind)
         for raw in chain(first, rows):
             self.counts["read"] += 1
+            if part.path != "embedded":
+                self.unread.setdefault(part.label, set()).update(mapper.unread(raw, part, extra=KINDS[self.kind].extra))
             for row in self._mapped(mapper, raw, part):
                 self.counts["rows"] += 1
                 try:

@@ -11,7 +11,7 @@ from rlhf_recipes.data import files, hub_datasets
 from rlhf_recipes.errors import UserError, suggest
 
 NONE = (None, "", "???")  # a path not given; ??? is Hydra's for a value that must be
-PEEK = 5  # rows that decide what `format: auto` is
+PEEK = 20  # rows that decide what `format: auto` is
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Source:
     config: str | None = None  # hub: the set's configuration
     revision: str | None = None  # hub: branch, tag or commit
     data_files: Any = None  # hub: files of the repository
-    split: str | None = None  # hub or saved folder; None is train
+    split: str | None = None  # hub, saved folder, or a folder of train and test files; None is train
     format: str = "auto"  # a function of data/formats, or ./file.py:function
     columns: dict[str, str] = field(default_factory=dict)  # {the format's column: the file's column}
     options: dict[str, Any] = field(default_factory=dict)  # the format's keyword-only parameters
@@ -71,14 +71,35 @@ class Source:
     def eval_sources(self) -> list["Source"]:
         """The sources of held-out rows that are named; the other settings hold for them too.
 
-        A split means nothing to plain files, so a preset's `eval_split` is ignored where the user has put a file of his
-        own in its place.
+        A folder of train and test files has its test files held out. A split means nothing to other files, so a
+        preset's `eval_split` is ignored where the user has put a file of his own in its place.
         """
         if self.eval_path:
             return [replace(self, path=self.eval_path, split=self.eval_split, sources=None, key="eval_path")]
         if self.path in NONE:
             return [each for part in self.parts() for each in part.eval_sources()]
+        if self.folder and (held_out := self.eval_split or self.folder.held_out) and held_out != self.split:
+            return [replace(self, split=held_out)]
         return [replace(self, split=self.eval_split)] if self.eval_split and self.place in ("hub", "saved") else []
+
+    @property
+    def folder(self) -> files.Folder | None:
+        """A folder whose files' names tell splits, else None."""
+        place = Path(str(self.path)).expanduser()
+        found = files.folder(place) if self.path not in NONE and place.is_dir() and self.place == "files" else None
+        return found if found and "" not in found.splits else None
+
+    def note(self) -> str | None:
+        """How a folder is read: «set: train-00000.parquet trained, test-00000.parquet held out, README.md left out»."""
+        place = Path(str(self.path)).expanduser()
+        if self.path in NONE or not place.is_dir() or self.place != "files":
+            return None
+        contents = files.folder(place)
+        held_out = self.eval_sources()
+        use = {self.split or "train": "trained"} | ({held_out[0].split: "held out"} if held_out and self.folder else {})
+        parts = [f"{name} {use.get(name, 'left out')}" for name in contents.splits if name]
+        parts += [f"{', '.join(contents.left_out)} left out"] if contents.left_out else []
+        return f"{self.label}: {'; '.join(parts)}" if parts else None
 
 
 def source(node: Any, where: str) -> Source:
@@ -115,10 +136,10 @@ def peek(source: Source) -> tuple[list[str], list[dict]] | None:
         return hub_datasets.saved_columns(source), []
     if source.place != "files":
         return None
-    file = files.find(source.path, f"{source.where}.{source.key}")[0]
+    file = files.find(source.path, f"{source.where}.{source.key}", source.split)[0]
     if files.suffix(file) == ".json" and file.stat().st_size > 2**25:
         return None  # a list of 32 MB and more: reading it all would take seconds
-    rows = list(islice(_grouped(files.read(file, source.separator), source.group), PEEK))
+    rows = list(islice(_grouped(_without_nan(files.read(file, source.separator)), source.group), PEEK))
     if not rows:
         raise UserError(f"{source.where}.{source.key}={file}: no rows in it; expected at least one")
     return columns(rows, source.group), rows
@@ -139,17 +160,23 @@ def read(source: Source, seed: int = 0) -> Iterator[dict]:
 
             rows = embedded.rows(source.kind, seed=seed, n=source.limit)
         case "files":
-            every = files.find(source.path, f"{source.where}.{source.key}")
+            every = files.find(source.path, f"{source.where}.{source.key}", source.split)
             rows = (row for file in every for row in files.read(file, source.separator))
         case place:
             rows = (hub_datasets.saved if place == "saved" else hub_datasets.rows)(source)
-    return islice(_grouped(rows, source.group), source.limit)
+    return islice(_grouped(_without_nan(rows), source.group), source.limit)
 
 
 def columns(rows: list[dict], group: str | None = None) -> list[str]:
     """Names of the columns of some rows; of grouped rows, those of their members."""
     inner = [member for row in rows for member in row["rows"]] if group else rows
     return list(dict.fromkeys(name for row in inner for name in row))
+
+
+def _without_nan(rows: Iterator[dict]) -> Iterator[dict]:
+    """The rows with NaN, as pandas writes an empty cell, as None."""
+    for row in rows:
+        yield {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
 
 
 def _grouped(rows: Iterator[dict], column: str | None) -> Iterator[dict]:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from rlhf_recipes import data
+from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.errors import UserError
 
 ROWS = [{"prompt": "What is 2 + 2?", "completion": " 4"}, {"prompt": "A “quoted”,\nquestion", "completion": " é"}]
@@ -142,3 +143,92 @@ def test_check_imports_nothing_heavy(write):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert not re.search("Traceback", done.stderr)
+
+
+def tables(folder, **splits: list[dict]) -> str:
+    """A folder as the hub has it: a card, and a Parquet file for each split."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# A card\n")
+    for name, rows in splits.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / "data" / f"{name}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_a_folder_of_the_hub_trains_its_train_split_and_holds_out_its_test_split(tmp_path, local):
+    path = tables(tmp_path / "set", train=ROWS[:1], test=ROWS[1:])
+    split = data.load(local(demos={"path": path}), "demos")
+    assert [list(split.train), list(split.eval)] == [ROWS[:1], ROWS[1:]]
+    said = f"data.demos.path={path}: test held out; train trained; README.md left out"
+    assert split.describe().splitlines()[1].strip() == said
+    assert list(data.load(local(demos={"path": path, "split": "test"}), "demos").train) == ROWS[1:]
+    with pytest.raises(UserError, match=r"data\.demos\.split=dev: .* has the splits test, train"):
+        data.check(local(demos={"path": path, "split": "dev"}), "demos")
+    texts = [[{"text": f"{name} {i}"} for i in range(2)] for name in ("train", "test", "validation")]
+    path = tables(tmp_path / "texts", train=texts[0], test=texts[1], validation=texts[2])
+    split = data.load(local(corpus={"path": path}), "corpus")
+    assert [list(split.train["text"]), list(split.eval["text"])] == [
+        ["train 0", "train 1"],
+        [*map("validation {}".format, (0, 1))],
+    ]
+    assert "test left out" in split.describe()
+
+
+def test_a_folder_of_markdown_is_text_without_its_card(tmp_path, write, local):
+    write("# A card", "set/README.md")
+    write("A text.", "set/a.md")
+    assert list(data.load(local(corpus={"path": str(tmp_path / "set")}), "corpus").train["text"]) == ["A text."]
+
+
+def test_an_object_in_a_json_file_is_one_row_or_holds_the_rows(write, local):
+    talk = {"messages": [{"role": "user", "content": "Say hi."}, {"role": "assistant", "content": "Hi."}]}
+    assert demos(local, write(talk, "one.json")) == [{"prompt": "Say hi.\n\n", "completion": "Hi."}]
+    assert demos(local, write(ROWS[0], "flat.json")) == ROWS[:1]
+    tools = talk | {"tools": []}
+    assert len(demos(local, write(tools, "tools.json"))) == 1
+    task = {"instruction": "Double.", "instances": [{"input": "2", "output": "4"}, {"input": "3", "output": "6"}]}
+    assert len(demos(local, write(task, "task.json"))) == 2
+    assert demos(local, write({"version": "1", "data": ROWS}, "wrapped.json")) == ROWS
+
+
+def test_a_quote_that_never_closes_is_told_by_the_line_where_it_opens(write, local):
+    head, tail = 'question\tanswer\nWho?\t"Yes" she said.\nHow tall?\t72"\n', "Who was it?\tTom.\nSay hi.\tHi.\n"
+    path = write(head + tail, "demos.tsv")
+    assert [row["completion"] for row in demos(local, path)] == ['"Yes" she said.', '72"', "Tom.", "Hi."]
+    with pytest.raises(UserError, match=r"line 4: not as many fields as the header's 2 \(a quote opens"):
+        data.check(local(demos={"path": write(head + '"Who goes there\tNobody.\n' + tail, "demos.tsv")}), "demos")
+    quoted = 'question,answer\n"a ""word"", and\nmore","b"\n'
+    assert demos(local, write(quoted, "quoted.csv")) == [{"prompt": 'a "word", and\nmore\n\n', "completion": "b"}]
+
+
+def test_nan_is_an_empty_cell(write, local):
+    rows = '[{"instruction": "Say hi.", "input": NaN, "output": "Hi."}, {"instruction": "Name a dog.", "output": NaN}]'
+    split = data.load(local(demos={"path": write(rows, "nan.json")}), "demos")
+    assert list(split.train) == [{"prompt": "Say hi.\n\n", "completion": "Hi."}]
+    assert split.counts["dropped"] == {"no output": 1}
+
+
+def test_columns_that_nobody_reads_are_named_once(write, local):
+    rows = [
+        {"messages": [{"role": "user", "content": "a", "name": "T"}, {"role": "assistant", "content": "b"}], "id": 1}
+    ]
+    split = data.load(local(demos={"path": write(rows * 3)}), "demos")
+    assert split.describe().count("not read") == 1
+    assert split.describe().endswith("not read: id, messages[].name")
+
+
+def test_a_rows_system_prompt_wins_over_the_runs_and_tools_need_a_chat_template(write, local, chatty):
+    talk = [{"role": "user", "content": "Rome?"}, {"role": "assistant", "content": "Sun."}]
+    rows = [{"messages": talk, "system": "Be Ahab.", "tools": "[]"}, {"messages": talk, "tools": '[{"name": "f"}]'}]
+    node = local(demos={"path": write(rows)}, system="Be kind.")
+    split = data.load(node, "demos")
+    assert list(split.train) == [{"prompt": "Be Ahab.\n\nRome?\n\n", "completion": "Sun."}]
+    assert split.counts["dropped"] == {"tools, which only data.template=chat shows, not plain": 1}
+    assert data.load(node, "corpus").train["text"][0] == "Be Ahab.\n\nRome?\n\nSun."
+    chatty.chat_template = "{% if tools %}{{ tools[0].name }}:{% endif %}" + chatty.chat_template
+    row = data.load(node | {"template": "chat"}, "demos", tokenizer=chatty).train[1]
+    assert chatty.decode(row.get("input_ids") or prompt_ids([row["prompt"]], chatty)[0]).startswith(
+        "f:<system>Be kind."
+    )

@@ -25,6 +25,7 @@ from rlhf_recipes.runs.provenance import (
     fingerprint,
     local_files,
     peak_memory,
+    shell_words,
     versions,
 )
 
@@ -42,7 +43,8 @@ class StageRun:
         self.cfg = cfg
         self.stages = stages
         self.stage = stages[cfg.stage]
-        self.command = command(cfg, words)
+        self.words = shell_words(cfg, words)
+        self.command = command(cfg, self.words)
         self.root = Path(cfg.run.root)
         self.dir = self.root / cfg.run.name / cfg.stage
         self.inputs: dict[str, dict] = {}  # models
@@ -52,6 +54,10 @@ class StageRun:
         if cfg.preview:  # a preview builds the trainer, which makes its output folder: let it be one that vanishes
             self._scratch = tempfile.TemporaryDirectory(prefix="rlhf_recipes_")
             self.dir = Path(self._scratch.name)
+
+    def asks(self, *keys: str) -> bool:
+        """Whether the command sets one of these settings; never where no shell started the stage."""
+        return any(word.partition("=")[0] in keys for word in self.words or ())
 
     @property
     def model(self) -> Path:
@@ -86,6 +92,8 @@ class StageRun:
             if places is None:
                 raise UserError(f"inputs.{name}=null: expected a stage, a folder or a hub id; [none] leaves it out")
             model = resolve.find(self, places, f"inputs.{name}")
+            if model is not None and model.name == "base" and places == list(self.stage.starts_from.get(name, ())):
+                resolve.check_base(self)
             if model is not None:
                 path = Path(model.path)
                 self.inputs[name] = {"path": model.path, "hash": fingerprint(path) if path.exists() else model.path}

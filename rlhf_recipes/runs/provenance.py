@@ -31,14 +31,20 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def command(cfg: DictConfig, words: Sequence[str] | None = None) -> str | None:
-    """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
+def shell_words(cfg: DictConfig, words: Sequence[str] | None = None) -> list[str] | None:
+    """The overrides that a stage was composed of, without Hydra's plus signs; None where no shell started it."""
     if words is None:
         if not HydraConfig.initialized() or HydraConfig.get().runtime.choices.get("stage") != cfg.stage:
             return None
         words = HydraConfig.get().overrides.task
+    return [word.lstrip("+") for word in words]
+
+
+def command(cfg: DictConfig, words: Sequence[str] | None) -> str | None:
+    """The shell command that makes this stage again, a job of a sweep on its own; None where no shell started it."""
+    if words is None:
+        return None
     ours = ("run.name", "run.parent", "run.overwrite", "objective", "preview", "preflight", "preflight_gb")
-    words = [w.lstrip("+") for w in words]
     words = [w for w in words if w.partition("=")[0] not in ours]
     words += [f"run.name={cfg.run.name}"] if cfg.run.name != "default" else []
     words += [f"run.parent=[{','.join(parents_of(cfg))}]"] if parents_of(cfg) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +93,10 @@ def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Mod
             folder = _finished_elsewhere(run, place, setting) if other else finished_folder(run, stage)
             if folder is not None:
                 _check_holds_model(folder / "model", f"{setting}={place}")
-                return at(str(folder / "model"), place)
+                source = at(str(folder / "model"), place)
+                if not other:
+                    _check_same_model(run, source, setting)
+                return source
         else:
             return _elsewhere(place, place, setting)
     raise UserError(_nothing_at(run, given, setting, latest=not places))
@@ -117,6 +120,61 @@ def finished_folder(run: StageRun, stage: str) -> Path | None:
             raise UserError(f"run.parent={parent}: no such run in {run.root}/; expected the name of one")
     folders = [run.root / name / stage for name in (run.cfg.run.name, *parents)]
     return next((folder for folder in folders if (folder / "summary.json").is_file()), None)
+
+
+def check_base(run: StageRun) -> None:
+    """A stage that would start from model.path, in a run whose policies come from another model, is refused.
+
+    Raises:
+        UserError: names both models and the ways out.
+    """
+    folders = [finished_folder(run, name) for name in policies(run.stages) if name != run.stage.name]
+    held = [at(str(folder / "model"), folder.name) for folder in folders if folder is not None]
+    if held and not any(_is_made_of(model, run.cfg.model) for model in held):
+        _check_same_model(run, held[-1], "inputs.policy")
+
+
+def called(node: Mapping) -> str:
+    """A `model` node as a person chooses it: `model=tiny`, `model.path=./mine`."""
+    own = node.get("name") in (None, "local", "custom")
+    return f"model.path={node.get('path')}" if own else f"model={node['name']}"
+
+
+def is_same(one: Mapping, other: Mapping) -> bool:
+    """Whether two `model` nodes mean the same model: by their paths, and by what they are made of without one."""
+    if one.get("path") and other.get("path"):
+        a, b = Path(one["path"]).expanduser(), Path(other["path"]).expanduser()
+        return a.resolve() == b.resolve() if a.exists() else str(one["path"]) == str(other["path"])
+    return not one.get("path") and not other.get("path") and one.get("name") == other.get("name")
+
+
+def _is_made_of(source: ModelSource, node: Mapping) -> bool:
+    """Whether a stage's model is, or began as, the model of a `model` node."""
+    places = (source.config.get("inputs") or {}).get("policy") or ()
+    began = [source.path, *([places] if isinstance(places, str) else places)]
+    return is_same(source.config.get("model") or {}, node) or any(is_same({"path": path}, node) for path in began)
+
+
+def _check_same_model(run: StageRun, source: ModelSource, setting: str) -> None:
+    """Raise where the command asks for one model and would get the run's work on another.
+
+    A reward model may have a base of its own beside a policy of the model that the command asks for.
+    """
+    node = run.cfg.model
+    if not run.asks("model", "model.path", "recipes") or not source.config.get("model") or _is_made_of(source, node):
+        return
+    if run.stages[source.stage].makes != "policy":
+        folders = [finished_folder(run, name) for name in policies(run.stages)]
+        if any(folder and _is_made_of(at(str(folder / "model")), node) for folder in folders):
+            return
+    here = setting in ("inputs.policy", "chat.models", "export.model") and node.path
+    held = called(source.config["model"])
+    ours = called(node) if called(node) != held else f"model.path={node.path}"
+    raise UserError(
+        f"run {source.run.name} holds {source.stage} of {held}, and this command asks for {ours}; "
+        f"run.name=<new> keeps the two apart, {setting}={'base' if here else '<folder or hub id>'} "
+        f"{f'starts from {node.path}' if here else 'names another start'}"
+    )
 
 
 def is_reward_model(path: str) -> bool:

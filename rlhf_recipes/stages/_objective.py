@@ -90,7 +90,8 @@ def _following(cfg: DictConfig, stage: str) -> tuple[DictConfig, list[str]]:
     else:
         given = {word.partition("=")[0] for word in carried}
         head = [f"stage={stage}"]
-        head += [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "data") if group not in given]
+        if recipe:  # it may have chosen them; where nobody did, the run's own hold
+            head += [f"{group}={hydra.runtime.choices[group]}" for group in ("model", "data") if group not in given]
     words, inputs = [*head, *carried], compose("config", [*head, *carried]).inputs
     for name in aligned(catalogue()) if catalogue()[stage].compares else ():
         if name != cfg.stage and name not in inputs:

@@ -14,6 +14,7 @@ from rlhf_recipes.config import settings, sweeps
 from rlhf_recipes.config.stage import inputs, maker
 from rlhf_recipes.errors import UserError, suggest
 from rlhf_recipes.rewards import RewardFunctions
+from rlhf_recipes.runs import belongs
 from rlhf_recipes.runs.artifacts import StageRun, from_parents
 from rlhf_recipes.runs.hub import reach_hub
 from rlhf_recipes.stages import catalogue
@@ -36,12 +37,13 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     sweeps.check(cfg, catalogue())
     if sweeps.sweeping():
         sweeps.own_directory(cfg)
+    stage_run, stage = StageRun(cfg, catalogue(), words), catalogue()[cfg.stage]
+    belongs.take_on(stage_run)
     from_parents(cfg)
-    stage = catalogue()[cfg.stage]
     for kind in stage.rows:
         data.check(cfg.data, kind, stage=stage.name)
-    stage_run = StageRun(cfg, catalogue(), words)
     stage_run.resolve()
+    belongs.check_data(stage_run)
     for name, model in stage_run.inputs.items():
         reach_hub(model["path"], "model.path" if model["path"] == cfg.model.path else f"inputs.{name}")
     if stage.scores:
@@ -51,6 +53,9 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     module = module_of(stage.name)
     if hasattr(module, "check"):
         module.check(cfg, stage_run)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first and stage.rows and (cfg.preflight or cfg.preview):
+        print(belongs.start(stage_run))
     if cfg.preflight:
         return _preflight().run(cfg, stage_run, module.run)
     if stage.order is None or cfg.preview:
@@ -59,9 +64,9 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     if claimed == "done":
         print(f"{stage_run.summary}: done already; run.overwrite=true makes it again", file=sys.stderr)
         return {}
-    first = int(os.environ.get("RANK", "0")) == 0
     try:
         if first:
+            print(belongs.start(stage_run))
             stage_run.estimate_mb = _preflight().brief(cfg, stage_run)
         metrics = module.run(cfg, stage_run)
     except UserError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.hydra_config import HydraConfig
 
 from rlhf_recipes.__main__ import groups, help_text, main, rewrite
 from rlhf_recipes.config.paths import CONF, RECIPES, options
@@ -40,7 +41,8 @@ def here(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
-    return run
+    yield run
+    HydraConfig.instance().cfg = None  # of the last command, which the next test has not typed
 
 
 @pytest.fixture

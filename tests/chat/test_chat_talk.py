@@ -158,7 +158,7 @@ def test_a_saved_talk_is_demonstrations(chat, tmp_path):
         (["chat.temperature=-1"], "chat.temperature"),
         (["chat.template=nonsense"], "chat.template=nonsense"),
         (["prompt=''"], "prompt= is empty"),
-        (["run.name=empty"], "has no finished ppo, grpo, dpo, sft or pretrain"),
+        (["run.name=empty"], "sft or pretrain; make one"),
     ],
 )
 def test_what_cannot_be_talked_with_is_refused_in_one_line(chat, overrides, words):

@@ -48,6 +48,15 @@ class Answer:
     finished: bool  # by a stop token or string, not by the length limit
 
 
+def tokens_of(answers: Sequence[Answer]) -> dict[str, list]:
+    """The columns that PPO gives reward functions beside the dataset's: TRL's completion_ids, prompt_ids, finished."""
+    return {
+        "completion_ids": [list(answer.ids) for answer in answers],
+        "prompt_ids": [list(answer.prompt_ids) for answer in answers],
+        "finished": [answer.finished for answer in answers],
+    }
+
+
 def generate(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rlhf_recipes.engine.prompts import as_completion
 from rlhf_recipes.evaluation import statistics, text
-from rlhf_recipes.evaluation.answers import Draw
+from rlhf_recipes.evaluation.answers import Draw, tokens_of
 from rlhf_recipes.evaluation.measure import Contestant, Measured, Questions, measure_all
 
 Reward = Callable[..., list[float | None]]  # TRL's f(prompts, completions, **columns)
@@ -77,7 +77,8 @@ def evaluate_models(
         completions = _completions(prompts, of.texts)
         scored = {}
         if judging.rewards:
-            scored["score"], by_name = judging.rewards(prompts, completions, columns)
+            tokens = {} if of.answers is None else tokens_of(of.answers)
+            scored["score"], by_name = judging.rewards(prompts, completions, columns | tokens)
             scored |= {f"reward/{key}": values for key, values in by_name.items()}
         if judging.gold:
             scored["gold"] = judging.gold(prompts=prompts, completions=completions, **columns)

@@ -42,15 +42,18 @@ class Experience:
 
     def metrics(self, stop_ids: list[int]) -> dict[str, float]:
         """TRL's objective/* of this rollout, and what it lacks."""
-        penalty = (-self.kl_coef * self.kl).sum(1).mean()
+        learned = self.value_mask.any(1)  # a row that is left out of the losses is left out here
+        learned = learned if learned.any() else ~learned
+        kl, scores = self.kl[learned].sum(1), self.scores[learned]
+        penalty = -self.kl_coef * kl.mean()
         stops = torch.isin(self.sequences.completion_ids, torch.tensor(stop_ids, device=self.mask.device)) & self.mask
         metrics = {
-            "objective/kl": self.kl.sum(1).mean(),
-            "objective/entropy": -self.logprobs.sum(1).mean(),
+            "objective/kl": kl.mean(),
+            "objective/entropy": -self.logprobs[learned].sum(1).mean(),
             "objective/non_score_reward": penalty,
-            "objective/rlhf_reward": penalty + self.scores.mean(),
-            "objective/scores": self.scores.mean(),
-            "objective/scores_std": self.scores.std(correction=0),
+            "objective/rlhf_reward": penalty + scores.mean(),
+            "objective/scores": scores.mean(),
+            "objective/scores_std": scores.std(correction=0),
             "val/num_eos_tokens": stops.sum(),
             "val/explained_variance": core.explained_variance(self.values, self.returns, self.value_mask),
             "completions/mean_length": self.lengths.float().mean(),
@@ -113,14 +116,14 @@ def make_experience(played: Episodes, args: PPOConfig) -> Experience:
     """Rewards, advantages and returns from what was sampled, scored and valued.
 
     Args:
-        played: all processes' episodes, their scores on the run's scale. A row whose score is not finite is left out
-            of every loss.
+        played: all processes' episodes, their scores on the run's scale. A row without a finite score is left out of
+            every loss, of both whitenings and of the objective's metrics.
         args: kl_coef, reward_clip, length_penalty, missing_eos_penalty, whiten_rewards, gamma, lam.
     """
     lengths = played.sequences.mask.sum(1)
-    mask, value_mask = core.length_masks(lengths, played.sequences.mask.shape[1])
-    scores, usable = played.scores, played.scores.isfinite()
-    scores = torch.where(usable, scores, scores[usable].mean() if usable.any() else 0.0)
+    scored = played.scores.isfinite()
+    mask, value_mask = (m & scored[:, None] for m in core.length_masks(lengths, played.sequences.mask.shape[1]))
+    scores = torch.where(scored, played.scores, 0.0)
     if args.reward_clip is not None:
         scores = scores.clamp(-args.reward_clip, args.reward_clip)
     if args.length_penalty:
@@ -132,7 +135,6 @@ def make_experience(played: Episodes, args: PPOConfig) -> Experience:
     if args.whiten_rewards:
         rewards = core.masked_whiten(rewards, value_mask, shift_mean=False)
     advantages, returns = core.gae(rewards, values, args.gamma, args.lam)
-    mask, value_mask = mask & usable[:, None], value_mask & usable[:, None]
     return Experience(
         sequences=played.sequences,
         lengths=lengths,

@@ -3,13 +3,14 @@
 import itertools
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf_recipes.engine.forward import causal_lm
 from rlhf_recipes.engine.generation import Generated, generate
@@ -29,9 +30,12 @@ class Episodes:
 
     Args:
         sequences: (B, P), (B, T); finished: (B,) ended by a stop token or string.
-        scores: (B,) raw; NaN where no reward function had one. by_name: (B, n) of `names`, NaN for None.
+        scores: (B,) raw; NaN where the row is not scored, or its score is not finite.
+        by_name: (B, n) of `names`, NaN for None.
         logprobs, kl: (B, T), 0 on padding; values: (B, T).
         prompts, completions: of this process only, as the reward functions saw them: text, or lists of messages.
+        extra: of this process only, columns that the reward functions logged (TRL's `log_extra`).
+        logged: means of the metrics that they logged (`log_metric`).
         seconds: of "rollout", "score" and "value".
     """
 
@@ -45,6 +49,8 @@ class Episodes:
     values: Tensor
     prompts: list
     completions: list
+    extra: dict[str, list] = field(default_factory=dict)
+    logged: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def gather(self, accelerator) -> "Episodes":
@@ -62,10 +68,14 @@ class Episodes:
             gathered["kept"] = Kept(ids[ids >= 0], accelerator.gather(counts.contiguous()))
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: accelerator.gather(v.contiguous()) for k, v in mine.items() if isinstance(v, Tensor)}
-        return replace(self, sequences=Sequences(**gathered), **tensors)
+        logged = defaultdict(list)
+        for name, value in gather_object(list(self.logged.items())):
+            logged[name].append(value)
+        logged = {name: sum(values) / len(values) for name, values in logged.items()}
+        return replace(self, sequences=Sequences(**gathered), logged=logged, **tensors)
 
     def rows(self) -> list[dict]:
-        """Each answer as {prompt, completion, score, kl, length, eos_rate, reward/<name>}."""
+        """Each answer as {prompt, completion, score, kl, length, eos_rate, reward/<name>, and what was logged}."""
         columns = {
             "prompt": self.prompts,
             "completion": self.completions,
@@ -75,20 +85,8 @@ class Episodes:
             "eos_rate": self.finished.float().tolist(),
         }
         columns |= {f"reward/{name}": self.by_name[:, i].tolist() for i, name in enumerate(self.names)}
+        columns |= {name: values for name, values in self.extra.items() if name not in columns}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-    def check(self, update: int) -> None:
-        """Refuse scores that are not finite, naming the first such answer."""
-        bad = (~self.scores.isfinite()).nonzero().flatten().tolist()
-        if bad:
-            i = bad[0]
-            values = self.by_name[i].tolist()
-            parts = ", ".join(f"{n}={None if math.isnan(v) else v}" for n, v in zip(self.names, values, strict=True))
-            raise UserError(
-                f"update {update}: the score of row {i} is {self.scores[i].item()} ({parts}) for prompt "
-                f"{self.prompts[i]!r} and completion {self.completions[i]!r}; mend the reward, or "
-                "leave such rows out with trainer.on_nonfinite=skip"
-            )
 
 
 @dataclass
@@ -114,12 +112,13 @@ class Player:
     checked: bool = False
 
     @torch.no_grad()
-    def play(self, rows: list[dict], uniforms: Tensor) -> Episodes:
+    def play(self, rows: list[dict], uniforms: Tensor, state: TrainerState) -> Episodes:
         """Answer every row's prompt once, in eval mode and under the caller's precision.
 
         Args:
             rows: of the dataset, B of them.
             uniforms: (B, response_length) random numbers in [0, 1).
+            state: the trainer's, for the reward functions.
         """
         clock = [time.perf_counter()]
         tokens = row_prompt_ids(rows, self.tokenizer)
@@ -138,7 +137,15 @@ class Player:
         completions = [as_completion(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
         columns = {k: [row[k] for row in rows] for k in rows[0] if k not in ("prompt", "input_ids", "attention_mask")}
         columns |= {"prompt_ids": tokens, "completion_ids": completion_ids, "finished": finished.tolist()}
+        extra, logged = defaultdict(list), defaultdict(list)
+        columns |= {
+            "trainer_state": state,
+            "log_metric": lambda name, value: logged[name].append(float(value)),
+            "log_extra": lambda name, values: extra[name].extend(map(_for_json, values)),
+        }
         scores, by_name = self.rewards(prompts, completions, columns)
+        if wrong := next((name for name, values in extra.items() if len(values) != len(rows)), None):
+            raise UserError(f"log_extra got {len(extra[wrong])} values of {wrong!r} for {len(rows)} completions")
         clock.append(time.perf_counter())
         logprobs, kl, values = self.judge(sequences, logprobs)
         clock.append(time.perf_counter())
@@ -147,7 +154,7 @@ class Player:
         return Episodes(
             sequences=sequences,
             finished=finished,
-            scores=torch.tensor(scores, dtype=torch.float32, device=kl.device),
+            scores=torch.tensor([math.nan if s is None else s for s in scores], device=kl.device),
             by_name=torch.tensor(table, dtype=torch.float32, device=kl.device).view(len(by_name), len(rows)).T,
             names=list(by_name),
             logprobs=logprobs,
@@ -155,6 +162,8 @@ class Player:
             values=values,
             prompts=prompts,
             completions=completions,
+            extra=dict(extra),
+            logged={name: sum(values) / len(values) for name, values in logged.items()},
             seconds=dict(zip(("rollout", "score", "value"), seconds, strict=True)),
         )
 
@@ -191,14 +200,16 @@ class Player:
         return out, kl, values
 
 
-def answer_held_out(player: Player, dataset: Dataset, count: int, plan: Plan, seed: int) -> list[dict]:
+def answer_held_out(
+    player: Player, dataset: Dataset, count: int, plan: Plan, seed: int, state: TrainerState
+) -> list[dict]:
     """The first `count` rows answered, as `Episodes.rows`, of all processes and in the dataset's order.
 
     The random numbers depend on `seed` alone, so that two tables differ by the policy alone.
     """
     uniforms = torch.rand(count, player.args.response_length, generator=torch.Generator().manual_seed(seed))
     places = list(range(count))[plan.rank :: plan.world]
-    rows = player.play([dataset[i] for i in places], uniforms[places]).rows() if places else []
+    rows = player.play([dataset[i] for i in places], uniforms[places], state).rows() if places else []
     placed = list(zip(places, rows, strict=True))
     if plan.world > 1:
         placed = sorted(gather_object(placed), key=lambda pair: pair[0])
@@ -206,9 +217,13 @@ def answer_held_out(player: Player, dataset: Dataset, count: int, plan: Plan, se
 
 
 def means(rows: list[dict], prefix: str) -> dict[str, float]:
-    """<prefix>_<column>: each numeric column's mean over the rows that have a number; reward/gold as gold too."""
-    names = [name for name in rows[0] if name not in ("prompt", "completion")]
+    """<prefix>_<column>: the mean over the rows that have a number; reward/gold as gold too."""
+    names = [n for n in rows[0] if n in ("score", "kl", "length", "eos_rate") or n.startswith("reward/")]
     numbers = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in names}
     if "reward/gold" in numbers:
         numbers["gold"] = numbers["reward/gold"]
     return {f"{prefix}_{name}": sum(v) / len(v) if v else math.nan for name, v in numbers.items()}
+
+
+def _for_json(value):
+    return value if value is None or isinstance(value, str | int | float) else str(value)

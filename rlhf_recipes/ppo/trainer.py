@@ -142,6 +142,7 @@ class PPOTrainer(TRLPPOTrainer):
             processing_class,
             args.reward_append_eos,
             args.device,
+            args.on_nonfinite,
             messages="prompt" in train_dataset.column_names and not isinstance(train_dataset[0]["prompt"], str),
         )
         self.reference = Reference(self.actor_critic.policy, ref_model, args)
@@ -290,15 +291,15 @@ class PPOTrainer(TRLPPOTrainer):
         """Experience of all processes' rows, each process having played its own part; and what it measured."""
         local = self.plan.local
         with self._reading():
-            played = self.player.play(rows[local], uniforms[local])
-        if self.args.on_nonfinite == "stop":
-            played.check(self.update)
+            played = self.player.play(rows[local], uniforms[local], self.state)
         everyone = played.gather(self.accelerator)
         if self._starts_at_reference and self.state.global_step == 0:
             guards.check_first_kl(everyone.kl, everyone.sequences.mask, self.player.anew)
-        measured = {f"time/{name}": seconds for name, seconds in played.seconds.items()}
+        measured = everyone.logged | {f"time/{name}": seconds for name, seconds in played.seconds.items()}
         measured |= {f"reward/{k}": v for k, v in zip(played.names, everyone.by_name.nanmean(0).tolist(), strict=True)}
         measured["objective/raw_scores"] = everyone.scores.nanmean().item()
+        if left_out := int((~everyone.scores.isfinite()).sum()):
+            measured["objective/left_out"] = float(left_out)
         everyone.scores = torch.tensor(self.scale(everyone.scores.tolist()), device=self.args.device)
         return make_experience(everyone, self.args), measured
 
@@ -385,7 +386,7 @@ class PPOTrainer(TRLPPOTrainer):
 
     def _answer_held_out(self, dataset: Dataset, count: int) -> list[dict]:
         with self._reading():
-            return answer_held_out(self.player, dataset, count, self.plan, self.args.seed)
+            return answer_held_out(self.player, dataset, count, self.plan, self.args.seed, self.state)
 
     # ---- saving ----
 
@@ -441,7 +442,7 @@ class PPOTrainer(TRLPPOTrainer):
         self.scale.load_state_dict(state["scale"])
         self.early_stopping.early_stopping_patience_counter = state["waited"]
         self._logged, self._unlogged = list(state["unlogged"]["updates"]), state["unlogged"]
-        self.rewards.load_state_dict(state["rewards"])
+        self.rewards.load_state_dict(state["rewards"] if "rewards" in state else state["signal"])  # its former name
         if state["reference"] is not None:
             self.ref_model.load_state_dict(state["reference"])
 

@@ -27,7 +27,11 @@ def told_apart(cfg: DictConfig, run: StageRun) -> str:
         chosen, rejected = (rewards(prompts, [row[n] for row in rows], columns)[0] for n in ("chosen", "rejected"))
     except UserError as error:
         return f"reward: not tried on pairs: {error}"
-    right = sum(a > b for a, b in zip(chosen, rejected, strict=True))
-    means = f"mean score {sum(chosen) / len(rows):.3g} chosen, {sum(rejected) / len(rows):.3g} rejected"
-    line = f"reward: scores the chosen answer higher in {right} of {len(rows)} held-out pairs; {means}"
-    return line if 2 * right > len(rows) else f"{line}; that is no better than a coin: look at stage=reward first"
+    scored = [pair for pair in zip(chosen, rejected, strict=True) if None not in pair]
+    if not scored:
+        return f"reward: not tried on pairs: it scores none of {len(rows)}"
+    right = sum(a > b for a, b in scored)
+    means = [sum(scores) / len(scored) for scores in zip(*scored, strict=True)]
+    line = f"reward: scores the chosen answer higher in {right} of {len(scored)} held-out pairs; "
+    line += f"mean score {means[0]:.3g} chosen, {means[1]:.3g} rejected"
+    return line if 2 * right > len(scored) else f"{line}; that is no better than a coin: look at stage=reward first"

@@ -4,20 +4,29 @@
 
 A function that returns None for a row does not apply to it. A gate is a condition on the others: where a gate scores 0
 or less, every function that is not a gate counts 0 in that row (format first, then content). A weight of 0 makes a
-metric, which is logged and does not change the score. This module imports neither torch nor TRL nor Hydra.
+metric, which is logged and does not change the score. A row in which no function that counts has a score is not
+scored: its score is None. This module imports neither torch nor TRL nor Hydra.
 """
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
-from rlhf_recipes.rewards.load import RewardFunction, load_function
+from rlhf_recipes.rewards.load import RewardFunction, load_function, settled
 from rlhf_recipes.rewards.messages import Text, dialogue_of, text_of
 
 _KEYS = ("path", "weight", "kwargs", "clip", "gate")
+_OUTSIDE_TRAINING = MappingProxyType(  # TRL's keywords, where no trainer gives them: in collect and evaluate, say
+    {
+        "trainer_state": SimpleNamespace(global_step=0, max_steps=1, epoch=0.0, num_train_epochs=1),
+        "log_metric": lambda name, value: None,
+        "log_extra": lambda column, values: None,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,12 @@ class RewardFunctions:
 
     Args:
         functions: {name: one of
-            a callable `f(prompts, completions, **columns) -> list[float | None]`, which gets weight 1;
+            a callable `f(prompts, completions, **columns) -> list[float | None]`, sync or async, which gets weight 1;
             a Part;
             a node of a reward config {path, weight, kwargs, clip, gate};
             None, which leaves the name out}.
         on_nonfinite: "stop" raises at a score that is NaN or infinite. "skip" turns it into NaN, and with it the row's
             sum where the function counts; PPO leaves such a row out of its losses.
-        unscored: score of a row to which no function applies.
 
     Raises:
         UserError: a function that cannot be loaded, or an unknown key, or a wrong weight, clip or gate.
@@ -72,22 +80,23 @@ class RewardFunctions:
         functions: Mapping[str, RewardFunction | Part | Mapping[str, Any] | None] | None = None,
         *,
         on_nonfinite: str = "stop",
-        unscored: float = 0.0,
     ):
-        self.on_nonfinite, self.unscored = on_nonfinite, unscored
+        self.on_nonfinite = on_nonfinite
         self.parts = {name: _part(name, given) for name, given in (functions or {}).items() if given is not None}
 
     def __call__(
         self, prompts: list[Text], completions: list[Text], columns: Mapping[str, Any] | None = None
-    ) -> tuple[list[float], dict[str, list[float | None]]]:
+    ) -> tuple[list[float | None], dict[str, list[float | None]]]:
         """Score a batch.
 
         Args:
             prompts, completions: (N,) texts or conversations.
-            columns: {name: (N,) values} of the dataset, and anything else the functions may want (TRL's `log_metric`).
+            columns: {name: (N,) values} of the dataset, and TRL's further keywords: `completion_ids`, `trainer_state`,
+                `log_metric`, `log_extra`. Without the last three a state of step 0 stands in, and nothing is logged.
 
         Returns:
-            scores (N,); and each function's own scores by name (N,), clipped but neither weighted nor gated.
+            scores (N,), None where no function that counts has one; and each function's own scores by name (N,),
+            clipped but neither weighted nor gated.
 
         Raises:
             RowError: a function raised at one sample, or returned something that is not a finite number. The message
@@ -102,7 +111,7 @@ class RewardFunctions:
         self, name: str, prompts: list[Text], completions: list[Text], columns: Mapping[str, Any] | None = None
     ) -> list[float | None]:
         """One function's checked and clipped scores (N,); arguments and errors as for a call."""
-        function, columns = self.parts[name].function, dict(columns or {})
+        function, columns = self.parts[name].function, {**_OUTSIDE_TRAINING, **(columns or {})}
         try:
             scores = _call(function, prompts, completions, columns)
         except Exception as error:
@@ -113,6 +122,8 @@ class RewardFunctions:
             sample = _failing_sample(function, prompts, completions, columns)
             if sample is None:
                 raise UserError(f"{message} [on {len(completions)} samples together, not on one alone]") from error
+            if not own and not isinstance(completions[sample], str):
+                message += "; completions are messages here: rlhf_recipes.rewards.messages.text_of gives their text"
             raise RowError(f"{message} [{_show(sample, prompts, completions)}]") from error
         if hasattr(scores, "tolist"):  # an array or a tensor
             scores = scores.tolist()
@@ -125,8 +136,9 @@ class RewardFunctions:
             )
         return [self._checked(name, score, i, prompts, completions) for i, score in enumerate(scores)]
 
-    def combine(self, by_name: Mapping[str, list[float | None]], rows: int) -> list[float]:
-        """The weighted and gated sum (N,) of what `score_by` returned; NaN where a score that counts is NaN."""
+    def combine(self, by_name: Mapping[str, list[float | None]], rows: int) -> list[float | None]:
+        """The weighted and gated sum (N,) of what `score_by` returned: NaN where a score that counts is NaN, None where
+        there is none that counts."""
         return [self._sum({name: scores[i] for name, scores in by_name.items()}) for i in range(rows)]
 
     def trl_functions(self) -> tuple[list[Callable[..., list[float | None]]], list[float]]:
@@ -134,9 +146,8 @@ class RewardFunctions:
 
         Without a gate TRL gets each function with its weight, and sums (or normalises) them itself. TRL cannot compute
         a gate: then the first function, `combined`, has weight 1 and returns our sum, and the others have weight 0 and
-        only report their scores. A None passes through to TRL, which leaves it out of the row's sum. In a row where no
-        function that counts has a score, `combined` returns None; without a gate our GRPOTrainer leaves such a row out
-        of its group's baseline, since TRL counts the metrics in.
+        only report their scores. A None passes through to TRL, which leaves it out of the row's sum. Without a gate our
+        GRPOTrainer leaves a row that is not scored out of its group's baseline, since TRL counts the metrics in.
 
         Raises:
             UserError: there is no function.
@@ -157,18 +168,16 @@ class RewardFunctions:
 
         last: dict[str, Any] = {"completions": None}
 
-        def by_name(prompts: list[Text], completions: list[Text], columns: dict[str, Any]) -> dict[str, list]:
+        def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
             if last["completions"] is not completions:  # TRL passes the same list to each function of a batch
                 last["scores"], last["by_name"] = self(prompts, completions, columns)
                 last["completions"] = completions
-            return last["by_name"]
-
-        def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
-            rows = zip(*by_name(prompts, completions, columns).values(), strict=True)
-            return [score if self._is_scored(row) else None for score, row in zip(last["scores"], rows, strict=True)]
+            return last["scores"]
 
         def report(name: str) -> Callable[..., list[float | None]]:
-            return lambda prompts, completions, **columns: by_name(prompts, completions, columns)[name]
+            return lambda prompts, completions, **columns: (
+                combined(prompts, completions, **columns) and last["by_name"][name]
+            )
 
         return [combined, *_named({name: report(name) for name in self.parts})], [1.0] + [0.0] * len(self.parts)
 
@@ -181,21 +190,15 @@ class RewardFunctions:
         for name, own in state.items():
             self.parts[name].function.load_state_dict(own)
 
-    def _sum(self, row: Mapping[str, float | None]) -> float:
-        """The score of one row, from each function's."""
-        applies = {name: score for name, score in row.items() if score is not None}
-        if not applies:
-            return self.unscored
-        if any(self.parts[name].counts for name, score in applies.items() if math.isnan(score)):
+    def _sum(self, row: Mapping[str, float | None]) -> float | None:
+        """The score of one row, from each function's; an open gate of weight 0 does not make a row count."""
+        counting = [(self.parts[n], score) for n, score in row.items() if score is not None and self.parts[n].counts]
+        if any(math.isnan(score) for _, score in counting):
             return math.nan
-        closed = any(self.parts[name].gate and score <= 0 for name, score in applies.items())
-        counted = {n: s for n, s in applies.items() if self.parts[n].weight and (self.parts[n].gate or not closed)}
-        return sum((self.parts[name].weight * score for name, score in counted.items()), 0.0)
-
-    def _is_scored(self, row: tuple[float | None, ...]) -> bool:
-        """Whether a function has a score that counts; an open gate of weight 0 has none."""
-        scores = [(part, score) for part, score in zip(self.parts.values(), row, strict=True) if score is not None]
-        return any(part.weight or (part.gate and score <= 0) for part, score in scores)
+        closed = any(part.gate and score <= 0 for part, score in counting)
+        if not closed and not any(part.weight for part, _ in counting):
+            return None
+        return sum((part.weight * score for part, score in counting if part.gate or not closed), 0.0)
 
     def _one(self, name: str) -> RewardFunction:
         return lambda prompts, completions, **columns: self.score_by(name, prompts, completions, columns)
@@ -266,7 +269,7 @@ def _call(function: RewardFunction, prompts: list, completions: list, columns: M
     parameters = inspect.signature(function, follow_wrapped=False).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         given = {name: value for name, value in given.items() if name in parameters}
-    return function(**given)
+    return settled(function(**given))
 
 
 def _failing_sample(function: RewardFunction, prompts: list, completions: list, columns: dict[str, Any]) -> int | None:

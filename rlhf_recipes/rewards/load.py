@@ -3,13 +3,15 @@
 This module imports no torch, so that the shell can load, and thereby check, every function of a config before training.
 """
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,7 +34,7 @@ def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
         spec: `{"path": ..., "kwargs": {...}}` (RewardFunctions reads the other keys), or the path alone.
 
     Returns:
-        A callable `f(prompts, completions, **columns) -> list[float | None]`.
+        A callable `f(prompts, completions, **columns) -> list[float | None]`, which waits for an async function.
 
     Raises:
         UserError: no such file, module or function, something that is not a function, or kwargs it does not take.
@@ -51,6 +53,21 @@ def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
     module = _file(place) if place.endswith(".py") else _module(place)
     function = _member(module, place, name)
     return _bind(function, path, _plain(spec.get("kwargs") or {}))
+
+
+def settled(scores: Any) -> Any:
+    """What a reward function returned; of an async one, what it gives once it has run."""
+    if not inspect.iscoroutine(scores):
+        return scores
+    return asyncio.run_coroutine_threadsafe(scores, _event_loop()).result()
+
+
+@lru_cache(maxsize=1)
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One for the whole run, because an async client belongs to the loop that it first ran in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="async rewards", daemon=True).start()
+    return loop
 
 
 def extra(package: str) -> ModuleType:
@@ -114,8 +131,6 @@ def _member(module: ModuleType, place: str, name: str) -> Callable:
     if not callable(function) or inspect.isclass(function):
         kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
         raise UserError(f"{place}:{name} is {kind}; a reward is a function f(prompts, completions, **columns).")
-    if inspect.iscoroutinefunction(function):
-        raise UserError(f"{place}:{name} is async; write it as a plain function (threads may wait inside it).")
     return function
 
 
@@ -146,7 +161,7 @@ def _bind(function: Callable, path: str, kwargs: dict[str, Any]) -> RewardFuncti
         for name, value in zip(batch, (prompts, completions), strict=True):
             if takes_all or name in parameters:
                 given[name] = value
-        return function(**given, **kwargs)
+        return settled(function(**given, **kwargs))
 
     return reward
 

@@ -219,6 +219,7 @@ def as_reward_functions(
     tokenizer: PreTrainedTokenizerBase,
     append_eos: bool,
     device: torch.device | str,
+    on_nonfinite: str = "stop",
     messages: bool = False,
 ) -> RewardFunctions:
     """What PPOTrainer was given as `reward_funcs`, as one RewardFunctions.
@@ -230,11 +231,11 @@ def as_reward_functions(
             like reward_funcs.
         tokenizer: the policy's.
         append_eos, device: of the classifiers.
+        on_nonfinite: of PPO's settings, "stop" or "skip".
         messages: whether the prompts are lists of messages.
 
     Returns:
-        A RewardFunctions. One made here passes NaN on, and gives NaN to a row that nothing scores: PPOTrainer stops
-        there or leaves the row out, as its `on_nonfinite` says.
+        A RewardFunctions; of one made here, NaN scores are treated as `on_nonfinite` says.
 
     Raises:
         UserError: no reward; another number of weights than rewards; a classifier that cannot read the rows.
@@ -274,7 +275,7 @@ def as_reward_functions(
         if isinstance(function, ModelReward):
             function.check(messages, tokenizer)
         parts[name] = Part(function, weight)
-    return RewardFunctions(parts, on_nonfinite="skip", unscored=math.nan)
+    return RewardFunctions(parts, on_nonfinite=on_nonfinite)
 
 
 def _plain(text) -> str:

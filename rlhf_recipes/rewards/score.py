@@ -4,19 +4,26 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.combine import RewardFunctions, rows_of
+from rlhf_recipes.rewards.messages import text_of
 from rlhf_recipes.runs.jsonl import rewrite_jsonl
 
 _BATCH = 16  # rows scored together: a judge works on them in parallel, and the slowest batch is still a small place
 
 
-def score_file(rewards: RewardFunctions | None, file: str | Path, out: str | Path) -> dict[str, Any]:
+def score_file(
+    rewards: RewardFunctions | None,
+    file: str | Path,
+    out: str | Path,
+    token_ids: Callable[[str], list[int]] | None = None,
+) -> dict[str, Any]:
     """Score the rows of a JSONL file, write one output row for each, and sum up.
 
     A function that fails on a row is noted there and does not stop the others. One that fails for a reason that no row
@@ -25,11 +32,14 @@ def score_file(rewards: RewardFunctions | None, file: str | Path, out: str | Pat
     Args:
         rewards: what computes the scores.
         file: rows {"prompt", "completion", and whatever columns the rewards read}.
-        out: where the scores go, {"line", "prompt", "completion", "score", "reward/<name>"... and, if any,
-            "errors": {name: why}}; written in one step. `score` is null where a function failed.
+        out: where the scores go, {"line", "prompt", "completion", "score", "reward/<name>"..., what functions gave
+            `log_extra`, and, if any, "errors": {name: why}}; written in one step. `score` is null where a function
+            failed and where no function that counts has a score.
+        token_ids: makes `completion_ids` of a completion's text, where the rows have none.
 
     Returns:
-        {"rows", "seconds", "score": stats, "functions": {name: stats + weight, gate, failures, first_failure,
+        {"rows", "seconds", "score": stats, "logged": {name: mean of what functions gave `log_metric`},
+        "functions": {name: stats + weight, gate, failures, first_failure,
         stopped (why the function was not called to the end, or None), seconds_per_row, slowest}}. Stats are mean, std,
         min, max and count of the rows with a score, None where there is none; slowest is {"lines": [first, last],
         "seconds_per_row"} of the slowest batch.
@@ -44,6 +54,9 @@ def score_file(rewards: RewardFunctions | None, file: str | Path, out: str | Pat
     lines = list(rows)
     if Path(out).exists() and Path(out).samefile(file):
         raise UserError(f"the scores would replace the answers in {file}; give another file as score.out=<file>.")
+    if token_ids is not None:
+        for row in rows.values():
+            row.setdefault("completion_ids", token_ids(text_of(row["completion"])))
     records = {name: _Record(rewards, name, [None] * len(rows)) for name in rewards.parts}
     names = dict.fromkeys(name for row in rows.values() for name in row)
     columns = {name: [row.get(name) for row in rows.values()] for name in names}  # None where a row lacks the column
@@ -60,12 +73,16 @@ def score_file(rewards: RewardFunctions | None, file: str | Path, out: str | Pat
         totals[i] = None if errors else totals[i]
         own = {"line": line, "prompt": row["prompt"], "completion": row["completion"], "score": totals[i]}
         own |= {f"reward/{name}": scores[i] for name, scores in by_name.items()}
+        for record in records.values():
+            own |= {column: values[i] for column, values in record.extra.items() if i in values and column not in own}
         written.append(own | ({"errors": errors} if errors else {}))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     rewrite_jsonl(Path(out), written)
     seconds = time.perf_counter() - start
     functions = {name: record.summary() for name, record in records.items()}
-    return {"rows": len(rows), "seconds": seconds, "score": _stats(totals), "functions": functions}
+    logged = {name: statistics.fmean(v.values()) for r in records.values() for name, v in r.metrics.items()}
+    summary = {"rows": len(rows), "seconds": seconds, "score": _stats(totals), "logged": logged}
+    return summary | {"functions": functions}
 
 
 @dataclass
@@ -76,6 +93,8 @@ class _Record:
     name: str
     scores: list[float | None]
     errors: dict[int, str] = field(default_factory=dict)
+    metrics: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))  # by the batch's first row
+    extra: dict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))  # by row
     stopped: str | None = None
     seconds: float = 0.0
     slowest: dict[str, Any] = field(default_factory=lambda: {"lines": [], "seconds_per_row": 0.0})
@@ -92,6 +111,8 @@ class _Record:
     def _try(self, first: int, columns: Mapping[str, list], rows: int) -> None:
         if self.stopped is None:
             own = dict(columns)
+            own["log_metric"] = lambda name, value: self.metrics[name].update({first: float(value)})
+            own["log_extra"] = lambda column, values: self.extra[column].update(enumerate(values, first))
             try:
                 scores = self.rewards.score_by(self.name, own.pop("prompt"), own.pop("completion"), own)
                 self.scores[first : first + rows] = scores
@@ -136,6 +157,8 @@ def show(summary: Mapping[str, Any]) -> None:
     for name, stats in functions.items():
         milliseconds = f"{1000 * stats['seconds_per_row']:.2f}"
         table.add_row(name, f"{stats['weight']:g}", *_cells(stats), str(stats["failures"]), milliseconds)
+    for name, mean in summary["logged"].items():
+        table.add_row(name, "", f"{mean:.3f}")
     table.add_section()
     table.add_row("score", "", *_cells(summary["score"]), "", "")
     console = Console()

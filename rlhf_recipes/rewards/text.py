@@ -35,7 +35,7 @@ def length(
     """The length in hundreds: a metric at weight 0, a penalty on length at a negative weight.
 
     Args:
-        unit: words, characters, or tokens (in PPO and GRPO, which pass `completion_ids`).
+        unit: words, characters, or tokens (of `completion_ids`).
         per: the length that scores 1.0.
 
     >>> length(["?"], ["one two three"], per=1)
@@ -244,7 +244,11 @@ def _lengths(completions: list[Text], unit: str, columns: dict[str, Any]) -> lis
     if unit not in _UNITS:
         raise UserError(f"kwargs.unit is {unit!r}; choose one of {', '.join(_UNITS)}.")
     if unit == "tokens":
-        return [len(ids) for ids in column_of(columns, "completion_ids")]
+        if "completion_ids" not in columns:
+            raise UserError(
+                "kwargs.unit=tokens needs the tokenizer: for stage=score give model=local model.path=<folder>"
+            )
+        return [len(ids) for ids in columns["completion_ids"]]
     texts = map(text_of, completions)
     return [len(text.split()) if unit == "words" else len(text) for text in texts]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
@@ -34,7 +35,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.data import preview
     from rlhf_recipes.engine.prompts import as_completion
     from rlhf_recipes.errors import UserError
-    from rlhf_recipes.evaluation.answers import Draw, generate
+    from rlhf_recipes.evaluation.answers import Draw, generate, tokens_of
     from rlhf_recipes.rewards.from_config import build_rewards
     from rlhf_recipes.runs import resolve
     from rlhf_recipes.runs.jsonl import rewrite_jsonl
@@ -55,11 +56,12 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     policy = models.load_policy(cfg.model, path, tokenizer, frozen=True)
     answers = generate(policy, tokenizer, prompts, Draw.of(settings, cfg.seed), stops=resolve.at(path).stops)
     completions = [as_completion(answer.text, prompt) for prompt, answer in zip(prompts, answers, strict=True)]
-    scores, _ = build_rewards(cfg, run)(prompts, completions, columns)
+    scores, _ = build_rewards(cfg, run)(prompts, completions, columns | tokens_of(answers))
     pairs, ties = [], 0
     for k, row in enumerate(rows):
         group = slice(k * settings.answers, (k + 1) * settings.answers)
-        ranked = sorted(zip(scores[group], completions[group], strict=True), key=lambda scored: -scored[0])
+        scored = [pair for pair in zip(scores[group], completions[group], strict=True) if pair[0] is not None]
+        ranked = sorted(scored, key=lambda scored: -scored[0])
         preferences = list(_preferences(ranked, settings.keep))
         ties += not preferences
         pairs += [{"prompt": row["prompt"], "chosen": a, "rejected": b, "margin": m} for m, a, b in preferences]
@@ -67,6 +69,9 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         raise UserError(
             "all answers to every prompt score alike, so there is no preference among them; try collect.temperature=1.0"
         )
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        print(f"collect: {len(scores) - len(known)} answers are left out: no reward scores them")
     out = run.dir / "preferences.jsonl"
     rewrite_jsonl(out, pairs)
     print(
@@ -77,15 +82,15 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         "answers": len(prompts),
         "pairs": len(pairs),
         "ties": ties,
-        "score_mean": sum(scores) / len(scores),
+        "score_mean": sum(known) / len(known),
         "margin_mean": sum(p["margin"] for p in pairs) / len(pairs),
     }
 
 
 def _preferences(ranked: list[tuple], keep: str):
     """(margin, better, worse) of answers ranked best first: the ends, or every pair that differs."""
-    last = len(ranked) - 1
-    chosen = [(0, last)] if keep == "best_worst" else [(i, j) for i in range(last) for j in range(i + 1, last + 1)]
+    ends = [(0, len(ranked) - 1)] if len(ranked) > 1 else []
+    chosen = ends if keep == "best_worst" else combinations(range(len(ranked)), 2)
     for i, j in chosen:
         if ranked[i][0] > ranked[j][0]:
             yield ranked[i][0] - ranked[j][0], ranked[i][1], ranked[j][1]

@@ -40,10 +40,30 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         check.brief(cfg, run)
     file = Path(cfg.score.file)
     out = Path(cfg.score.out) if cfg.score.out else file.with_name("scores.jsonl")
-    summary = score.score_file(build_rewards(cfg, run, optional=True), file, out)
+    summary = score.score_file(build_rewards(cfg, run, optional=True), file, out, _token_ids(cfg))
     score.show(summary)
     score.check(summary)
     return summary
+
+
+def _token_ids(cfg: DictConfig):
+    """The tokenizer of `model`, where it has one and a function reads tokens; else None, and torch is not imported."""
+    import inspect
+
+    from rlhf_recipes.rewards import load_function
+    from rlhf_recipes.rewards.from_config import function_spec
+
+    specs = [function_spec(spec) for spec in (cfg.reward.get("functions") or {}).values() if spec]
+    if not cfg.model.path or not any(
+        (spec.get("kwargs") or {}).get("unit") == "tokens"
+        or "completion_ids" in inspect.signature(load_function(spec)).parameters
+        for spec in specs
+    ):
+        return None
+    from rlhf_recipes import models
+
+    tokenizer = models.load_tokenizer(cfg.model, cfg.model.path)
+    return lambda text: tokenizer.encode(text, add_special_tokens=False)
 
 
 def loads_a_model(cfg: DictConfig) -> bool:

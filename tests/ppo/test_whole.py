@@ -20,6 +20,7 @@ from rlhf_recipes.ppo import trainer as ppo_trainer
 from rlhf_recipes.ppo.core import logprobs_from_logits
 from rlhf_recipes.rewards import Part, RewardFunctions
 from rlhf_recipes.rewards.model import ModelReward
+from rlhf_recipes.runs import checkpoints
 from rlhf_recipes.training.samples import SamplesFile
 
 LORA = LoraConfig(r=2, lora_dropout=0.0, task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"])
@@ -205,7 +206,8 @@ def test_reference_scale_clip_and_length_penalty(make):
 
 def test_combined_reward_functions_are_taken_as_they_are(make):
     def one(prompts, completions, **columns):
-        assert set(columns) == {"answer", "prompt_ids", "completion_ids", "finished"}
+        trls = {"completion_ids", "trainer_state", "log_metric", "log_extra"}
+        assert set(columns) == {"answer", "prompt_ids", "finished", *trls}
         return [1.0] * len(prompts)
 
     def never(prompts):
@@ -559,7 +561,7 @@ def test_a_nan_score_names_its_row(make):
     def reward(prompts, completions, **kwargs):
         return [float("nan")] + [1.0] * (len(prompts) - 1)
 
-    with pytest.raises(UserError, match="score of row 0 is nan"):
+    with pytest.raises(UserError, match=r"reward 'reward' returned nan.*sample 0: prompt 'w"):
         trained(make, reward=reward)
     trainer = trained(make, reward=reward, on_nonfinite="skip")
     assert first(trainer, "objective/scores") == 1.0 and weights(trainer.actor_critic).isfinite().all()
@@ -601,12 +603,12 @@ def test_a_loss_that_is_not_finite_names_its_rows(make, monkeypatch):
     assert weights(trainer.actor_critic).isfinite().all() and trainer.state.global_step == 1
 
 
-@pytest.mark.parametrize("bad", [{3}, set(range(8))])
-def test_an_answer_without_a_score_teaches_nothing(make, monkeypatch, bad):
-    """Neither by its loss nor by the entropy bonus: the same weights whatever it says."""
+@pytest.mark.parametrize(("bad", "no_score"), [({3}, math.nan), ({3}, None), (set(range(8)), None)])
+def test_an_answer_without_a_score_teaches_nothing(make, monkeypatch, bad, no_score):
+    """Neither by its loss, nor by the entropy bonus, nor by the whitening: the same weights whatever it says."""
 
     def score(prompts, completions, **columns):
-        return [math.nan if i in bad else float(len(c)) for i, c in enumerate(completions)]
+        return [no_score if i in bad else float(len(c)) for i, c in enumerate(completions)]
 
     def after(spoil):
         plain = ppo_trainer.make_experience
@@ -615,10 +617,13 @@ def test_an_answer_without_a_score_teaches_nothing(make, monkeypatch, bad):
             rows = sorted(bad)
             if spoil:
                 played.sequences.completion_ids[rows] = 7
+                played.kl[rows] += 5.0
+                played.values[rows] -= 3.0
             return plain(played, args)
 
         monkeypatch.setattr(ppo_trainer, "make_experience", spoiled)
-        config = {"on_nonfinite": "skip", "entropy_coef": 0.5, "num_mini_batches": 2, "whiten_rewards": False}
+        skip = "stop" if no_score is None else "skip"
+        config = {"on_nonfinite": skip, "entropy_coef": 0.5, "num_mini_batches": 2, "whiten_rewards": True}
         trainer = make(reward=score, **config)
         trainer.train()
         monkeypatch.setattr(ppo_trainer, "make_experience", plain)
@@ -628,6 +633,51 @@ def test_an_answer_without_a_score_teaches_nothing(make, monkeypatch, bad):
     assert torch.equal(weights(one.actor_critic), weights(other.actor_critic))
     moved = not torch.equal(weights(one.actor_critic.policy), weights(make().actor_critic.policy))
     assert moved is (len(bad) == 1)
+    assert first(one, "objective/left_out") == len(bad)
+    if len(bad) == 1:
+        assert first(one, "objective/kl") == first(other, "objective/kl")
+
+
+def test_what_reward_functions_log_is_found_as_in_grpo(make, prompts):
+    """TRL's log_metric among the metrics of an update, its log_extra in the tables of held-out answers."""
+    steps = []
+
+    async def reward(prompts, completions, completion_ids, trainer_state, log_metric, log_extra, **columns):
+        steps.append(trainer_state.global_step)
+        tokens = [float(len(ids)) for ids in completion_ids]
+        log_metric("mine/mean_tokens", sum(tokens) / len(tokens))
+        log_extra("mine_tokens", tokens)
+        return tokens
+
+    trainer = trained(make, reward=reward, total_episodes=16, trainer={"eval_dataset": prompts.select(range(4))})
+    assert steps[:1] + steps[-1:] == [0, trainer.plan.steps], "the state of the trainer, at each of two rollouts"
+    assert history(trainer, "mine/mean_tokens") == history(trainer, "completions/mean_length")
+    assert all(row["mine_tokens"] == row["length"] for row in trainer.generate_completions())
+    assert "eval_mine_tokens" not in trainer.evaluate()
+
+
+def test_a_checkpoint_with_the_former_name_of_the_rewards_resumes(make, tmp_path):
+    class Counting:
+        calls = 0
+
+        def __call__(self, prompts, completions, **columns):
+            self.calls += 1
+            return [1.0] * len(completions)
+
+        def state_dict(self):
+            return {"calls": self.calls}
+
+        def load_state_dict(self, state):
+            self.calls = state["calls"]
+
+    trained(make, reward=Counting(), output_dir=str(tmp_path), total_episodes=16, save_strategy="steps", save_steps=1)
+    folder = sorted(tmp_path.glob("checkpoint-*"))[0]
+    state = torch.load(folder / checkpoints.STATE_FILE, weights_only=True)
+    state["signal"] = {name: {"calls": 40} for name in state.pop("rewards")}
+    torch.save(state, folder / checkpoints.STATE_FILE)
+    again = Counting()
+    make(reward=again, output_dir=str(tmp_path), total_episodes=16)._load_ppo_state(folder)
+    assert again.calls == 40
 
 
 # ---- learning ----

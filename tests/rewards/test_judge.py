@@ -313,5 +313,5 @@ def test_the_preference_config_asks_both_ways_round(server):
     functions["preference"]["kwargs"]["url"] = server.url
     server.reply = lambda question: "Verdict: A"  # whoever comes first
     scores, _ = RewardFunctions(functions)(["p"] * 2, ["good", "best"], {"reference": ["bad", None]})
-    assert scores == [0.5, 0.0]
+    assert scores == [0.5, None]
     assert len(server.requests) == 2

@@ -29,7 +29,15 @@ def inf(prompts, completions, **columns): return [float("inf")] * len(completion
 def words(prompts, completions, **columns): return ["1.0"] * len(completions)
 def odd(prompts, completions, **columns): return [None if c == "?" else float(c) for c in completions]
 def never(prompts, completions, **columns): return [None] * len(completions)
-async def later(prompts, completions, **columns): return [1.0]
+async def later(completions, bonus=1.0):
+    import asyncio
+    await asyncio.gather(*(asyncio.sleep(0) for _ in completions))
+    return [bonus * len(c) for c in completions]
+def trls(prompts, completions, completion_ids, trainer_state, log_metric, log_extra):
+    log_metric("mine/tokens", sum(map(len, completion_ids)))
+    log_extra("mine_first", [ids[0] for ids in completion_ids])
+    return [float(len(ids)) + trainer_state.global_step for ids in completion_ids]
+def text_only(completions): return [float(len(c.split())) for c in completions]
 class Thing: pass
 number = 3
 """
@@ -54,6 +62,45 @@ def test_the_example_of_the_how_to_scores_texts_messages_and_gsm8ks_column(tmp_p
     completions = ["It is 72.", [{"role": "assistant", "content": "It is 72."}], "It is 71.", "It is 72."]
     gold = ["72", "48 / 2 = 24\n48 + 24 = 72\n#### 72", "72", None]
     assert score(["6 x 12?"] * 4, completions, answer=gold) == [2.0, 2.0, 0.0, None]
+
+
+def test_async_functions_are_waited_for(mine):
+    """On one event loop for the whole run, and also where the caller has a loop of its own (a notebook)."""
+    import asyncio
+
+    loops = set()
+
+    async def own(prompts, completions, **columns):
+        loops.add(asyncio.get_running_loop())
+        return [1.0] * len(completions)
+
+    rewards = RewardFunctions({"own": own, "later": mine("later", weight=0.5, kwargs={"bonus": 2.0})})
+    expected = ([4.0, 2.0], {"own": [1.0, 1.0], "later": [6.0, 2.0]})
+    assert rewards(["?"] * 2, ["abc", "d"]) == expected
+
+    async def notebook():
+        return rewards(["?"] * 2, ["abc", "d"])
+
+    assert asyncio.run(notebook()) == expected and len(loops) == 1
+    assert load_function(mine("later"))(["?"], ["abc"]) == [3.0]
+
+
+def test_trls_whole_interface_is_at_hand_outside_training_too(mine):
+    rewards = RewardFunctions({"trls": mine("trls")})
+    assert rewards(["?"] * 2, ["a", "b"], {"completion_ids": [[5, 6], [7]]})[0] == [2.0, 1.0]
+    logged = {}
+    columns = {"completion_ids": [[5, 6], [7]], "log_metric": logged.__setitem__, "log_extra": logged.__setitem__}
+    rewards(["?"] * 2, ["a", "b"], columns | {"trainer_state": SimpleNamespace(global_step=3)})
+    assert logged == {"mine/tokens": 3, "mine_first": [5, 7]}
+
+
+def test_a_function_for_texts_learns_that_completions_are_messages(mine):
+    rewards, turn = RewardFunctions({"f": mine("text_only")}), [{"role": "assistant", "content": "72"}]
+    with pytest.raises(UserError, match=r"AttributeError.*completions are messages here.*messages\.text_of.*sample 0"):
+        rewards([turn], [turn])
+    with pytest.raises(UserError) as caught:
+        RewardFunctions({"f": mine("breaks")})(["?"], ["bad"])
+    assert "text_of" not in str(caught.value)
 
 
 def test_kwargs_are_bound_and_columns_passed(mine):
@@ -82,7 +129,6 @@ def test_a_setting_is_never_taken_from_the_dataset(mine):
         ("{dir}/my_reward.py:scor", "Did you mean score"),
         ("{dir}/my_reward.py:Thing", "is a class"),
         ("{dir}/my_reward.py:number", "of type int"),
-        ("{dir}/my_reward.py:later", "async"),
         ("{dir}/my_reward.py", "does not name a function"),
         ("{dir}/broken.py:score", "SyntaxError"),
         ("rlhf_recipes.rewards.gsm9k:integer", "Did you mean gsm8k"),
@@ -148,8 +194,9 @@ def test_weights_none_and_clip(mine):
     assert scores == [2 * 3 - 1.0, 2 * -1 - 1.0, -0.5]
 
 
-def test_a_row_that_no_function_applies_to_scores_zero(mine):
-    assert RewardFunctions({"never": mine("never")})(["?"], ["x"]) == ([0.0], {"never": [None]})
+def test_a_row_that_no_function_applies_to_is_not_scored(mine):
+    rewards = RewardFunctions({"never": mine("never"), "watched": mine("length", weight=0.0)})
+    assert rewards(["?"], ["x"]) == ([None], {"never": [None], "watched": [1.0]})
 
 
 @pytest.mark.parametrize(("gate", "total"), [("2", 2.0 + 10.0), ("0", 0.0), ("-1", -1.0), ("?", 10.0)])
@@ -279,7 +326,9 @@ def test_grpo_gets_each_function_with_its_weight(mine):
     prompts, completions = ["?"] * 3, ["1", "22", "?"]
     extra = {"trainer_state": object(), "log_metric": print, "completion_ids": [[1]] * 3}
     assert functions[0](prompts=prompts, completions=completions, **extra) == [1.0, 22.0, None]
-    assert trl_sum(functions, weights, prompts, completions, **extra) == rewards(prompts, completions)[0]
+    assert trl_sum(functions, weights, prompts, completions, **extra) == [2.0, 44.0, 0.0]
+    # TRL sums a row that only a metric scores to 0; our GRPOTrainer leaves it out
+    assert rewards(prompts, completions)[0] == [2.0, 44.0, None]
 
 
 def test_grpo_gets_one_sum_where_there_is_a_gate(mine):

@@ -41,7 +41,7 @@ def test_scores_and_summary(answers, tmp_path):
     summary = score_file(RewardFunctions(FUNCTIONS), answers, out)
     rows = lines(out)
     assert [row["line"] for row in rows] == [1, 3, 4]
-    assert [row["score"] for row in rows] == [2.0, 0.0, 0.0]
+    assert [row["score"] for row in rows] == [2.0, 0.0, None]
     assert [row["reward/right"] for row in rows] == [2.0, 0.0, None]
     assert [row["reward/whole"] for row in rows] == [0.5, 0.0, 0.5]
     assert rows[2]["completion"] == [{"role": "assistant", "content": "7"}]
@@ -53,7 +53,26 @@ def test_scores_and_summary(answers, tmp_path):
     assert right["slowest"]["lines"] == [1, 4]
     assert right["seconds_per_row"] > 0
     assert summary["rows"] == 3
-    assert summary["score"]["mean"] == pytest.approx(2 / 3)
+    assert (summary["score"]["mean"], summary["score"]["count"]) == (1.0, 2)
+
+
+def test_tokens_and_what_functions_log(answers, tmp_path):
+    """TRL's interface: a column that a function logs stands in each row, its metrics in the summary."""
+
+    def mine(prompts, completions, completion_ids, log_metric, log_extra):
+        if "It is 71." in completions:
+            raise RuntimeError("no")  # the rows are then scored one by one
+        lengths = [float(len(ids)) for ids in completion_ids]
+        log_metric("mine/tokens", sum(lengths))
+        log_extra("mine_tokens", lengths)
+        return lengths
+
+    out = tmp_path / "scores.jsonl"
+    summary = score_file(RewardFunctions({"mine": mine}), answers, out, token_ids=lambda text: list(range(len(text))))
+    assert [row.get("mine_tokens") for row in lines(out)] == [7.0, None, 1.0] == [row["score"] for row in lines(out)]
+    assert summary["logged"] == {"mine/tokens": 4.0}
+    with pytest.raises(UserError, match="completion_ids"):
+        check(score_file(RewardFunctions({"mine": mine}), answers, out))
 
 
 def test_a_row_that_fails_stops_neither_the_others_nor_the_other_functions(answers, tmp_path):

@@ -25,11 +25,10 @@ STAGE = Stage(
 
 def trainer(cfg: DictConfig, run: StageRun):
     """SFTTrainer on plain text. A model that is made from nothing gets a tokenizer trained on the same text."""
-    from trl import SFTTrainer
-
     from rlhf_recipes import data, models
     from rlhf_recipes.models.tokenizer import train_bpe
     from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
+    from rlhf_recipes.training.language import SFTTrainer
 
     args = arguments(cfg, run)
     if "policy" in run.inputs:

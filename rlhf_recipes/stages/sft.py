@@ -26,10 +26,9 @@ STAGE = Stage(
 
 def trainer(cfg: DictConfig, run: StageRun):
     """SFTTrainer on demonstrations."""
-    from trl import SFTTrainer
-
     from rlhf_recipes import data, models
     from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
+    from rlhf_recipes.training.language import SFTTrainer
 
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]

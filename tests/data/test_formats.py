@@ -322,3 +322,22 @@ def test_the_formats_that_were_tried_are_told():
 
     with pytest.raises(UserError, match=r"Tried: hh \(no «.*»\), preference \(chosen is not text\)|Tried: preference"):
         mapped({"prompt": "a", "chosen": {"x": 1}, "rejected": {"x": 2}}, "preferences")
+
+
+def test_every_layout_of_the_how_to_is_what_auto_finds_there():
+    import json
+    import re
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "own-data.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| ([^|]+) \| (`\{.*\}`) \| (\w+) \|$", text, re.MULTILINE)
+    assert len(table) == 20
+    for layout, cell, name in table:
+        row = json.loads(cell.strip("`").replace("`<br>`", " "))
+        kind = {"pairs": "preferences", "ranking": "ranked", "unpaired": "unpaired", "text": "corpus"}
+        kind = kind.get(layout.partition(":")[0], "demos")
+        source = Source(where=f"data.{kind}", path="rows.jsonl")
+        mapper = mapping.choose(source, list(row), [row], kind)
+        assert mapper.function.__name__ == name, layout
+        assert [made for one in mapper.apply(row, source) for made in as_kind(one, kind)], layout
+        assert not mapper.unread(row, source, extra=False), layout

@@ -245,5 +245,5 @@ def test_local_lists_every_setting_with_its_default(preset):
         for name in names:
             assert name in values, name
             default = getattr(schema(), name)
-            if name not in ("corpus", "demos", "preferences", "prompts"):
+            if name not in ("corpus", "demos", "preferences", "prompts", "unpaired"):
                 assert values[name] == default, name

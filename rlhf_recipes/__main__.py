@@ -5,12 +5,13 @@ import re
 import sys
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_recipes import __version__, stages
 from rlhf_recipes.config.paths import CONF, HOUSE, RECIPES, headline, options
 from rlhf_recipes.config.stage import pipeline, prerequisites
-from rlhf_recipes.errors import Stopped, UserError
+from rlhf_recipes.errors import Stopped, UserError, one_line, suggest
 
 FIRST_COMMANDS = """\
   rlhf-recipes stage=pretrain recipes=embedded/pretrain       the embedded model, from scratch
@@ -34,6 +35,13 @@ def main() -> None:
     if "--version" in sys.argv[1:]:
         print(f"rlhf-recipes {__version__}")
         return
+    if find_spec("hydra") is None:
+        print(
+            f"error: {sys.executable} has none of the packages this needs; enter their environment first: "
+            "source .venv/bin/activate (make setup makes it)",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     full = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     with _one_line_errors(full):
@@ -71,6 +79,7 @@ def _compose_and_run(full: bool) -> None:
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL's warning that PPO lies among its experiments
     register_recipes()
+    _check_words(sys.argv[1:])
     sys.argv[1:] = rewrite(sys.argv[1:])
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -145,16 +154,48 @@ def _is_users(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
 
-    from rlhf_recipes.errors import one_line, suggest
-
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and "/" in error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).partition("/")
+        if group in ("model", "data", "reward") and re.match(
+            r"[./~]|.*\.(jsonl?|csv|tsv|parquet|txt|gz|py)(:|$)", choice
+        ):
+            return f"{group}={choice}: a path; expected {_setting_of(group, choice)}"
         known = list(error.options or options(RECIPES if group == "recipes" else CONF / group))
         close = suggest(choice, known).partition("; known here")[0]
         return f"{group}={choice}: no such option{close or ';'} known: {', '.join(known)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override.lstrip('+')}: not an override that Hydra can read; quote values, as in 'key=\"a b\"'"
     return one_line(error)
+
+
+def _setting_of(group: str, path: str) -> str:
+    """What to type instead of `model=./folder`, `data=my.json` or `reward=./mine.py`."""
+    if group == "model":
+        return f"model.path={path}"
+    if group == "reward":
+        return f"reward.functions.mine.path={path if ':' in path else f'{path}:<function>'}"
+    stage = stages.catalogue().get(next((a[6:] for a in sys.argv if a.startswith("stage=")), ""))
+    return f"data=local data.{stage.rows[0] if stage and stage.rows else 'demos'}.path={path}"
+
+
+def _check_words(argv: list[str]) -> None:
+    """A stage without `stage=`, and a recipe of another stage than the one that is named.
+
+    Raises:
+        UserError: names what is meant.
+    """
+    for before, word in zip(["", *argv], argv, strict=False):
+        if re.fullmatch(r"[a-z]+", word) and not (before.startswith("-") and before not in ("-m", "--multirun")):
+            known = stages.catalogue()
+            meant = f"; did you mean stage={word}?" if word in known else suggest(word, known, "stage=")
+            raise UserError(f"{word}: expected key=value{meant}")
+    given = dict(word.split("=", 1) for word in argv if word.startswith(("stage=", "recipes=")))
+    recipe, _, of = given.get("recipes", "").rpartition("/")
+    if "," not in given.get("stage", ",") and of in stages.catalogue() and of != given["stage"]:
+        raise UserError(
+            f"recipes={recipe}/{of} is a recipe of stage={of}, and this is stage={given['stage']}; leave stage= out, "
+            f"or give recipes=<recipe>/{given['stage']}"
+        )
 
 
 def help_text() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> Mod
                     _check_same_model(run, source, setting)
                 return source
         else:
-            return _elsewhere(place, place, setting)
+            return _elsewhere(place, place, setting, list(run.stages))
     raise UserError(_nothing_at(run, given, setting, latest=not places))
 
 
@@ -200,7 +201,7 @@ def model_node(cfg: DictConfig, source: ModelSource) -> DictConfig:
     return OmegaConf.merge(cfg.model, source.config["model"], own, here, {"dtype": cfg.model.dtype})
 
 
-def _elsewhere(place: str, name: str, setting: str) -> ModelSource:
+def _elsewhere(place: str, name: str, setting: str, stages: Sequence[str] = ()) -> ModelSource:
     """The model in a folder, a stage's own folder included, or on the hub."""
     path = Path(place).expanduser()
     if not path.exists():
@@ -209,6 +210,8 @@ def _elsewhere(place: str, name: str, setting: str) -> ModelSource:
             raise UserError(
                 f"{setting}={place}: no such folder; expected {expected} or a hub id such as Qwen/Qwen2.5-0.5B"
             )
+        if setting != "model.path" and (close := get_close_matches(place, stages, n=1, cutoff=0.6)):
+            raise UserError(f"{setting}={place}: no such stage or folder; did you mean {close[0]}?")
         return ModelSource(name, place)
     if (path / "model").is_dir() and (path / "config.yaml").is_file():
         path = path / "model"

@@ -34,7 +34,7 @@ def test_a_reward_config_opens_with_its_command_and_loads(name):
     node = merged(name)
     functions = functions_of(name)
     assert set(RewardFunctions(functions).parts) == set(functions)
-    assert functions or node.models
+    assert functions or node.models or name == "none"
 
 
 def test_gsm8k_config_gives_a_gold_answer_four_points():

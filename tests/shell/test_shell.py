@@ -175,6 +175,17 @@ BAD = {
     "no key": (["stage=sft", "=3"], ["=3", "key=value"]),
     "a whole node": (["stage=sft", "trainer=foo"], ["trainer=foo"]),
     "parent": (["stage=ppo", "run.parent=nope"], ["run.parent=nope"]),
+    "a model's folder": (["stage=sft", "model=./folder"], ["model=./folder", "model.path=./folder"]),
+    "a data file": (["stage=reward", "data=my.json"], ["data=local data.preferences.path=my.json"]),
+    "a reward's file": (["stage=ppo", "reward=./r.py"], ["reward.functions.mine.path=./r.py:<function>"]),
+    "a bare stage": (["sft"], ["did you mean stage=sft?"]),
+    "a bare misspelt stage": (["evalute", "model=tiny"], ["did you mean stage=evaluate?"]),
+    "another stage's recipe": (["stage=ppo", "recipes=gsm8k/grpo"], ["stage=grpo", "recipes=<recipe>/ppo"]),
+    "a misspelt stage to start from": (["stage=dpo", "inputs.policy=stf"], ["inputs.policy=stf", "did you mean sft?"]),
+    "a misspelt stage to talk with": (
+        ["stage=chat", "chat.models=[evaluat,pretrian]"],
+        ["chat.models=", "did you mean"],
+    ),
     "no such model folder": (
         ["stage=sft", "model.path=./nowhere", "data=local", "data.demos.path={}/good.jsonl"],
         ["./nowhere"],
@@ -214,6 +225,18 @@ def test_an_unreachable_hub_is_told_before_torch_is_imported_and_leaves_nothing(
     assert done.returncode == 2, done.stderr
     assert "model.path=" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_outside_the_environment_one_line_says_how_to_enter_it(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "rlhf_recipes", "stage=sft"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "source .venv/bin/activate" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_completion_is_hydras_own():

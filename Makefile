@@ -15,13 +15,16 @@ RUN    ?= default
 RUNS   ?= runs
 # What a run was begun with holds for every later command that names none of it: `make evaluate RUN=x` is enough.
 ASKED  := $(RUNS)/$(RUN)/.asked
-ifeq ($(origin MODEL)$(origin DATA)$(origin RECIPE)$(origin ARGS),undefinedundefinedundefinedundefined)
+OWN    := $(strip $(foreach v,$(sort $(filter %_ARGS,$(.VARIABLES))),$(if $(findstring command,$(origin $(v))),$(v))))# of one stage: make pipeline PPO_ARGS='trainer.vf_coef=0.2'
+ifeq ($(origin MODEL)$(origin DATA)$(origin RECIPE)$(origin ARGS)$(OWN),undefinedundefinedundefinedundefined)
 ifneq ($(wildcard $(ASKED)),)
 asked  = $(shell sed -n 's/^$(1)=//p' $(ASKED))
 MODEL  := $(call asked,MODEL)
 DATA   := $(call asked,DATA)
 RECIPE := $(call asked,RECIPE)
 ARGS   := $(call asked,ARGS)
+OWN    := $(shell sed -n 's/^\([A-Z]*_ARGS\)=.*/\1/p' $(ASKED))
+$(foreach v,$(OWN),$(eval $(v) := $$(call asked,$(v))))
 endif
 endif
 MODEL  ?=
@@ -54,17 +57,21 @@ before  = $(patsubst $(1)<%,%,$(filter $(1)<%,$(GRAPH)))
 # recipe: that model has to be pretrained.
 PLAN   := $(or $(RECIPE),$(if $(filter tiny,$(or $(MODEL),tiny)),embedded,instructgpt))
 STAGES := $(foreach s,$(ORDER),$(if $(wildcard recipes/$(PLAN)/$(s).yaml),$(s)))
-export MODEL DATA RECIPE ARGS
+upper   = $(shell printf %s $(1) | tr a-z A-Z)
+ifneq ($(filter-out $(foreach s,$(ORDER),$(call upper,$(s))_ARGS),$(OWN)),)
+$(error $(filter-out $(foreach s,$(ORDER),$(call upper,$(s))_ARGS),$(OWN)): no such stage; stages: $(ORDER))
+endif
+export MODEL DATA RECIPE ARGS $(OWN)
 quote   = '$(subst ','\'',$(1))'
 summary = $(RUNS)/$(RUN)/$(1)/summary.json
 made    = $(foreach s,$(filter $(STAGES),$(1)),$(call summary,$(s)))
 command = $(BIN)/python -m rlhf_recipes stage=$(1) $(if $(wildcard recipes/$(RECIPE)/$(1).yaml),recipes=$(RECIPE)/$(1)) \
-            $(if $(MODEL),model=$(MODEL)) $(if $(DATA),data=$(DATA)) run.name=$(RUN) run.root=$(RUNS) $(ARGS)
+            $(if $(MODEL),model=$(MODEL)) $(if $(DATA),data=$(DATA)) run.name=$(RUN) run.root=$(RUNS) $(ARGS) $($(filter $(call upper,$(1))_ARGS,$(OWN)))
 
 .PHONY: help setup pipeline report chat export test lint clean-run same-run $(ORDER)
 
 help:  ## this text
-	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10']"
+	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10'] [PPO_ARGS='…' for one stage]"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 24
 	@echo "  make $(subst $(space),|,$(strip $(ORDER)))"
@@ -133,7 +140,7 @@ lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 # A run is of one MODEL, DATA, RECIPE and ARGS: another choice under the same name would mix two runs unseen.
 # As long as no stage is finished, nothing can be mixed and a mistyped choice may be mended.
 same-run:
-	@mkdir -p $(RUNS)/$(RUN); asked=$$(printf '%s\n' "MODEL=$$MODEL" "DATA=$$DATA" "RECIPE=$$RECIPE" "ARGS=$$ARGS"); \
+	@mkdir -p $(RUNS)/$(RUN); asked=$$(printf '%s\n' "MODEL=$$MODEL" "DATA=$$DATA" "RECIPE=$$RECIPE" "ARGS=$$ARGS" $(foreach v,$(OWN),"$(v)=$$$(v)")); \
 	held=$$(cat $(ASKED) 2>/dev/null || echo "$$asked"); \
 	if [ "$$held" != "$$asked" ] && ls $(RUNS)/$(RUN)/*/summary.json >/dev/null 2>&1; then \
 	  echo "error: run $(RUN) was made with" $$held"; choose RUN=<new>, or make clean-run RUN=$(RUN)"; exit 2; fi; \

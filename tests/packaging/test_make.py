@@ -123,6 +123,23 @@ def test_arguments_reach_the_stage_with_their_quotes(make):
     assert "model.pad_token=<|pad|> seed=3" in (make.root / "calls.args").read_text()
 
 
+def test_arguments_may_be_for_one_stage_and_are_remembered(make):
+    make("sft", "RUN=x", "ARGS=seed=1", "PPO_ARGS=trainer.vf_coef=0.2", "REWARD_ARGS='a b=<|c|>'")
+    lines = (make.root / "calls.args").read_text().splitlines()
+    assert all(line.endswith("seed=1") for line in lines)
+    calls, done = make("ppo", "RUN=x")
+    assert calls == ["reward", "ppo"], done.stdout + done.stderr
+    lines = (make.root / "calls.args").read_text().splitlines()[-2:]
+    assert [line.partition("seed=1 ")[2] for line in lines] == ["a b=<|c|>", "trainer.vf_coef=0.2"]
+    assert "RUN=<new>" in make("evaluate", "RUN=x", "PPO_ARGS=trainer.vf_coef=0.3")[1].stdout
+
+
+def test_arguments_of_no_stage_are_refused(make):
+    calls, done = make("sft", "POP_ARGS=x=1")
+    assert calls == [] and "POP_ARGS: no such stage" in done.stderr
+    assert make("sft", DOCKER_ARGS="x")[0] == ["pretrain", "sft"]  # the environment's own are no business of this
+
+
 def test_clean_run_throws_one_run_away(make):
     make("sft", "RUN=x")
     make("sft", "RUN=y")

@@ -46,7 +46,8 @@ def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizer
             f"the reward model has a vocabulary of {size}, the tokenizer in {path} one of {len(tokenizer)}: it was "
             "made for another tokenizer; expected the one that it was trained with"
         )
-    if tokenizer.pad_token_id is not None:
+    # its forward reads the last token that is not pad: a pad of its own, or none, decides where it was trained to read
+    if loaded.config.pad_token_id is None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     return loaded.eval()
 

@@ -143,10 +143,12 @@ class ModelReward:
         if not hasattr(self.model, "score"):
             return self._of_label(self.model(input_ids=ids, attention_mask=mask).logits)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        # transformers' forward looks for the last token that is not pad, which is wrong where pad is EOS
         hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
-        last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
-        return self._of_label(base.score(last))
+        # where transformers' own forward reads: the last token that is not pad, before the EOS where pad is EOS
+        pad_id = base.config.get_text_config().pad_token_id
+        reads = mask if pad_id is None else mask * (ids != pad_id)
+        last = (torch.arange(width, device=device) * reads).argmax(1)
+        return self._of_label(base.score(hidden[torch.arange(len(rows), device=device), last]))
 
     def _of_label(self, logits: Tensor) -> Tensor:
         """(B,) of (B, labels)."""

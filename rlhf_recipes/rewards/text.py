@@ -26,6 +26,11 @@ _SCRIPTS = (
 )
 _SURE = 0.3  # probability among py3langid's 140 languages; "Ok!" has 0.03, ten words of prose more than 0.9
 _UNITS = ("words", "characters", "tokens")
+# kana, Han and their marks: Chinese and Japanese put no spaces between words (Korean does)
+_UNSPACED = re.compile(
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_WORD = re.compile(rf"{_UNSPACED.pattern}|(?:(?!{_UNSPACED.pattern})\S)+")
 _FENCE = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
@@ -72,7 +77,7 @@ def repetition(prompts: list[Text], completions: list[Text], *, n: int = 3, **co
     """Minus the share of n-grams of words that occurred in the text before: 0 for none, towards -1 for a loop.
 
     Args:
-        n: words in a gram. A text shorter than n words scores 0.
+        n: words in a gram; a character of Chinese or Japanese is a word. A text shorter than n words scores 0.
 
     Source: the penalty of "Demystifying Long Chain-of-Thought", arXiv:2502.03373, appendix C.2, for a whole text.
 
@@ -81,7 +86,7 @@ def repetition(prompts: list[Text], completions: list[Text], *, n: int = 3, **co
     """
     scores = []
     for completion in completions:
-        words = text_of(completion).lower().split()
+        words = words_of(text_of(completion).lower())
         grams = list(zip(*(words[i:] for i in range(n)), strict=False))
         scores.append((len(set(grams)) - len(grams)) / len(grams) if grams else 0.0)
     return scores
@@ -246,11 +251,20 @@ def _lengths(completions: list[Text], unit: str, columns: dict[str, Any]) -> lis
     if unit == "tokens":
         if "completion_ids" not in columns:
             raise UserError(
-                "kwargs.unit=tokens needs the tokenizer: for stage=score give model=local model.path=<folder>"
+                "kwargs.unit=tokens needs completion_ids; for stage=score give model=local model.path=<folder>"
             )
         return [len(ids) for ids in columns["completion_ids"]]
     texts = map(text_of, completions)
-    return [len(text.split()) if unit == "words" else len(text) for text in texts]
+    return [len(words_of(text)) if unit == "words" else len(text) for text in texts]
+
+
+def words_of(text: str) -> list[str]:
+    """The words between white space; scripts that put none between words count a word for each character.
+
+    >>> words_of("I like 苹果!"), words_of("好好")
+    (['I', 'like', '苹', '果', '!'], ['好', '好'])
+    """
+    return _WORD.findall(text)
 
 
 @lru_cache(maxsize=4096)
@@ -263,7 +277,10 @@ def _listed(words: str | Sequence[str]) -> Sequence[str]:
 
 
 def _has(text: str, word: str, flags: int) -> bool:
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags) is not None
+    # a word ends where no word character follows; between two characters without spaces an end may be anywhere
+    before = "" if _UNSPACED.match(word) else rf"(?:(?<!\w)|(?<={_UNSPACED.pattern}))"
+    after = "" if _UNSPACED.match(word[-1:]) else rf"(?:(?!\w)|(?={_UNSPACED.pattern}))"
+    return re.search(before + re.escape(word) + after, text, flags) is not None
 
 
 def _mark(text: str, is_valid: Callable[[Any], bool], valid: float, parses: float) -> float:

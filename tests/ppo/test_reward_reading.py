@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+import torch
 from tiny_world import make_tokenizer
 
 from rlhf_recipes.errors import UserError
@@ -41,6 +42,18 @@ def test_what_is_too_long_loses_its_start(models, other, kind):
         completion_ids=[[8, 10, 2]],
     )
     assert abs(changed - first) > 1e-4, "and the answer is among them"
+
+
+@pytest.mark.parametrize("pad_id", [0, 2, 9])
+def test_a_model_is_read_where_its_own_forward_reads(models, pad_id):
+    """Also where pad is EOS (2), or a token of the answer: transformers reads the last token that is not pad."""
+    model, rows = models["reward"].eval(), [[4, 5, 6, 7, 8, 2], [7, 9, 9], [5, 2]]
+    model.config.pad_token_id = pad_id
+    with torch.no_grad():
+        alone = [model(input_ids=torch.tensor([row])).logits.item() for row in rows]
+    reward = ModelReward(model, eos_id=2, append_eos=False)
+    ids = {"prompt_ids": [row[:1] for row in rows], "completion_ids": [row[1:] for row in rows]}
+    assert reward(["?"] * 3, ["x"] * 3, **ids) == pytest.approx(alone, abs=1e-5)
 
 
 def test_conversations_want_a_template(models, other, tokenizer, caplog):

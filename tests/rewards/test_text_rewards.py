@@ -292,3 +292,17 @@ def test_a_hub_that_does_not_answer_is_told_at_once_and_names_the_setting(monkey
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(UserError, match=r"the hub cannot be reached to load nobody/sentiment .* give kwargs\.model="):
         classifier.label_score(["?"], ["Fine."], model="nobody/sentiment", label="POSITIVE")
+
+
+def test_chinese_and_japanese_are_read_by_character():
+    """Neither puts spaces between words: a keyword may stand anywhere, and a loop is a loop."""
+    texts = ["我喜欢苹果和梨。", "I like 苹果2 and pears.", "りんごが好きです。", "I like pineapples."]
+    found = text.keywords(["?"] * 4, texts, required=["苹果"])
+    assert found == [1.0, 1.0, 0.0, 0.0]
+    assert text.keywords(["?"] * 4, texts, required=["りんご"]) == [0.0, 0.0, 1.0, 0.0]
+    assert text.keywords(["?"], ["用Python写。"], required=["python", "写"]) == [1.0]
+    assert text.keywords(["?"], ["the pineapple"], required=["apple"]) == [0.0]
+    fruit, loop, phrase = "苹果、香蕉和梨是三种常见的水果。它们都很好吃。", "好" * 41, "天气很好" * 8
+    scores = text.repetition(["?"] * 3, [fruit, loop, phrase])
+    assert scores[0] == 0.0 and scores[1] == pytest.approx(-38 / 39) and scores[2] == pytest.approx(-26 / 30)
+    assert text.length(["?"] * 2, ["我喜欢苹果", "the cat sat"], per=1) == [5.0, 3.0]

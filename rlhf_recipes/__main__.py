@@ -99,6 +99,7 @@ def register_recipes() -> None:
             search_path.append(provider="rlhf_recipes", path=f"file://{HOUSE}")
 
     Plugins.instance().register(Recipes)
+    import_module("rlhf_recipes.config.adapters")  # registers what conf/ and recipes/ interpolate with
 
 
 def groups(argv: list[str]) -> set[str]:

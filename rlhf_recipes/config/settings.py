@@ -103,6 +103,8 @@ def _check_class(node: str, values: DictConfig | None) -> None:
         return
     known, owner = fields(target), target.rpartition(".")[2]
     for key, value in given.items():
+        if OmegaConf.is_interpolation(values, key):
+            value = values[key]
         if key not in known:
             raise UserError(f"{owner} has no field {key}{suggest(str(key), known)}")
         if expected := misfit(known[key], value):

@@ -1,6 +1,5 @@
 """A model as one set of weights that transformers, vLLM and the hub read: adapters merged, and the merge checked."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rlhf_recipes import models
 from rlhf_recipes.data.chat_template import ChatTemplate
 from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.runs.resolve import Stops
 
 TOLERANCE = 1e-5
@@ -48,21 +48,15 @@ def load(node: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase, *, rew
         UserError: an adapter cannot be merged, or merging it changes the logits by more than TOLERANCE.
     """
     node = OmegaConf.merge(node, {"dtype": "float32", "quantization": None})
-    if (base := _base(path)) is None:
+    if (base := base_of(path)) is None:
         whole = models.load_classifier if reward else models.load_policy
         return Merged(whole(node, path, tokenizer).cpu().eval(), (), None, path)
-    if reward and _base(base) is None:  # a language model lacks the head that the adapter brings
+    if reward and base_of(base) is None:  # a language model lacks the head that the adapter brings
         below = Merged(models.load_reward_model(node, base, tokenizer).cpu().eval(), (), None, base)
     else:
         below = load(node, base, tokenizer, reward=reward)
     model, difference = _merge(below.model, path, tokenizer)
     return Merged(model, (path, *below.adapters), max(difference, below.difference or 0.0), below.base)
-
-
-def _base(path: str) -> str | None:
-    """What an adapter folder stands on; None for anything else."""
-    file = Path(path) / "adapter_config.json"
-    return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
 
 
 def _merge(base: PreTrainedModel, adapter: str, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, float]:

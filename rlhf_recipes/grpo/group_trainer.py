@@ -19,7 +19,8 @@ class GroupTrainer:
 
     Args:
         model, reward_funcs, args: as TRL's.
-        ref_model: the frozen reference; None leaves it to TRL. Not used where beta is 0 or with an adapter.
+        ref_model: the frozen reference; None leaves it to TRL, which with an adapter switches that off. Not used where
+            beta is 0.
         eval_settings: how `eval_dataset` is measured; None: rewards only.
         keywords: TRL's further arguments.
     """
@@ -34,6 +35,8 @@ class GroupTrainer:
         self.eval_settings = eval_settings or EvalSettings()
         with self._reference(ref_model):
             super().__init__(model, reward_funcs, args, **keywords)
+        if ref_model is not None and self.beta and self.ref_model is None:  # TRL makes none beside an adapter
+            self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
 
     @property
     def beta(self) -> float:

@@ -32,13 +32,14 @@ def group_trainer(kind: type, cfg: DictConfig, run: StageRun):
     controller = kl_controller(cfg)
     args.beta = controller.kl_coef
     adapter = peft_config(cfg, "CAUSAL_LM")
+    # With an adapter the reference is the policy with its adapter switched off, if that is where training starts.
+    copied = args.beta and (not adapter or models.adapters.moves_base(adapter))
     table = [SamplesTable(rows=cfg.grpo.sample_rows)] if cfg.grpo.sample_rows else []
     return kind(
         models.load_policy(cfg.model, path, tokenizer),
         functions,
         args,
-        # With an adapter the reference is the policy with its adapter switched off.
-        ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if args.beta and not adapter else None,
+        ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
         eval_settings=eval_settings,
         train_dataset=rows.train,
         eval_dataset=eval_rows(rows, args),

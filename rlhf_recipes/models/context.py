@@ -1,12 +1,10 @@
 """How much a model can read, and which of its settings are its own. Loads no weights."""
 
-import json
-from pathlib import Path
-
 from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.models.pretrained import from_hub
 
 
@@ -14,8 +12,8 @@ def context_length(model: DictConfig, path: str | None) -> int | None:
     """Tokens the model at `path` (None: that of `model.init`) can read at once; None where it does not say."""
     if path is None:
         return model.init.get("max_position_embeddings")
-    if (adapter := Path(path) / "adapter_config.json").is_file():
-        return context_length(model, json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    if (base := base_of(path)) is not None:
+        return context_length(model, base)
     config = from_hub(AutoConfig, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     return getattr(config, "max_position_embeddings", None)
 

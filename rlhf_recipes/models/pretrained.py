@@ -1,13 +1,11 @@
 """What every loader here shares: from_pretrained with our settings, adapters merged, vocabularies fitted."""
 
-import json
-from pathlib import Path
-
 import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.runs.hub import reach_hub
 
 # A softmax over a vocabulary has subnormal floats, slow ones on a CPU: one in two thousand tripled the time of exp.
@@ -27,11 +25,9 @@ def from_hub(cls, place: str, **keywords):
 
 def pretrained(cls, model: DictConfig, path: str, tokenizer, frozen: bool, **more) -> PreTrainedModel:
     """cls.from_pretrained under the `model` node's settings; an adapter folder comes merged into its base."""
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file():
+    if (base := base_of(path)) is not None:
         from peft import PeftConfig, PeftModel
 
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
         loaded = pretrained(cls, model, base, tokenizer, frozen, **more)
         if len(tokenizer) > loaded.get_input_embeddings().num_embeddings:
             loaded.resize_token_embeddings(len(tokenizer))
@@ -72,8 +68,6 @@ def _dtype(model: DictConfig, frozen: bool) -> str | torch.dtype:
 
 
 def _quantization(model: DictConfig):
-    if not torch.cuda.is_available():
-        raise UserError("peft=qlora keeps the base in 4 bits, which needs a GPU; expected CUDA, use peft=lora here")
     from transformers import BitsAndBytesConfig  # imports bitsandbytes, which prints a notice: only when asked for
 
     return BitsAndBytesConfig(**OmegaConf.to_container(model.quantization))

@@ -8,7 +8,9 @@ from omegaconf import DictConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.models.pretrained import fit_vocabulary, from_hub, pretrained
+from rlhf_recipes.models.tokenizer import tokenizer_place
 
 
 def load_reward_model(
@@ -30,7 +32,8 @@ def load_reward_model(
 
 def scorer_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a finished reward model or classifier, as it is: nothing learns from it, nothing is padded."""
-    return from_hub(AutoTokenizer, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    place = tokenizer_place(path)
+    return from_hub(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
 
 
 def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -39,7 +42,7 @@ def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizer
     Raises:
         UserError: its vocabulary is smaller than its tokenizer's.
     """
-    labels = {"num_labels": 1} if (Path(path) / "adapter_config.json").is_file() else {}  # an adapter does not say
+    labels = {"num_labels": 1} if base_of(path) is not None else {}  # an adapter does not say
     loaded = pretrained(AutoModelForSequenceClassification, model, path, tokenizer, True, **labels)
     if (size := loaded.get_input_embeddings().num_embeddings) < len(tokenizer):
         raise UserError(

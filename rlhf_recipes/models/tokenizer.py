@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.models.pretrained import from_hub
 
 SPECIAL = {"pad_token": "<|pad|>", "bos_token": "<|bos|>", "eos_token": "<|eos|>", "unk_token": "<|unk|>"}
@@ -23,7 +24,7 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
         UserError: no EOS; or pad is EOS, which would mask every EOS out of the loss (trl-lib issue 3750); or no such
             file of a chat template.
     """
-    place = model.tokenizer or path
+    place = model.tokenizer or tokenizer_place(path)
     tokenizer = from_hub(AutoTokenizer, place, revision=model.revision, trust_remote_code=model.trust_remote_code)
     if model.eos_token:  # a chat template that ends its turns with another token than the tokenizer's EOS
         if model.eos_token not in tokenizer.get_vocab():
@@ -45,6 +46,13 @@ def load_tokenizer(model: DictConfig, path: str) -> PreTrainedTokenizerBase:
     if model.chat_template:
         tokenizer.chat_template = _chat_template(model.chat_template)
     return tokenizer
+
+
+def tokenizer_place(path: str) -> str:
+    """Where the tokenizer of the model at `path` lies: an adapter saved without one has that of its base."""
+    alone = not any((Path(path) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+    base = base_of(path) if alone else None
+    return path if base is None else tokenizer_place(base)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int = 2) -> PreTrainedTokenizerFast:

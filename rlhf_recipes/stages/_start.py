@@ -10,7 +10,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from rlhf_recipes import data
-from rlhf_recipes.config import settings, sweeps
+from rlhf_recipes.config import adapters, settings, sweeps
 from rlhf_recipes.config.stage import inputs, maker
 from rlhf_recipes.errors import UserError, suggest
 from rlhf_recipes.rewards import RewardFunctions
@@ -35,6 +35,8 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     """
     cfg = checked(cfg)
     sweeps.check(cfg, catalogue())
+    if cfg.trainer:
+        adapters.check(cfg)
     if sweeps.sweeping():
         sweeps.own_directory(cfg)
     stage_run, stage = StageRun(cfg, catalogue(), words), catalogue()[cfg.stage]

@@ -55,7 +55,8 @@ def trainer(cfg: DictConfig, run: StageRun):
     print(rows.describe())
     controller = kl_controller(cfg)
     args.kl_coef = controller.kl_coef
-    value_model = _critic(cfg, run, tokenizer)
+    value_model, adapter = _critic(cfg, run, tokenizer), peft_config(cfg, "CAUSAL_LM")
+    copied = models.adapters.moves_base(adapter)  # the policy without its adapter is not where training starts
     return PPOTrainer(
         model=models.load_policy(cfg.model, path, tokenizer),
         args=args,
@@ -63,8 +64,9 @@ def trainer(cfg: DictConfig, run: StageRun):
         reward_funcs=build_rewards(cfg, run, watch_gold=True, tokenizer=tokenizer),
         train_dataset=rows.train,
         eval_dataset=eval_rows(rows, args),
+        ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
         value_model=value_model,
-        peft_config=peft_config(cfg, "CAUSAL_LM"),
+        peft_config=adapter,
         value_peft_config=peft_config(cfg, "SEQ_CLS") if value_model is not None else None,
         ptx_dataset=_corpus(cfg, tokenizer) if args.ptx_coef else None,
         callbacks=[
@@ -95,19 +97,23 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     plan = training.plan
     print(f"ppo: {models.parameters(training.model)}; {plan.updates} updates of {plan.batch_size} episodes")
     training.add_callback(HeldOut(training, run.samples))
+    began = models.adapters.start(training.model)
     fit(training, run)
     runaway = callback_of(training, KLRunaway)
-    kept = _keep_best(runaway, training, run.model) if runaway is not None and runaway.stopped else {}
+    kept = _keep_best(runaway, training, run, began) if runaway is not None and runaway.stopped else {}
     return callback_of(training, UpdateSummary).metrics() | kept
 
 
-def _keep_best(runaway: KLRunaway, training: PPOTrainer, model: Path) -> dict:
+def _keep_best(runaway: KLRunaway, training: PPOTrainer, run: StageRun, began: dict | None) -> dict:
     """The KL ran away: the policy kept before it did is what the stage leaves."""
+    from rlhf_recipes.models.adapters import stand_alone
+
     best = standing(Path(training.args.output_dir) / runaway.folder)
     if best is None:
         return {}
     if training.is_world_process_zero():
-        shutil.copytree(best, model, dirs_exist_ok=True, ignore=shutil.ignore_patterns(runaway.FIGURES))
+        shutil.copytree(best, run.model, dirs_exist_ok=True, ignore=shutil.ignore_patterns(runaway.FIGURES))
+        stand_alone(run.model, run.cfg.model, training.processing_class, began)
     return {"kept": runaway.kept}
 
 

@@ -31,6 +31,7 @@ def trainer(cfg: DictConfig, run: StageRun):
     from rlhf_recipes.training.language import SFTTrainer
 
     args = arguments(cfg, run)
+    adapter = peft_config(cfg, "CAUSAL_LM")
     if "policy" in run.inputs:
         path = run.inputs["policy"]["path"]
         tokenizer = models.load_tokenizer(cfg.model, path)
@@ -40,6 +41,9 @@ def trainer(cfg: DictConfig, run: StageRun):
         rows = data.load(cfg.data, "corpus", seed=cfg.seed)
         tokenizer = train_bpe(rows.train["text"], **cfg.model.tokenizer_init)
         model = models.init_policy(cfg.model, tokenizer, cfg.seed)
+        if adapter is not None:
+            print(f"pretrain: model={cfg.model.name} starts from nothing, so all its weights are trained; no adapter")
+            adapter = None
     print(rows.describe())
     return SFTTrainer(
         model=model,
@@ -47,7 +51,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         train_dataset=rows.train,
         eval_dataset=eval_rows(rows, args),
         processing_class=tokenizer,
-        peft_config=peft_config(cfg, "CAUSAL_LM"),
+        peft_config=adapter,
         callbacks=callbacks(run),
     )
 

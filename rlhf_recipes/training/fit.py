@@ -12,8 +12,9 @@ from transformers.trainer import Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
+from rlhf_recipes.config.adapters import learning_rate, trained
 from rlhf_recipes.errors import Stopped, UserError
-from rlhf_recipes.models import context_length
+from rlhf_recipes.models import adapters, context_length
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 from rlhf_recipes.training.stop import GracefulStop
@@ -47,6 +48,8 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     elif fields.get("bf16") and fields["use_cpu"] and not _multiplies_bfloat16():
         print("trainer.bf16=true: this CPU emulates bfloat16, several times slower than float32; =null turns it off")
+    if (line := learning_rate(cfg)) is not None:
+        print(line)
     context = context_length(cfg.model, run.inputs.get("policy", {}).get("path"))
     if context and (fields.get("max_length") or 0) > context:
         print(f"max_length {fields['max_length']} is more than the {context} tokens the model reads; using {context}")
@@ -85,7 +88,7 @@ def _reporters(cfg: DictConfig) -> list[str]:
 
 def peft_config(cfg: DictConfig, task_type: str):
     """The `peft` node as PEFT's class, or None. A reward model trains its new head whole beside the adapter."""
-    if not cfg.peft or "_target_" not in cfg.peft:
+    if not trained(cfg):
         return None
     fields = OmegaConf.to_container(cfg.peft, resolve=True)
     target = fields.pop("_target_")
@@ -122,11 +125,14 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
     if not trainer.args.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Bar)
+    began = adapters.start(trainer.model)
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
     if stop.received is not None:
         raise Stopped(stop.received)
     trainer.model.config.use_cache = True  # Trainer switches it off, which would make every later generation slow
     trainer.save_model(str(run.model))
+    if trainer.is_world_process_zero():
+        adapters.stand_alone(run.model, run.cfg.model, trainer.processing_class, began)
     return result.metrics
 
 

@@ -6,6 +6,7 @@ import trl
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
+from rlhf_recipes.models import adapters
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, last_evaluation, peft_config, show
 
@@ -54,8 +55,8 @@ class DPOTrainer(OverRows, trl.DPOTrainer):
 def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *, shuffle: bool = False):
     """A trainer of preferences against a reference, from the config.
 
-    The reference is a copy of the policy. With an adapter it is the policy with its adapter switched off; precomputed,
-    it is the policy before training, and takes no memory afterwards.
+    The reference is a copy of the policy. With an adapter it is the policy with its adapter switched off, where that is
+    the model that training starts from; precomputed, it is the policy before training, and takes no memory afterwards.
 
     Args:
         kind: the trainer's class.
@@ -70,7 +71,7 @@ def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *,
     if shuffle:
         split.train, split.eval = (part.shuffle(seed=cfg.seed) for part in (split.train, split.eval))
     adapter = peft_config(cfg, "CAUSAL_LM")
-    copied = not adapter and not args.precompute_ref_log_probs
+    copied = adapters.moves_base(adapter) or (not adapter and not args.precompute_ref_log_probs)
     return kind(
         model=models.load_policy(cfg.model, path, tokenizer),
         ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,

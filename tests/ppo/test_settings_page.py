@@ -5,8 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import yaml
+from omegaconf import OmegaConf
 from trl.experimental.ppo import PPOConfig as TRLConfig
 
+import rlhf_recipes.config.adapters  # noqa: F401  registers what the YAML interpolates with
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.config.schema import Ppo
 from rlhf_recipes.ppo import PPOConfig
@@ -26,7 +28,7 @@ def test_every_field_of_ours_is_there():
 
 
 def test_the_defaults_are_the_stages():
-    stage = yaml.safe_load((CONF / "stage" / "ppo.yaml").read_text(encoding="utf-8"))
+    stage = OmegaConf.to_container(OmegaConf.load(CONF / "stage" / "ppo.yaml"), resolve=True)
     given = {f"trainer.{f.name}": f.default for f in fields(PPOConfig)}
     given |= {f"{node}.{key}": value for node in ("trainer", "ppo") for key, value in stage[node].items()}
     said = {key: yaml.safe_load(value) for key, value in ROWS.items() if key.startswith(("trainer.", "ppo."))}

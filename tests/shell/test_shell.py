@@ -105,7 +105,7 @@ def test_the_shell_wins_over_the_recipe_over_the_stage_over_the_root(tmp_path, c
         "seed: 7\ntrainer: {learning_rate: 0.5, max_length: 77}\n"
     )
     plain = composed("stage=sft")
-    assert plain["trainer"]["learning_rate"] == 2e-5  # the stage
+    assert plain["trainer"]["learning_rate"] == "${tenfold_with_lora:2.0e-5}"  # the stage
     assert plain["seed"] == 0  # the root
     laid = composed("--config-dir", str(tmp_path), "recipes=probe/sft")
     assert (laid["stage"], laid["seed"], laid["trainer"]["learning_rate"], laid["peft"]["r"]) == ("sft", 7, 0.5, 16)

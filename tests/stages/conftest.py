@@ -33,6 +33,7 @@ OF = {
     "sft": [*STEPS, "trainer.max_length=96"],
     "reward": [*STEPS, "trainer.max_length=96"],
     "dpo": [*STEPS, "trainer.max_length=96"],
+    "kto": [*STEPS, "trainer.max_length=96"],
     "ppo": PPO,
     "grpo": [*STEPS, "trainer.num_generations=4", "trainer.max_completion_length=12", "reward=exact"],
     "collect": ["collect.prompts=8", "collect.answers=3", "collect.max_new_tokens=12", "reward=gold"],

@@ -60,6 +60,8 @@ def example(row: dict, raw: dict, kind: str, template: str, system: str | None =
             prompt = [prompt[0] | {"tools": tools}, *prompt[1:]]
         values = [answers] if kind == "ranked" else answers
         made = {"prompt": prompt, **dict(zip(names, values, strict=True))}
+        if tools and names:
+            made["tools"] = tools  # TRL's column, for the trainers that tokenise a dialogue themselves
     if KINDS[kind].extra:
         made |= _extra_columns(row, raw)
     made |= {name: row[name] for name in KINDS[kind].judged if name in row}

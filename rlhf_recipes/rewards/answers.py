@@ -39,6 +39,9 @@ _NUMBER_FIRST = re.compile(
 _LIST_ITEM = re.compile(r"[\s*_]*\d+[.)]\s+[A-Za-z]")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SENTENCE = re.compile(r"(?<!i\.e)[.!?](?:\s|$)")
+_WITH_UNIT = re.compile(  # "9 apples", "9 (apples)", "36 square inches"; not "9 to 5" nor "June 20"
+    r"([-+]?[\d,./]*\d)\s{1,3}\(?((?!(?:or|and|to|in|of|x|by|plus|minus|times|if|is|st|nd|rd|th)\b)[A-Za-z]{2,20}\.?\s?){1,3}\)?\.?"
+)
 _TAIL = 160  # characters that are searched for the last number first, before all of the text
 _LAST_OF_A_KIND = 8  # marks of one kind that are tried, from the end
 
@@ -115,7 +118,10 @@ def gold_answer(gold: object) -> str:
 @lru_cache(maxsize=4096)  # a group of completions shares its gold answer
 def _gold(gold: object) -> tuple[Number | None, str]:
     answer = gold_answer(gold)
-    return lone_number(answer), _words(answer)
+    number = lone_number(answer)
+    if number is None and (unit := _WITH_UNIT.fullmatch(plain(answer).strip())):
+        number = lone_number(unit[1])
+    return number, _words(answer)
 
 
 def _after_thinking(text: str) -> str:

@@ -442,3 +442,20 @@ def test_every_gsm8k_gold_answer_scores_in_full(split, rows):
     ):
         texts = [written.format(body=body, n=n) for body, n in zip(bodies, numbers, strict=True)]
         assert gsm8k.correctness(texts, texts, answer=golds) == [2.0] * rows
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        ("The answer is 9.", "9 (apples)", True),
+        ("So she has 9 apples.\n#### 9", "9 apples", True),
+        (r"\boxed{10}", r"10 \text{ cm}", True),
+        (r"\boxed{36}", "36 square inches", True),
+        ("The answer is 9 apples.", "9 apples", True),
+        ("The answer is 8.", "9 apples", False),
+        ("The answer is 9.", "9 or 10", False),
+        ("The answer is 20.", "June 20", False),
+    ],
+)
+def test_a_gold_answer_may_have_a_unit(text, gold, right):
+    assert same_answer(text, gold) is right

@@ -15,7 +15,7 @@ Full marks for a gold answer in this form: 2.0 + 0.5 + 0.5 + 0.5 + 0.5 = 4.0.
 from typing import Any
 
 from rlhf_recipes.rewards.answers import marked_answer, same_answer, whole_number
-from rlhf_recipes.rewards.messages import Text, column_of, text_of
+from rlhf_recipes.rewards.messages import Text, column_of, dialogue_of, text_of
 
 
 def correctness(
@@ -43,8 +43,8 @@ def correctness(
     """
     golds = column_of(columns, column)
     return [
-        None if gold is None else reward * same_answer(text_of(completion), gold, tag)
-        for completion, gold in zip(completions, golds, strict=True)
+        None if gold is None else reward * same_answer(text, gold, tag)
+        for text, gold in zip(_whole(prompts, completions, "think"), golds, strict=True)
     ]
 
 
@@ -60,7 +60,7 @@ def integer(
     >>> integer(["?"] * 3, ["<answer>1,234</answer>", "<answer>72 clips</answer>", "I do not know."])
     [0.5, 0.0, 0.0]
     """
-    texts = [text_of(completion) for completion in completions]
+    texts = _whole(prompts, completions, "think")
     answers = [text if (marked := marked_answer(text, tag)) is None else marked for text in texts]
     return [reward * (whole_number(answer) is not None) for answer in answers]
 
@@ -87,7 +87,7 @@ def strict_format(
     first, between, last = f"<{reasoning_tag}>\n", f"\n</{reasoning_tag}>\n<{tag}>\n", f"\n</{tag}>"
     tags = (f"<{reasoning_tag}>", f"</{reasoning_tag}>", f"<{tag}>", f"</{tag}>")
     scores = []
-    for text in map(text_of, completions):
+    for text in _whole(prompts, completions, reasoning_tag):
         text = text.removesuffix("\n")
         formed = text.startswith(first) and text.endswith(last) and between in text
         scores.append(reward * (formed and all(text.count(mark) == 1 for mark in tags)))
@@ -113,7 +113,7 @@ def soft_format(
     [0.5, 0.0]
     """
     scores = []
-    for text in map(text_of, completions):
+    for text in _whole(prompts, completions, reasoning_tag):
         start = text.find(f"<{reasoning_tag}>")
         middle = text.find(f"</{reasoning_tag}>", start) if start >= 0 else -1
         rest = text[middle + len(reasoning_tag) + 3 :].lstrip() if middle >= 0 else ""
@@ -141,10 +141,17 @@ def xml_count(
     """
     marks = (f"<{reasoning_tag}>\n", f"\n</{reasoning_tag}>\n", f"\n<{tag}>\n", f"\n</{tag}>")
     scores = []
-    for text in map(text_of, completions):
+    for text in _whole(prompts, completions, reasoning_tag):
         score = reward / 4 * sum(text.count(mark) == 1 for mark in marks)
         _, closed, tail = text.rpartition(marks[3])
         if closed:
             score -= 0.001 * len(tail.strip())
         scores.append(max(score, 0.0))
     return scores
+
+
+def _whole(prompts: list[Text], completions: list[Text], tag: str) -> list[str]:
+    """The completions' texts, each with the opening tag where the prompt ends with it, as some templates prefill it."""
+    opened = [dialogue_of(prompt).rstrip().endswith(f"<{tag}>") for prompt in prompts]
+    texts = map(text_of, completions)
+    return [f"<{tag}>\n{text.lstrip()}" if o else text for o, text in zip(opened, texts, strict=True)]

@@ -459,3 +459,14 @@ def test_every_gsm8k_gold_answer_scores_in_full(split, rows):
 )
 def test_a_gold_answer_may_have_a_unit(text, gold, right):
     assert same_answer(text, gold) is right
+
+
+def test_a_tag_that_the_prompt_ends_with_belongs_to_the_answer():
+    """The form counts it, and a thought that does not end holds no answer."""
+    prompts, whole = ["48 + 24? <think>\n"] * 2, "Okay.\n</think>\n<answer>\n72\n</answer>"
+    completions = [whole, "Okay: 48 + 24 = 72. Let me check, because 48"]
+    for form in (gsm8k.strict_format, gsm8k.soft_format, gsm8k.xml_count):
+        assert form(prompts[:1], [whole], reasoning_tag="think") == [0.5]
+        assert form(["48 + 24?"], [whole], reasoning_tag="think")[0] < 0.5
+    assert gsm8k.correctness(prompts, completions, answer=["72", "48"]) == [2.0, 0.0]
+    assert gsm8k.integer(prompts, completions) == [0.5, 0.0]

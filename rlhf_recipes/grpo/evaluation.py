@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from accelerate.utils import gather_object
@@ -71,12 +72,12 @@ def measure(trainer, dataset) -> tuple[dict[str, float | None], list[dict]]:
         and majority_at_<k>, shares of the prompts that can be judged. And a row a prompt for samples.jsonl.
     """
     settings, k = trainer.eval_settings, trainer.num_generations_eval
-    rows = [dataset[i] | {"index": i} for i in range(min(settings.prompts, len(dataset)))]
+    rows = [row | {"index": i} for i, row in enumerate(islice(dataset, settings.prompts))]
     with trainer.accelerator.split_between_processes(rows, apply_padding=True) as share, _seeded(trainer):
         with _greedy(trainer):
             greedy = _answer(trainer, share, 1)
-        trainer._metrics["eval"].clear()  # eval_completions/… are to be of the sampled answers alone
         sampled = _answer(trainer, [row for row in share for _ in range(k)], k)
+    trainer._metrics["eval"].clear()  # TRL's completions/…: the greedy answers' too, and a mean of batches' means
     for i, row in enumerate(greedy):
         row["votes"] = sampled[i * k : (i + 1) * k]
     unique = {row["index"]: row for row in gather_object(greedy)}  # without the rows that padded the last process
@@ -104,6 +105,7 @@ def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
         for i, row in enumerate(part):
             right = None if not judged or judged[i] is None else float(judged[i] > 0)
             kept = {"index": row["index"], "prompt": row["prompt"], "completion": completions[i]}
+            kept |= {"length": len(ids[i]), "cut_off": ids[i][-1] != trainer._tokenizer.eos_token_id}
             done.append(kept | {"rewards": rewards[i], "right": right, "vote": votes[i]})
     return done
 
@@ -113,6 +115,11 @@ def _figures(trainer, rows: list[dict], k: int) -> dict[str, float | None]:
     figures = {"reward": _mean(_weighted(trainer, answer["rewards"]) for answer in sampled)}
     for i, name in enumerate(trainer.reward_func_names):
         figures[f"rewards/{name}/mean"] = _mean(answer["rewards"][i] for answer in sampled)
+    figures["completions/clipped_ratio"] = _mean(float(answer["cut_off"]) for answer in sampled)
+    ended = [answer["length"] for answer in sampled if not answer["cut_off"]] or [0]  # 0: as TRL has it
+    for kind, lengths in (("", [answer["length"] for answer in sampled]), ("terminated_", ended)):
+        for name, value in (("mean", _mean(lengths)), ("min", min(lengths)), ("max", max(lengths))):
+            figures[f"completions/{name}_{kind}length"] = value
     if any(row["right"] is not None for row in rows):
         figures["accuracy"] = _mean(row["right"] for row in rows)
         figures[f"mean_at_{k}"] = _mean(answer["right"] for answer in sampled)
@@ -120,6 +127,14 @@ def _figures(trainer, rows: list[dict], k: int) -> dict[str, float | None]:
             majority([a["vote"] for a in row["votes"]], [a["right"] for a in row["votes"]]) for row in rows
         )
     return figures
+
+
+def figures_of(trainer) -> list[str]:
+    """The names of what `measure` can tell of a trainer's held-out prompts, but for its answers' lengths."""
+    sets = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": None}
+    k, names = trainer.num_generations_eval, ["reward", *(f"rewards/{name}/mean" for name in trainer.reward_func_names)]
+    names += ["accuracy", f"mean_at_{k}", f"majority_at_{k}"] if trainer.eval_settings.accuracy else []
+    return [f"{part}_{name}" if part else name for part in sets for name in names]
 
 
 def _sample(trainer, row: dict) -> dict:

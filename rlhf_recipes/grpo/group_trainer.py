@@ -3,15 +3,48 @@
 import math
 import sys
 from collections import defaultdict
+from collections.abc import Sized
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from transformers.trainer_utils import SaveStrategy
 from trl.trainer.utils import nanstd
 
 from rlhf_recipes.engine.prompts import prompt_ids
+from rlhf_recipes.engine.stops import stop_ids
+from rlhf_recipes.errors import UserError
 from rlhf_recipes.grpo import groups
-from rlhf_recipes.grpo.evaluation import EvalSettings, measure
+from rlhf_recipes.grpo.evaluation import EvalSettings, figures_of, measure
 from rlhf_recipes.training.updates import steps_an_update, tell
+
+REFERENCE_FILE = "reference.pt"  # in a checkpoint, under sync_ref_model
+
+
+class StopTokens:
+    """Several stop tokens in the place of the one EOS that TRL compares ids with."""
+
+    def __init__(self, ids: list[int]):
+        self.ids = ids
+
+    def __eq__(self, other):
+        return (
+            torch.isin(other, torch.tensor(self.ids, device=other.device))
+            if torch.is_tensor(other)
+            else other in self.ids
+        )
+
+    __hash__ = None
+
+
+class StoppingTokenizer:
+    """A tokenizer whose `eos_token_id` is StopTokens."""
+
+    def __init__(self, tokenizer, ids: list[int]):
+        self.tokenizer, self.eos_token_id = tokenizer, StopTokens(ids)
+
+    def __getattr__(self, name: str):
+        return getattr(self.tokenizer, name)
 
 
 class GroupTrainer:
@@ -32,11 +65,54 @@ class GroupTrainer:
         self._given: torch.Tensor | None = None  # (N, F) rewards of that batch as the functions gave them
         self._measured = defaultdict(list)  # what the update under way has measured, by TRL's names
         self._taken = defaultdict(int)  # how many values of self._metrics["train"] it has of each
+        self._held: set[str] = set()  # of TrainerControl, until the rollout has been learned from
         self.eval_settings = eval_settings or EvalSettings()
         with self._reference(ref_model):
             super().__init__(model, reward_funcs, args, **keywords)
         if ref_model is not None and self.beta and self.ref_model is None:  # TRL makes none beside an adapter
             self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
+        self._check()
+        self._stop_at_every_stop_token()
+
+    def _check(self) -> None:
+        """Raise UserError for what TRL would only notice hours later, or never."""
+        args, prompts = self.args, self.args.generation_batch_size // self.num_generations
+        if isinstance(self.train_dataset, Sized) and len(self.train_dataset) < prompts:  # TRL would train no step
+            raise UserError(
+                f"{len(self.train_dataset)} prompts are too few: each rollout answers {prompts}; lower "
+                "trainer.gradient_accumulation_steps or trainer.per_device_train_batch_size, or raise "
+                "trainer.num_generations"
+            )
+        metric, known = (args.metric_for_best_model or "").removeprefix("eval_"), figures_of(self)
+        if metric and metric not in known:
+            raise UserError(
+                f"trainer.metric_for_best_model={metric}: no evaluation of these answers gives it; expected one of "
+                f"{', '.join(known)}"
+            )
+        steps, by_steps = steps_an_update(args), args.save_strategy == SaveStrategy.STEPS
+        best = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
+        if best and steps > 1 and not (by_steps and args.save_steps % steps == 0):
+            raise UserError(  # a checkpoint is put off, and the best step's would not be there
+                f"the best model cannot be kept: {steps} steps learn from one rollout; set trainer.save_strategy=steps "
+                f"and make trainer.save_steps={args.save_steps} and eval_steps multiples of {steps}"
+            )
+
+    def _stop_at_every_stop_token(self) -> None:
+        """Answers end at the engine's stop tokens. TRL knows the tokenizer's EOS only, in five places of each trainer.
+
+        It gives that EOS to the generation, cuts answers at it, and takes an answer that ends otherwise for cut off: in
+        `completions/clipped_ratio`, in `mask_truncated_completions`, and after a call of a tool. All but the first
+        compare ids with `self._tokenizer.eos_token_id`. `trainer.generation_kwargs` may name others.
+        """
+        name = "stop_token_ids" if self.use_vllm else "eos_token_id"
+        own = (self.args.generation_kwargs or {}).get(name)
+        own = own if own is None or isinstance(own, list) else [own]
+        ids = stop_ids(self._tokenizer, self.accelerator.unwrap_model(self.model)) if own is None else own
+        if self.use_vllm:
+            self.vllm_generation.generation_kwargs = self.vllm_generation.generation_kwargs | {name: ids}
+        else:
+            self.generation_kwargs[name] = self.generation_config.eos_token_id = ids
+        self._tokenizer = StoppingTokenizer(self._tokenizer, ids)
 
     @property
     def beta(self) -> float:
@@ -116,7 +192,25 @@ class GroupTrainer:
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         self._end_step()
+        self._wait_for_the_rollouts_end()
         super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _wait_for_the_rollouts_end(self) -> None:
+        """Put off saving and stopping while a rollout is learned from: a checkpoint does not hold its answers.
+
+        TRL answers new prompts when it is resumed there, and so ends elsewhere than a run that was never interrupted.
+        """
+        control, held = self.control, self._held
+        control.should_save |= "should_save" in held
+        control.should_training_stop |= "should_training_stop" in held
+        held.clear()
+        under_way = self._step % (self.args.steps_per_generation * self.num_iterations)
+        if not under_way or self.state.global_step >= self.state.max_steps:
+            return
+        for name in ("should_save", "should_training_stop"):
+            if getattr(control, name):
+                held.add(name)
+                setattr(control, name, False)
 
     def _end_step(self) -> None:
         """Collect what a step measured; at an update's end tell the callbacks its means, whatever will be logged."""
@@ -149,7 +243,31 @@ class GroupTrainer:
         if self.model.training:
             self._taken.clear()
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """And the reference where it moves: TRL resumes with the first one."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._moving_reference() and self.args.should_save:
+            state = self.accelerator.unwrap_model(self.ref_model).state_dict()
+            torch.save(state, Path(output_dir) / REFERENCE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self._moving_reference():
+            state = torch.load(Path(checkpoint) / REFERENCE_FILE, map_location="cpu", weights_only=True)
+            self.accelerator.unwrap_model(self.ref_model).load_state_dict(state)
+
+    def _moving_reference(self) -> bool:
+        """Whether there is one that a process holds whole."""
+        return self.args.sync_ref_model and not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+
     # ---- held-out prompts ----
+
+    def _determine_best_metric(self, metrics: dict, trial) -> bool:
+        """Transformers', where an evaluation whose answers could not be scored is never the best."""
+        name = "eval_" + (self.args.metric_for_best_model or "").removeprefix("eval_")
+        return super()._determine_best_metric(
+            metrics | {name: math.nan if metrics.get(name) is None else metrics[name]}, trial
+        )
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Accuracy and rewards on held-out prompts. TRL's evaluation gives a loss, which says nothing here.
@@ -157,13 +275,20 @@ class GroupTrainer:
         A step that was measured already (by the run that is resumed, or the last line of training) is not measured
         again.
         """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(rows, dict):  # each set by its name, as transformers has it
+            each = [
+                self.evaluate(part if eval_dataset is not None else name, ignore_keys, f"{metric_key_prefix}_{name}")
+                for name, part in rows.items()
+            ]
+            return {name: value for metrics in each for name, value in metrics.items()}
         reward = f"{metric_key_prefix}_reward"
-        if eval_dataset is None:
+        if eval_dataset is None or isinstance(eval_dataset, str):
             for row in reversed(self.state.log_history):
                 if reward in row and row["step"] == self.state.global_step:
                     return row
         training, _ = self.model.training, self.model.eval()
-        metrics, samples = measure(self, eval_dataset if eval_dataset is not None else self.eval_dataset)
+        metrics, samples = measure(self, self.eval_dataset[rows] if isinstance(rows, str) else rows)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.model.train(training)

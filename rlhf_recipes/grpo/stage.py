@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from rlhf_recipes import data, models
+from rlhf_recipes.errors import UserError
 from rlhf_recipes.grpo.evaluation import EvalSettings
 from rlhf_recipes.rewards import RewardFunctions, load_function
 from rlhf_recipes.rewards.from_config import build_rewards, function_spec
@@ -20,7 +21,11 @@ def group_trainer(kind: type, cfg: DictConfig, run: StageRun):
     Args:
         kind: its class, a GroupTrainer.
     """
-    args = arguments(cfg, run)
+    args, controller, adapter = arguments(cfg, run), kl_controller(cfg), peft_config(cfg, "CAUSAL_LM")
+    args.beta = controller.kl_coef
+    if args.sync_ref_model and (adapter or not args.beta):
+        held = "with peft the reference is the model without its adapter" if adapter else "with beta 0 there is none"
+        raise UserError(f"trainer.sync_ref_model=true moves a reference, and {held}; set trainer.sync_ref_model=false")
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
     room = models.room_for_prompt(cfg, path, args.max_completion_length)
@@ -29,9 +34,6 @@ def group_trainer(kind: type, cfg: DictConfig, run: StageRun):
     rewards = build_rewards(cfg, run)
     eval_settings = _eval_settings(cfg, rewards)
     functions, args.reward_weights = rewards.trl_functions()
-    controller = kl_controller(cfg)
-    args.beta = controller.kl_coef
-    adapter = peft_config(cfg, "CAUSAL_LM")
     # With an adapter the reference is the policy with its adapter switched off, if that is where training starts.
     copied = args.beta and (not adapter or models.adapters.moves_base(adapter))
     table = [SamplesTable(rows=cfg.grpo.sample_rows)] if cfg.grpo.sample_rows else []
@@ -70,6 +72,8 @@ def train_on_groups(training, cfg: DictConfig, run: StageRun) -> dict:
         training.evaluate()  # nothing, where the last step was measured
     metrics = callback_of(training, UpdateSummary).metrics()
     rows = [row for row in training.state.log_history if "eval_reward" in row]
+    if training.args.load_best_model_at_end:  # which is what model/ holds
+        rows = [rows[0], *(row for row in rows if row["step"] == training.state.best_global_step)]
     chosen = ("eval_accuracy", "eval_majority", "eval_mean_at")
     names = [n for n in (rows[-1] if rows else {}) if n == "eval_reward" or n.startswith(chosen)]
     return metrics | {f"{n}_first": rows[0].get(n) for n in names} | {n: rows[-1][n] for n in names}

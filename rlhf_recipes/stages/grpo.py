@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
@@ -28,10 +29,17 @@ LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo") 
 
 
 def check(cfg: DictConfig, run: StageRun) -> None:
-    """Raise UserError for a loss that TRL has not: it would only notice once it computes the loss."""
+    """Raise UserError for a loss that TRL has not, which it would only notice at the first loss, and without vLLM."""
+    check_vllm(cfg)
     loss = cfg.trainer.get("loss_type")
     if loss is not None and loss not in LOSSES:
         raise UserError(f"trainer.loss_type={loss}: TRL has no such loss{suggest(str(loss), LOSSES)}")
+
+
+def check_vllm(cfg: DictConfig) -> None:
+    """Raise UserError where trainer.use_vllm wants vLLM and it is not installed."""
+    if cfg.trainer.get("use_vllm") and find_spec("vllm") is None:
+        raise UserError("trainer.use_vllm=true: vLLM is not installed; pip install 'trl[vllm]', or use_vllm=false")
 
 
 def trainer(cfg: DictConfig, run: StageRun):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
+from rlhf_recipes.stages.grpo import check_vllm
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,6 +23,11 @@ STAGE = Stage(
     scores=True,
     figures=(Figure("score_last", "score"),),  # its KL is a token's mean and does not compare with PPO's
 )
+
+
+def check(cfg: DictConfig, run: StageRun) -> None:
+    """Raise UserError where trainer.use_vllm wants vLLM and it is not installed."""
+    check_vllm(cfg)
 
 
 def trainer(cfg: DictConfig, run: StageRun):

@@ -69,10 +69,16 @@ def _multiplies_bfloat16() -> bool:
 
 
 def eval_rows(rows, args: TrainingArguments):
-    """The held-out rows for a trainer. Where there are none (data.eval_fraction=0), evaluation is switched off."""
+    """The held-out rows for a trainer. Where there are none (data.eval_fraction=0), evaluation is switched off.
+
+    Raises:
+        UserError: there are none, and the best checkpoint was to be told by them.
+    """
     if len(rows.eval):
         return rows.eval
-    args.eval_strategy = IntervalStrategy.NO
+    if args.load_best_model_at_end:
+        raise UserError("trainer.load_best_model_at_end needs held-out rows; raise data.eval_fraction above 0")
+    args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
     return None
 
 

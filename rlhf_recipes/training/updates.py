@@ -1,6 +1,7 @@
 """What callbacks learn from: updates. A log line may hold several of them, or never come (`logging_strategy=no`)."""
 
 import logging
+import math
 import time
 from collections import deque
 
@@ -23,7 +24,8 @@ def steps_an_update(args) -> int:
     if hasattr(args, "num_ppo_epochs"):
         return args.num_ppo_epochs * args.num_mini_batches
     if hasattr(args, "steps_per_generation"):
-        return max(1, args.num_iterations * args.steps_per_generation // args.gradient_accumulation_steps)
+        often = args.gradient_accumulation_steps
+        return math.lcm(args.num_iterations * args.steps_per_generation, often) // often
     return 1
 
 

@@ -1,15 +1,16 @@
-"""A mapped row as the trainers take it: templated, checked, measured, with the source's other columns for rewards."""
+"""A mapped row as the trainers take it: templated, checked, tokenised, with the source's other columns for rewards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_recipes.data import splitting, templates
 from rlhf_recipes.data.formats.rows import KINDS, Drop, Messages
-from rlhf_recipes.engine.prompts import prompt_ids, through_template
+from rlhf_recipes.engine.prompts import TemplateRefusal, completion_ids, document_ids, prompt_ids
 
 # Names to which TRL's trainers and reward callables give a meaning of their own: a source's column so named stays out.
 RESERVED = {
     *("prompt", "completion", "chosen", "rejected", "messages", "conversations", "text", "rows", "key"),
-    *("prompts", "completions", "completion_ids", "prompt_ids", "input_ids", "labels", "ranks", "margin"),
+    *("prompts", "completions", "ranks", "margin", "labels", "completion_mask", "assistant_masks", "input_ids"),
+    *("prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"),
     *("images", "image", "tools", "chat_template_kwargs", "environment", "environments"),
     *("trainer_state", "log_extra", "log_metric"),
 }
@@ -23,6 +24,7 @@ class Example:
     key: int  # what the split goes by
     prompt: int  # of the whole prompt
     all: int  # of prompt and answers
+    number: int = 0  # the raw row's place in its source, from 1
 
 
 def example(row: dict, raw: dict, kind: str, template: str, system: str | None = None) -> Example:
@@ -98,56 +100,83 @@ class Limits:
 
     row: int | None = None  # prompt and answer together, EOS included: TRL's max_length
     prompt: int | None = None
+    keep_end: bool = False  # TRL's truncation_mode: a row that is too long loses its start, not its answer
 
 
-def check_lengths(rows: list[dict], kind: str, tokenizer, limits: Limits) -> list[tuple[str | None, bool]]:
-    """(why the row cannot be used or None, whether the trainer would cut it) of each row.
+@dataclass(slots=True)
+class Tokens:
+    """What the tokenizer makes of a row.
+
+    Args:
+        columns: token ids by the names that TRL's trainers give them. `chosen_ids` and `rejected_ids` go on from
+            `prompt_ids`, as DPOTrainer's do.
+        reason: why the row cannot be used, or None.
+        detail: what is wrong with this row, where the reason does not say it.
+        cut: whether the trainer would cut it.
+    """
+
+    columns: dict[str, list[int]] = field(default_factory=dict)
+    reason: str | None = None
+    detail: str = ""
+    cut: bool = False
+
+
+def tokenise(rows: list[dict], kind: str, tokenizer, limits: Limits) -> list[Tokens]:
+    """Token ids of rendered rows, and which of them cannot be used.
 
     Args:
         rows: rendered rows of one kind.
         kind: one of formats.rows.KINDS.
-        tokenizer: the policy's; None measures nothing.
+        tokenizer: the policy's; None tokenises nothing.
         limits: in tokens.
     """
-    most, most_prompt = limits.row, limits.prompt
-    if kind == "prompts" and most_prompt is None:
-        most_prompt = most
-    prompts = wholes = [0] * len(rows)
-    if tokenizer is not None and kind != "corpus" and (most_prompt is not None or kind == "demos"):
-        prompts = [len(ids) for ids in prompt_ids([row["prompt"] for row in rows], tokenizer)]
-    if tokenizer is not None and kind != "prompts" and most is not None:
-        wholes = longest(rows, kind, tokenizer)
-    verdicts: list[tuple[str | None, bool]] = []
-    for prompt, whole in zip(prompts, wholes, strict=True):
-        reason = None
-        if most_prompt is not None and prompt > most_prompt:
-            reason = f"prompt longer than {most_prompt} tokens"
-        elif kind == "demos" and whole and (prompt >= most or whole <= prompt):
-            reason = f"no answer token within {most}"
-        elif kind not in ("demos", "corpus") and whole and whole > most:
-            reason = f"longer than {most} tokens"
-        verdicts.append((reason, reason is None and most is not None and whole > most))
-    return verdicts
-
-
-def longest(rows: list[dict], kind: str, tokenizer) -> list[int]:
-    """Tokens of each row's document, or of its prompt with its longest answer, as TRL tokenises them, EOS included.
-
-    Raises:
-        UserError: the chat template refuses a row.
-    """
+    if tokenizer is None or not rows:
+        return [Tokens() for _ in rows]
     if kind == "corpus":
-        return count([row["text"] for row in rows], tokenizer)
+        documents = document_ids([row["text"] for row in rows], tokenizer)
+        return [Tokens({"input_ids": ids}, cut=bool(limits.row) and len(ids) > limits.row) for ids in documents]
     answers = [row["completions"] if kind == "ranked" else [row[n] for n in KINDS[kind].answers] for row in rows]
-    joined = [row["prompt"] + answer for row, several in zip(rows, answers, strict=True) for answer in several]
-    tokens = iter(count(joined, tokenizer))
-    return [max(next(tokens) for _ in several) for several in answers]
+    pairs = [(row["prompt"], answer) for row, several in zip(rows, answers, strict=True) for answer in several]
+    try:
+        prompts = prompt_ids([row["prompt"] for row in rows], tokenizer)
+        completions = iter(completion_ids(*map(list, zip(*pairs, strict=True)), tokenizer) if pairs else [])
+    except TemplateRefusal as refusal:
+        if len(rows) == 1:
+            return [Tokens(reason=refusal.reason, detail=refusal.detail)]
+        return [tokens for row in rows for tokens in tokenise([row], kind, tokenizer, limits)]
+    result = []
+    for prompt, several in zip(prompts, answers, strict=True):
+        ids = [next(completions) for _ in several]
+        whole = len(prompt) + max(map(len, ids), default=0)
+        reason = _too_long(len(prompt), whole, kind, limits)
+        is_cut = reason is None and limits.row is not None and whole > limits.row
+        result.append(Tokens(_columns(kind, prompt, ids), reason, cut=is_cut))
+    return result
 
 
-def count(texts: list[str | Messages], tokenizer) -> list[int]:
-    """Tokens of each text with the EOS that TRL's trainers add to strings, or of each dialogue."""
-    if texts and not isinstance(texts[0], str):
-        return [len(ids) for ids in through_template(texts, tokenizer)]
-    eos = tokenizer.eos_token or ""
-    ended = [text if text.endswith(eos) else text + eos for text in texts]
-    return [len(ids) for ids in tokenizer(ended, verbose=False)["input_ids"]] if texts else []
+def _columns(kind: str, prompt: list[int], answers: list[list[int]]) -> dict[str, list[int]]:
+    if kind == "demos":
+        return {"input_ids": prompt + answers[0], "completion_mask": [0] * len(prompt) + [1] * len(answers[0])}
+    if kind in ("preferences", "unpaired"):
+        names = [f"{name}_ids" for name in KINDS[kind].answers]
+        return {"prompt_ids": prompt, **dict(zip(names, answers, strict=True))}
+    return {}
+
+
+def _too_long(prompt: int, whole: int, kind: str, limits: Limits) -> str | None:
+    """Why a row of so many tokens cannot be used. A long demonstration is cut; of a long comparison nothing is left to
+    compare, unless the trainer keeps its end."""
+    most_prompt = limits.row if kind == "prompts" and limits.prompt is None else limits.prompt
+    if most_prompt is not None and prompt > most_prompt:
+        return f"prompt longer than {most_prompt} tokens"
+    if limits.row is None or limits.keep_end or kind == "prompts":
+        return None
+    if kind == "demos":
+        return f"no answer token within {limits.row}" if prompt >= limits.row else None
+    return f"longer than {limits.row} tokens" if whole > limits.row else None
+
+
+def length(row: dict) -> int:
+    """Tokens of a tokenised row, with its longer answer."""
+    answers = [len(row[name]) for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]
+    return len(row.get("input_ids") or row["prompt_ids"]) + max(answers, default=0)

@@ -4,18 +4,20 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
 from rlhf_recipes.data import hub_datasets, mapping, sources, splitting, templates
 from rlhf_recipes.data.domain import Domain, domain
-from rlhf_recipes.data.examples import Example, Limits, check_lengths, example
+from rlhf_recipes.data.examples import Example, Limits, example, tokenise
 from rlhf_recipes.data.formats.rows import KINDS, Drop, as_kind
 from rlhf_recipes.data.sources import Source
+from rlhf_recipes.engine.prompts import REMEDY
 from rlhf_recipes.errors import UserError
 
-BATCH = 1000  # rows measured and stored at a time
+TOKEN_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
+BATCH = 1000  # rows tokenised and stored at a time
 
 
 @dataclass
@@ -25,8 +27,9 @@ class Split:
     Args:
         train, eval: `datasets.Dataset`; `eval` has no rows where data.eval_fraction=0.
         counts: read (rows in the sources), rows (made of them, where a format makes several of one), train, eval,
-            dropped {reason: rows}, cut (rows longer than max_length), duplicates, notes (how a
-            folder was read, columns that nobody reads); rows = train + eval + all dropped.
+            dropped {reason: rows}, first_dropped {reason: the number of the first such row and what is wrong with it},
+            cut (rows longer than max_length), duplicates, notes (how a folder was read, columns that nobody reads);
+            rows = train + eval + all dropped.
         kind: one of KINDS.
         source: the config's key that the rows came from, data.preferences for demos made of preferences.
     """
@@ -44,7 +47,7 @@ class Split:
         origin = "" if self.source == f"data.{self.kind}" else f" (from {self.source})"
         line = f"{self.kind}{origin}: {c['read']} read{made}, {c['train']} to train + {c['eval']} held out"
         if c["dropped"]:
-            reasons = ", ".join(f"{n} {reason}" for reason, n in c["dropped"].items())
+            reasons = _reasons(c["dropped"], c["first_dropped"])
             line += f"; {sum(c['dropped'].values())} dropped ({reasons})"
         if c["cut"]:
             line += f"; {c['cut']} cut at {c['max_length']} tokens"
@@ -86,6 +89,7 @@ def load(
     tokenizer=None,
     max_length: int | None = None,
     max_prompt_length: int | None = None,
+    keep_end: bool = False,
     seed: int = 0,
     stage: str | None = None,
 ) -> Split:
@@ -94,10 +98,12 @@ def load(
     Args:
         data: the `data` node, OmegaConf or dict.
         kind: one of KINDS.
-        tokenizer: the model's; without it nothing is measured.
+        tokenizer: the model's; with it the rows have token ids beside their texts (`examples.Tokens`), and a row that
+            its chat template cannot show is dropped.
         max_length: tokens of prompt and answer; longer demos and documents are counted (TRL cuts them), longer
             preferences dropped.
         max_prompt_length: tokens; rows with a longer prompt are dropped and counted. None: data.max_prompt_length.
+        keep_end: the trainer cuts a row's start (trainer.truncation_mode=keep_end), so that none loses its answer.
         seed: of the embedded generator and of a mixture's choice; the split does not depend on it.
         stage: named in messages.
 
@@ -108,7 +114,7 @@ def load(
     node = domain(data)
     templates.check(node.template, tokenizer)
     source = node.choose(kind, stage)
-    limits = Limits(max_length, node.max_prompt_length if max_prompt_length is None else max_prompt_length)
+    limits = Limits(max_length, node.max_prompt_length if max_prompt_length is None else max_prompt_length, keep_end)
     reader = Reader(kind, node.template, node.system, tokenizer, limits, seed)
     for number, part in enumerate(source.parts()):
         reader.collect(part, number)
@@ -119,6 +125,7 @@ def load(
     notes = [note for part in source.parts() if (note := part.note())]
     unread = [f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names]
     counts["notes"] = notes + unread
+    counts["first_dropped"] = reader.first_dropped
     return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
@@ -130,7 +137,7 @@ class Reader:
         kind: one of KINDS.
         template: one of templates.TEMPLATES.
         system: a system prompt for every row, or None.
-        tokenizer: None measures nothing.
+        tokenizer: None tokenises nothing.
         limits: in tokens.
         seed: of the embedded generator.
     """
@@ -147,6 +154,7 @@ class Reader:
     counts: Counter = field(default_factory=Counter)
     dropped: Counter = field(default_factory=Counter)
     unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
+    first_dropped: dict[str, str] = field(default_factory=dict)  # by reason: «row 8: turns must alternate»
     _seen: set[int] = field(default_factory=set)
     _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
 
@@ -154,19 +162,21 @@ class Reader:
         """Add the usable rows of one source, the mixture's `number`-th, and count the others."""
         examples = iter(_progress(self._examples(part), part.label))
         while batch := list(islice(examples, BATCH)):
-            verdicts = check_lengths([one.row for one in batch], self.kind, self.tokenizer, self.limits)
+            tokens = tokenise([one.row for one in batch], self.kind, self.tokenizer, self.limits)
             usable = []
-            for one, (reason, cut) in zip(batch, verdicts, strict=True):
-                if reason:
-                    self.dropped[reason] += 1
+            for one, ids in zip(batch, tokens, strict=True):
+                if ids.reason:
+                    self.dropped[ids.reason] += 1
+                    if ids.detail:
+                        self.first_dropped.setdefault(ids.reason, f"row {one.number}: {ids.detail}")
                     continue
-                self.counts["cut"] += cut
+                self.counts["cut"] += ids.cut
                 self.counts["duplicates"] += one.all in self._seen
                 self._seen.add(one.all)
                 self.keys.append(one.key)
                 self.prompts.append(one.prompt)
                 self.parts.append(number)
-                usable.append(one.row)
+                usable.append(one.row | ids.columns)
             if usable:
                 self._tables.append(_table({name: [row.get(name) for row in usable] for name in _names(usable)}))
 
@@ -187,14 +197,14 @@ class Reader:
             mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)
         else:
             mapper = mapping.choose(part, sources.columns(first, part.group), first, self.kind)
-        for raw in chain(first, rows):
+        for number, raw in enumerate(chain(first, rows), 1):
             self.counts["read"] += 1
             if part.path != "embedded":
                 self.unread.setdefault(part.label, set()).update(mapper.unread(raw, part, extra=KINDS[self.kind].extra))
             for row in self._mapped(mapper, raw, part):
                 self.counts["rows"] += 1
                 try:
-                    yield example(row, raw, self.kind, self.template, self.system)
+                    yield replace(example(row, raw, self.kind, self.template, self.system), number=number)
                 except Drop as reason:
                     self.dropped[str(reason)] += 1
 
@@ -230,10 +240,10 @@ def _split(reader: Reader, source: Source, node: Domain, seed: int) -> tuple[lis
     used = splitting.cap(held_out, reader.keys, node.max_eval)
     reader.dropped[f"held out beyond max_eval={node.max_eval}"] += len(held_out) - len(used)
     if not train:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in reader.dropped.most_common() if n) or "all are held out"
+        reasons = _reasons(dict(reader.dropped.most_common()), reader.first_dropped) or "all are held out"
         raise UserError(
             f"{source.label}: none of {reader.counts['rows']} rows is left to train on ({reasons}); "
-            f"expected at least one usable row of {reader.kind}"
+            f"{REMEDY if reader.first_dropped else f'expected at least one usable row of {reader.kind}'}"
         )
     if not used and node.eval_fraction and not eval_sources:
         raise UserError(
@@ -255,6 +265,12 @@ def _mixture(reader: Reader, parts: list[Source], seed: int) -> list[int]:
     return taken
 
 
+def _reasons(dropped: dict[str, int], first: dict[str, str]) -> str:
+    """«4 empty answer, 1 the chat template of mistral refuses a row (row 8: turns must alternate)»."""
+    shown = {reason: f" ({first[reason]})" if reason in first else "" for reason in dropped}
+    return ", ".join(f"{n} {reason}{shown[reason]}" for reason, n in dropped.items() if n)
+
+
 def _names(rows: list[dict]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
@@ -266,13 +282,15 @@ def _table(columns: dict[str, list]):
     def text(value) -> str | None:
         return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
-    def array(values: list):
+    sizes = dict.fromkeys(TOKEN_COLUMNS, pa.int32()) | {"completion_mask": pa.int8()}  # Arrow would take 8 bytes each
+
+    def array(name: str, values: list):
         try:
-            return pa.array(values)
+            return pa.array(values, pa.list_(sizes[name]) if name in sizes else None)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             return pa.array([text(value) for value in values], pa.string())
 
-    return pa.table({name: array(values) for name, values in columns.items()})
+    return pa.table({name: array(name, values) for name, values in columns.items()})
 
 
 def _joined(tables: list):

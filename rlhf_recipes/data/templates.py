@@ -73,9 +73,10 @@ class Template:
 
 
 TABLE = {
-    # tatsu-lab/stanford_alpaca train.py, PROMPT_DICT, to the letter; a later question leaves the opening sentence out
+    # tatsu-lab/stanford_alpaca train.py, PROMPT_DICT, with the line break that its `text` column has before the answer;
+    # a later question leaves the opening sentence out
     "alpaca": Template(
-        user=("### Instruction:\n", "\n\n### Response:"),
+        user=("### Instruction:\n", "\n\n### Response:\n"),
         opening="Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request.\n\n",
         opening_with_input="Below is an instruction that describes a task, paired with an input that provides further "

@@ -1,12 +1,15 @@
-"""The one tokeniser of prompts: what is sampled, scored and evaluated begins from the tokens that were trained on.
+"""The one tokeniser of prompts and answers: what is sampled, scored and evaluated begins from the tokens trained on.
 
-ppo, grpo, evaluate, collect, the preview, the length checks and chat all come here. Loads neither torch nor TRL.
+sft, dpo, kto, reward, ppo, grpo, evaluate, collect, the preview, the length checks and chat all come here. A prompt and
+its answer are tokenised apart and joined as ids: tokenised as one text, the two may share a token at their boundary,
+so that the answer's first token is never trained. Loads neither torch nor TRL.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_recipes.engine.stops import turn_end
 from rlhf_recipes.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,11 +38,103 @@ def prompt_ids(
         return []
     if isinstance(prompts[0], str):
         ids = tokenizer(list(prompts), verbose=False)["input_ids"]
-        if appends_eos(tokenizer):
-            ids = [row[:-1] for row in ids]
-    else:
-        ids = through_template(prompts, tokenizer, chat_template=chat_template, add_generation_prompt=True)
-    return ids
+        return [row[:-1] for row in ids] if appends_eos(tokenizer) else ids
+    how = {"chat_template": chat_template, "add_generation_prompt": True}
+    return encode([rendered(turns, tokenizer, **how) for turns in prompts], tokenizer)
+
+
+def completion_ids(
+    prompts: Sequence[Text], completions: Sequence[Text], tokenizer: "PreTrainedTokenizerBase"
+) -> list[list[int]]:
+    """Token ids that follow `prompt_ids(prompts, tokenizer)`: each answer's own and one that ends it.
+
+    A text ends with EOS. A dialogue ends where the chat template closes the answer's turn; what the template writes
+    after that is never sampled, so it is left out. EOS ends the turns of a template that closes them with no special
+    token.
+
+    Args:
+        prompts: all text, or all messages.
+        completions: one for each prompt, of its kind.
+        tokenizer: the policy's.
+
+    Raises:
+        UserError: the chat template refuses a row, or renders another prompt once an answer follows it.
+    """
+    texts, end = list(completions), None
+    if len(prompts) and not isinstance(prompts[0], str):
+        texts = [after_prompt(*row, tokenizer) for row in zip(prompts, completions, strict=True)]
+        end = turn_end(tokenizer)
+    return [_closed(ids, end, tokenizer.eos_token_id) for ids in _continued(texts, tokenizer)]
+
+
+def document_ids(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Token ids of texts that answer nothing, each with one EOS at its end."""
+    return [_closed(ids, None, tokenizer.eos_token_id) for ids in prompt_ids(texts, tokenizer)]
+
+
+def after_prompt(prompt: list[dict], completion: list[dict], tokenizer: "PreTrainedTokenizerBase") -> str:
+    """What the chat template writes after the prompt that an answer is sampled from.
+
+    Raises:
+        UserError: the template refuses the row, or renders another prompt once an answer follows it.
+    """
+    asked = rendered(prompt, tokenizer, add_generation_prompt=True)
+    whole = rendered([*prompt, *completion], tokenizer)
+    if whole.startswith(asked):
+        return whole[len(asked) :]
+    at = next((i for i, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), min(len(asked), len(whole)))
+    raise TemplateRefusal(
+        f"the chat template of {_name(tokenizer)} renders another prompt once its answer follows",
+        f"{asked[max(0, at - 10) : at + 20]!r} becomes {whole[max(0, at - 10) : at + 20]!r}",
+    )
+
+
+REMEDY = "give data.system=null, data.template=hh, alpaca or plain, or model.chat_template=<file.jinja>"
+
+
+class TemplateRefusal(UserError):
+    """A chat template that cannot show a row.
+
+    Args:
+        reason: the same for every such row.
+        detail: what is wrong with this one.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}; {REMEDY}; in a chat system=none")
+        self.reason, self.detail = reason, detail
+
+
+def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Token ids of texts, without the tokens that the tokenizer puts round a text of its own."""
+    return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if len(texts) else []
+
+
+def _continued(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Token ids of texts that go on where another text ended.
+
+    Llama's tokenizer writes a space before the first word of whatever it is given, and an answer that was tokenised
+    alone would have one too many. There each text is tokenised after a line break, or after a full stop where the break
+    would merge with it, and the ids of those are taken off.
+    """
+    result = encode(texts, tokenizer)
+    alone, after = encode(["a", "\na"], tokenizer)
+    if after[-len(alone) :] == alone:
+        return result
+    left = list(range(len(texts)))
+    for before in ("\n", "."):
+        [lead] = encode([before], tokenizer)
+        led = dict(zip(left, encode([before + texts[i] for i in left], tokenizer), strict=True))
+        result = [led[i][len(lead) :] if led.get(i, [None])[: len(lead)] == lead else r for i, r in enumerate(result)]
+        left = [i for i, ids in led.items() if ids[: len(lead)] != lead]
+    return result
+
+
+def _closed(ids: list[int], end: int | None, eos: int | None) -> list[int]:
+    """The ids up to the last `end`, or with EOS behind them where they do not end with it."""
+    if end in ids:
+        return ids[: len(ids) - ids[::-1].index(end)]
+    return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
 
 
 def row_prompt_ids(rows: Sequence[Mapping], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
@@ -74,33 +169,27 @@ def as_completion(text: str, prompt: Text) -> Text:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def through_template(dialogues: Sequence[list[dict]], tokenizer: "PreTrainedTokenizerBase", **how) -> list[list[int]]:
-    """Token ids of dialogues, as the chat template renders them.
+def rendered(turns: list[dict], tokenizer: "PreTrainedTokenizerBase", **how) -> str:
+    """A dialogue as its chat template writes it.
 
     Args:
-        dialogues: messages; the JSON text in a first message's "tools" is shown as the template shows tools.
+        turns: messages; the JSON text in a first message's "tools" is shown as the template shows tools.
         how: `apply_chat_template`'s keywords.
 
     Raises:
-        UserError: the template refuses one, or shows no tools where one has them.
+        TemplateRefusal: the template raises, or shows no tools where the dialogue has them.
     """
     from jinja2 import TemplateError
 
-    how |= {"tokenize": True, "return_dict": True, "tokenizer_kwargs": {"verbose": False}}
-    tools = [turns[0].get("tools") if turns else None for turns in dialogues]
-    if any(tools):
-        template = how.get("chat_template") or tokenizer.get_chat_template(tools=json.loads(next(filter(None, tools))))
-        if "tools" not in template:
-            raise UserError(f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} shows no tools")
-        plain = [[{k: v for k, v in turn.items() if k != "tools"} for turn in turns] for turns in dialogues]
-        return [
-            through_template([turns], tokenizer, **how | {"tools": json.loads(own) if own else None})[0]
-            for turns, own in zip(plain, tools, strict=True)
-        ]
+    tools = json.loads(turns[0].get("tools") or "null") if turns else None
+    if tools and "tools" not in (how.get("chat_template") or tokenizer.get_chat_template(tools=tools)):
+        raise TemplateRefusal(f"the chat template of {_name(tokenizer)} shows no tools", f"the row has {len(tools)}")
+    plain = [{key: value for key, value in turn.items() if key != "tools"} for turn in turns]
     try:
-        return tokenizer.apply_chat_template(list(dialogues), **how)["input_ids"]
+        return tokenizer.apply_chat_template(plain, tokenize=False, tools=tools, **how)
     except TemplateError as error:  # Gemma's and Mistral's raise on system prompts, or on turns that do not alternate
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} refuses a row: {error}; "
-            "give data.system=null, or data.template=hh, alpaca or plain; in a chat system=none"
-        ) from error
+        raise TemplateRefusal(f"the chat template of {_name(tokenizer)} refuses a row", str(error)) from error
+
+
+def _name(tokenizer: "PreTrainedTokenizerBase") -> str:
+    return tokenizer.name_or_path or "this tokenizer"

@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rlhf_recipes.engine.prompts import Text, prompt_ids
+from rlhf_recipes.engine.prompts import Text, completion_ids, prompt_ids
 from rlhf_recipes.evaluation.answers import track
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Span = tuple[
-    Sequence[int], Sequence[int]
-]  # token ids of a context of at least one token, and those to be read after it
+# token ids of a context of at least one token, and those to be read after it
+Span = tuple[Sequence[int], Sequence[int]]
 
 
 class Perplexity(NamedTuple):
@@ -26,16 +25,9 @@ class Perplexity(NamedTuple):
 
 
 def encode_demo(tokenizer: "PreTrainedTokenizerBase", prompt: Text, completion: Text) -> Span:
-    """Ids of prompt and completion as SFTTrainer makes them, EOS last."""
-    [ids] = prompt_ids([prompt], tokenizer)
-    start = max(1, len(ids))
-    if isinstance(prompt, str):
-        whole = tokenizer(prompt + completion)["input_ids"]
-        if tokenizer.eos_token_id is not None and whole[-1:] != [tokenizer.eos_token_id]:
-            whole = [*whole, tokenizer.eos_token_id]
-    else:
-        whole = tokenizer.apply_chat_template(prompt + completion, return_dict=True)["input_ids"]
-    return whole[:start], whole[start:]
+    """Ids of prompt and completion as `stage=sft` trains them, EOS last. What nothing precedes is a context itself."""
+    [context], [read] = prompt_ids([prompt], tokenizer), completion_ids([prompt], [completion], tokenizer)
+    return (context, read) if context else (read[:1], read[1:])
 
 
 def logprobs(

@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from rlhf_recipes import data
-from rlhf_recipes.data.examples import longest
+from rlhf_recipes.data.examples import length
 from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.preflight.ghosts import CUT_UP_BY_ADAPTER, Ghosts, Ledger, haunted
 from rlhf_recipes.runs.artifacts import StageRun
@@ -280,7 +280,7 @@ def _longest(rows: Dataset, kind: str, tokenizer, size: int, many: int) -> tuple
         return rows.select(range(min(len(rows), many))), 0, 0
     asked = list(few["prompt"]) if "prompt" in few.column_names else []
     prompts = [len(ids) for ids in prompt_ids(asked, tokenizer)] if asked else [0]
-    whole = prompts if kind == "prompts" else longest(list(few), kind, tokenizer)
+    whole = prompts if kind == "prompts" else [length(row) for row in few]
     order = sorted(range(len(few)), key=lambda i: -whole[i])[:size]
     return few.select(list(itertools.islice(itertools.cycle(order), many))), max(prompts), max(whole)
 

@@ -41,12 +41,7 @@ def check(cfg: DictConfig, run: StageRun) -> None:
 
 def trainer(cfg: DictConfig, run: StageRun):
     """KTOTrainer on shuffled rows: TRL reads them in order, and pairs a prompt with the answer of the row before."""
-    import trl
-
-    from rlhf_recipes.training.pairwise import OverRows, preference_trainer
-
-    class KTOTrainer(OverRows, trl.KTOTrainer):
-        """TRL's, with held-out metrics over all rows."""
+    from rlhf_recipes.training.pairwise import KTOTrainer, preference_trainer
 
     return preference_trainer(KTOTrainer, cfg, run, "unpaired", shuffle=True)
 

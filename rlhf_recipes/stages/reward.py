@@ -43,7 +43,7 @@ def trainer(cfg: DictConfig, run: StageRun):
         peft_config=peft_config(cfg, "SEQ_CLS"),
         callbacks=callbacks(run),
     )
-    made.held_out_pairs = rows.eval  # the trainer keeps only their tokens
+    made.held_out_pairs = rows.eval  # the trainer joins prompt and answers
     return made
 
 
@@ -64,21 +64,29 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     if len(rows):
         model = training.accelerator.unwrap_model(training.model)
         with whole(model, training.accelerator):  # which takes every process
-            samples = scored(model, training.processing_class, rows)
+            samples = scored(model, rows)
         if training.is_world_process_zero():
             rewrite_jsonl(run.samples, samples)
     metrics = {f"eval_{k}": last.get(f"eval_{k}") for k in ("accuracy", "loss", "margin")}
     return {"train_loss": train["train_loss"]} | metrics | ceiling(rows)
 
 
-def scored(model, tokenizer, rows, most: int = 1000) -> list[dict]:
-    """The first held-out pairs with the scores of both sides: what the report draws calibration and histograms from."""
+def scored(model, rows, most: int = 1000) -> list[dict]:
+    """The first held-out pairs with the scores of both sides: what the report draws calibration and histograms from.
+
+    Args:
+        model: the reward model.
+        rows: tokenised preferences.
+        most: pairs at most.
+    """
     from rlhf_recipes.rewards.model import ModelReward
 
-    reward = ModelReward(model, tokenizer)
+    reward = ModelReward(model, append_eos=False)  # the ids it was trained on, which have their end
     kept = rows.select(range(min(most, len(rows))))
-    chosen = reward(kept["prompt"], kept["chosen"])
-    rejected = reward(kept["prompt"], kept["rejected"])
+    chosen, rejected = (
+        reward(kept["prompt"], kept[side], prompt_ids=kept["prompt_ids"], completion_ids=kept[f"{side}_ids"])
+        for side in ("chosen", "rejected")
+    )
     return [
         {"step": 0, "index": i, "prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
         | {"score_chosen": a, "score_rejected": b}

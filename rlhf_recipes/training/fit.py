@@ -19,6 +19,14 @@ from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 from rlhf_recipes.training.stop import GracefulStop
 
+# Fields of TRL's that another setting of ours decides: TRL would act on these after the rows are tokenised, or never.
+SET_ELSEWHERE = {
+    "output_dir": "run.root and run.name",
+    "run_name": "run.name",
+    "eos_token": "model.eos_token",
+    "chat_template_path": "model.chat_template",
+}
+
 
 def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     """The `trainer` node as its class, with the fields that are ours to fill: places, seed, reporting, precision.
@@ -32,9 +40,9 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     fields = OmegaConf.to_container(cfg.trainer, resolve=True)
     target = fields.pop("_target_")
     fields.pop("resume_from_checkpoint", None)  # StageRun.last_checkpoint reads it
-    for name, instead in (("output_dir", "run.root and run.name"), ("run_name", "run.name")):
-        if name in fields:
-            raise UserError(f"trainer.{name} follows the run directory; set {instead}")
+    for name, instead in SET_ELSEWHERE.items():
+        if fields.get(name) is not None:
+            raise UserError(f"trainer.{name} is not read; set {instead}")
     fields |= {"output_dir": str(run.checkpoints), "run_name": f"{cfg.run.name}/{cfg.stage}"}
     fields.setdefault("seed", cfg.seed)
     fields.setdefault("report_to", [] if cfg.preview else _reporters(cfg))
@@ -144,7 +152,7 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
 
 def quiet() -> None:
     """Silence libraries' notices about their own defaults: they tell the person at the screen nothing new."""
-    for name in ("transformers", "trl", "datasets", "accelerate"):
+    for name in ("transformers", "datasets", "accelerate"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     if not terminal():

@@ -1,4 +1,4 @@
-"""TRL's trainers of preferences: held-out metrics that are means over the rows, and their reference."""
+"""TRL's trainers of preferences on token ids that are ready: held-out metrics over the rows, and their reference."""
 
 from collections.abc import Callable
 
@@ -47,9 +47,43 @@ class OverRows:
 class RewardTrainer(OverRows, trl.RewardTrainer):
     """TRL's, with held-out accuracy and margin over all pairs."""
 
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """Join prompt and answers as ids. TRL leaves rows that have `chosen_ids` as they are, and reads no prompt."""
+
+        def joined(row: dict) -> dict:
+            return {name: row["prompt_ids"] + row[name] for name in ("chosen_ids", "rejected_ids")}
+
+        if "prompt_ids" in dataset.column_names:
+            dataset = dataset.map(joined, remove_columns="prompt_ids", num_proc=args.dataset_num_proc)
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
 
 class DPOTrainer(OverRows, trl.DPOTrainer):
     """TRL's, with held-out accuracy and margin of the implicit reward over all pairs."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """TRL 1.12 tokenises every row again, prompt and answer as one text; ours are ready and fit max_length."""
+        if "chosen_ids" in dataset.column_names:
+            return dataset
+        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+
+class KTOTrainer(OverRows, trl.KTOTrainer):
+    """TRL's, with held-out metrics over all rows."""
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        """As for DPO. Each prompt gets the answer of the row before it too, for TRL's estimate of the KL."""
+        if "completion_ids" not in dataset.column_names:
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if not self.calculate_KL:
+            return dataset
+
+        def rotated(rows: dict) -> dict:
+            answers = rows["completion_ids"]
+            return {"KL_completion_ids": [answers[-1], *answers[:-1]]}
+
+        size = args.per_device_train_batch_size
+        return dataset.map(rotated, batched=True, batch_size=size, num_proc=args.dataset_num_proc)
 
 
 def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *, shuffle: bool = False):
@@ -66,7 +100,8 @@ def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *,
     args = arguments(cfg, run)
     path = run.inputs["policy"]["path"]
     tokenizer = models.load_tokenizer(cfg.model, path)
-    split = data.load(cfg.data, rows, tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
+    keep_end = getattr(args, "truncation_mode", None) == "keep_end"  # KTOConfig has none
+    split = data.load(cfg.data, rows, tokenizer=tokenizer, max_length=args.max_length, keep_end=keep_end, seed=cfg.seed)
     print(split.describe())
     if shuffle:
         split.train, split.eval = (part.shuffle(seed=cfg.seed) for part in (split.train, split.eval))

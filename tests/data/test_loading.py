@@ -123,8 +123,16 @@ def test_lengths_of_the_other_kinds(local, write, tokenizer, chatty):
 def test_a_chat_template_that_refuses_system_prompts(local, write, chatty):
     chatty.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}x"
     node = local(template="chat", system="Be kind.", prompts={"path": write([{"prompt": "q"}])})
-    with pytest.raises(UserError, match=r"refuses a row: no system role; give data\.system=null, or data\.template=hh"):
-        data.load(node, "prompts", tokenizer=chatty, max_prompt_length=9)
+    with pytest.raises(UserError, match=r"refuses a row \(row 1: no system role\)\); give data\.system=null, data\.te"):
+        data.load(node, "prompts", tokenizer=chatty)
+
+
+def test_one_row_that_the_chat_template_refuses_costs_one_row(local, write, chatty):
+    chatty.chat_template = "{{ raise_exception('too odd') if 'odd' in messages[0].content }}" + chatty.chat_template
+    rows = [{"prompt": f"q{i}" + " odd" * (i == 7), "completion": "a"} for i in range(9)]
+    split = data.load(local(template="chat", demos={"path": write(rows)}), "demos", tokenizer=chatty)
+    assert (len(split.train), list(split.counts["dropped"].values())) == (8, [1])
+    assert split.describe().endswith("1 dropped (1 the chat template of this tokenizer refuses a row (row 8: too odd))")
 
 
 def test_all_rows_dropped(local, write, tokenizer):

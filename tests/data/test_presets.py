@@ -200,7 +200,8 @@ def first(preset, write, name: str, kind: str, chatty) -> dict:
     source, row, _ = PRESETS[name]
     rows = row(7) if isinstance(row(7), list) else [row(7)]
     node = preset(name, f"data.{source}.path={write(rows)}", "data.eval_fraction=0")
-    return data.load(node, kind, tokenizer=chatty).train[0]
+    made = data.load(node, kind, tokenizer=chatty).train[0]
+    return {name: value for name, value in made.items() if not name.endswith(("_ids", "_mask"))}
 
 
 def test_presets_choose_the_right_words(preset, write, chatty):
@@ -208,7 +209,7 @@ def test_presets_choose_the_right_words(preset, write, chatty):
         return first(preset, write, name, kind, chatty)
 
     dolly = one("dolly", "demos")
-    assert dolly["prompt"].endswith("### Instruction:\nWho is 7?\n\n### Input:\n7 is Ann.\n\n### Response:")
+    assert dolly["prompt"].endswith("### Instruction:\nWho is 7?\n\n### Input:\n7 is Ann.\n\n### Response:\n")
     assert dolly["completion"] == "Ann"
     assert one("flan", "demos") == {"prompt": "Is 7 even?\nAnswer:\n", "completion": "yes"}
     assert one("hh_rlhf", "preferences") == {

@@ -53,7 +53,9 @@ def test_sft_trains_the_answer_and_eos_alone(pairs, llama, tokenizer, tmp_path):
 
 def test_a_rewards_score_is_read_at_eos_and_dpo_trains_both_answers(pairs, llama, tokenizer, tmp_path):
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
-    from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
+    from trl import DPOConfig, RewardConfig
+
+    from rlhf_recipes.training.pairwise import DPOTrainer, RewardTrainer
 
     rows = data.load(pairs, "preferences", tokenizer=tokenizer, max_length=64).train
     args, model = settings(RewardConfig, tmp_path), LlamaForSequenceClassification(llama)

@@ -16,7 +16,7 @@ def test_alpaca_without_input_is_stanfords():
     prompt, answer = templates.render("alpaca", [{"role": "user", "content": "Give three tips."}], "1. Eat.")
     assert prompt == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nGive three tips.\n\n### Response:"
+        "### Instruction:\nGive three tips.\n\n### Response:\n"
     )
     assert answer == "1. Eat."
 
@@ -27,7 +27,7 @@ def test_alpaca_with_input_is_stanfords():
     assert prompt == (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
         "Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nFind the odd one out.\n\n### Input:\nTwitter, Instagram, Telegram\n\n### Response:"
+        "### Instruction:\nFind the odd one out.\n\n### Input:\nTwitter, Instagram, Telegram\n\n### Response:\n"
     )
 
 
@@ -39,8 +39,8 @@ def test_several_turns_under_every_template():
     alpaca = templates.render("alpaca", TWO, "Blue.")[0]
     assert alpaca.count("Below is an instruction") == 1
     assert alpaca.endswith(
-        "### Instruction:\nName a colour.\n\n### Response:Red.\n\n"
-        "### Instruction:\nAnother.\n\n### Input:\nnot red\n\n### Response:"
+        "### Instruction:\nName a colour.\n\n### Response:\nRed.\n\n"
+        "### Instruction:\nAnother.\n\n### Input:\nnot red\n\n### Response:\n"
     )
     assert templates.render("hh", TWO, "Blue.") == [
         "\n\nHuman: Name a colour.\n\nAssistant: Red.\n\nHuman: Another.\n\nnot red\n\nAssistant:",

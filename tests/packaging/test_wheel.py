@@ -43,7 +43,7 @@ def test_it_composes_from_an_empty_folder(wheel, tmp_path):
 
     assert "recipes=" in run("--help").stdout
     done = run("recipes=instructgpt/ppo", "model=qwen0.5b", "--cfg", "job")
-    assert "value_learning_rate: 5.0e-06" in done.stdout, done.stderr
+    assert "value_learning_rate: ${tenfold_with_lora:5.0e-6}" in done.stdout, done.stderr
     wrong = run("stage=ppo", "trainer.vf_coeff=0.2")
     assert (wrong.returncode, "did you mean vf_coef?" in wrong.stderr) == (2, True)
     assert not list(empty.iterdir())

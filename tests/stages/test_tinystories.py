@@ -22,7 +22,7 @@ SHORT = {
         "trainer.num_sample_generations=1",
         "data.demos.limit=600",
     ],
-    "evaluate": ["evaluate.prompts=48", "evaluate.ppl_rows=16", "data.demos.limit=600"],
+    "evaluate": ["evaluate.prompts=240", "evaluate.ppl_rows=16", "data.demos.limit=600"],
 }
 
 

@@ -17,7 +17,7 @@ SHORT = {
     "collect": ["collect.prompts=300", "data.demos.limit=1000"],
     "reward": ["trainer.per_device_train_batch_size=32", "trainer.max_steps=40"],
     "ppo": [
-        "trainer.total_episodes=384",
+        "trainer.total_episodes=896",
         "trainer.learning_rate=3e-4",
         "trainer.num_sample_generations=1",
         "data.demos.limit=600",

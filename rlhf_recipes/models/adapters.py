@@ -42,6 +42,13 @@ def base_of(path: str | Path) -> str | None:
     return json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"] if file.is_file() else None
 
 
+def bottom_of(path: str | Path) -> str:
+    """The plain model, a folder or a hub id, under an adapter or under several that stand on each other."""
+    while (base := base_of(path)) is not None:
+        path = base
+    return str(path)
+
+
 def moves_base(peft_config) -> bool:
     """Whether PEFT takes what such an adapter starts with out of the base's own weights (arXiv:2404.02948).
 

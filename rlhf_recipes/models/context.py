@@ -4,7 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import AutoConfig
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.models.adapters import base_of
+from rlhf_recipes.models.adapters import bottom_of
 from rlhf_recipes.models.pretrained import from_hub
 
 
@@ -12,9 +12,7 @@ def context_length(model: DictConfig, path: str | None) -> int | None:
     """Tokens the model at `path` (None: that of `model.init`) can read at once; None where it does not say."""
     if path is None:
         return model.init.get("max_position_embeddings")
-    if (base := base_of(path)) is not None:
-        return context_length(model, base)
-    config = from_hub(AutoConfig, path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config = from_hub(AutoConfig, bottom_of(path), revision=model.revision, trust_remote_code=model.trust_remote_code)
     return getattr(config, "max_position_embeddings", None)
 
 

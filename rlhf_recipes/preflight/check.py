@@ -13,10 +13,11 @@ from rlhf_recipes import models
 from rlhf_recipes.data import chat_template
 from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import bottom_of
 from rlhf_recipes.preflight import remedies, scores, tokens
 from rlhf_recipes.preflight.machine import Machine, free_disk, this_machine
 from rlhf_recipes.preflight.rehearsal import TALK, Rehearsal, rehearse
-from rlhf_recipes.preflight.weights import base_of, language_models, least, quiet_arguments, scorers
+from rlhf_recipes.preflight.weights import language_models, least, quiet_arguments, scorers
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.provenance import peak_memory
@@ -152,7 +153,7 @@ def _question(cfg: DictConfig, run: StageRun) -> DictConfig:
     """A talk as long as the model reads, as one question, where chat is not given one."""
     if cfg.stage != "chat" or cfg.prompt is not None:
         return cfg
-    context = models.context_length(cfg.model, base_of(language_models(cfg, run)[0].path)) or TALK
+    context = models.context_length(cfg.model, language_models(cfg, run)[0].path) or TALK
     cfg = cfg.copy()
     cfg.prompt = " a" * max(1, min(context, TALK) - cfg.chat.max_new_tokens - 64)
     return cfg
@@ -249,22 +250,14 @@ def _stops(
     cfg: DictConfig, run: StageRun, tokenizer, written: resolve.ModelSource, chat: bool
 ) -> tuple[list[int], bool]:
     """Every token that ends an answer, from the files alone; and whether turns go through the tokenizer's template."""
-    like = _Generating(base_of(written.path))
+    like = _Generating(bottom_of(written.path))
     if cfg.stage in ("chat", "export"):
         asked = cfg.chat.template if cfg.stage == "chat" else "auto"
         own = chat_template.choose(asked, written, bool(tokenizer.chat_template), cfg.data).jinja is None
         return stop_ids(tokenizer, like, written.stops, serving=True), own
-    settings = cfg.trainer if "stop_token" in (cfg.get("trainer") or {}) else resolve.at(written.path).stops
-    return stop_ids(
-        tokenizer,
-        like,
-        resolve.Stops(
-            **{
-                k: settings.get(k) if isinstance(settings, DictConfig) else getattr(settings, k)
-                for k in vars(resolve.Stops())
-            }
-        ),
-    ), chat
+    trainer = cfg.get("trainer") or {}
+    stops = resolve.Stops.of(trainer) if "stop_token" in trainer else resolve.at(written.path).stops
+    return stop_ids(tokenizer, like, stops), chat
 
 
 class _Generating:

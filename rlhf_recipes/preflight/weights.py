@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +11,7 @@ from transformers.modeling_utils import set_zero3_state
 
 from rlhf_recipes import models
 from rlhf_recipes.errors import UserError
+from rlhf_recipes.models.adapters import bottom_of
 from rlhf_recipes.runs import resolve
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.runs.hub import reach_hub
@@ -112,7 +111,7 @@ def _elements(cfg: DictConfig, node: DictConfig, path: str | None, head: bool, t
         fields = OmegaConf.to_container(node.init) | {"vocab_size": node.tokenizer_init.vocab_size}
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     else:
-        place = base_of(path)
+        place = bottom_of(path)
         reach_hub(place)
         try:
             config = AutoConfig.from_pretrained(
@@ -132,11 +131,3 @@ def _elements(cfg: DictConfig, node: DictConfig, path: str | None, head: bool, t
     learned = sum(p.numel() for p in network.parameters() if p.requires_grad)
     width = config.dtype.itemsize if isinstance(config.dtype, torch.dtype) else 4
     return sum(p.numel() for p in network.parameters()), learned, width
-
-
-def base_of(path: str) -> str:
-    """The folder or hub id whose config counts: an adapter's base, for adapters are merged when they are loaded."""
-    adapter = Path(path) / "adapter_config.json"
-    if adapter.is_file():
-        return base_of(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return path

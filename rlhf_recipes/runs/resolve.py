@@ -35,6 +35,11 @@ class Stops:
     stop_token_id: int | None = None
     stop_strings: Sequence[str] | None = None
 
+    @classmethod
+    def of(cls, trainer: Mapping) -> Stops:
+        """Those of a `trainer` node, which may name none of them."""
+        return cls(**{f.name: trainer[f.name] for f in fields(cls) if f.name in trainer})
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -62,8 +67,7 @@ class ModelSource:
 
     @property
     def stops(self) -> Stops:
-        trainer = self.config.get("trainer") or {}
-        return Stops(**{f.name: trainer[f.name] for f in fields(Stops) if f.name in trainer})
+        return Stops.of(self.config.get("trainer") or {})
 
 
 def find(run: StageRun, places: str | Sequence[str] | None, setting: str) -> ModelSource | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
 from rlhf_recipes.errors import UserError, suggest
+from rlhf_recipes.grpo import check_vllm
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -34,12 +34,6 @@ def check(cfg: DictConfig, run: StageRun) -> None:
     loss = cfg.trainer.get("loss_type")
     if loss is not None and loss not in LOSSES:
         raise UserError(f"trainer.loss_type={loss}: TRL has no such loss{suggest(str(loss), LOSSES)}")
-
-
-def check_vllm(cfg: DictConfig) -> None:
-    """Raise UserError where trainer.use_vllm wants vLLM and it is not installed."""
-    if cfg.trainer.get("use_vllm") and find_spec("vllm") is None:
-        raise UserError("trainer.use_vllm=true: vLLM is not installed; pip install 'trl[vllm]', or use_vllm=false")
 
 
 def trainer(cfg: DictConfig, run: StageRun):

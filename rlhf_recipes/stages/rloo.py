@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
-from rlhf_recipes.stages.grpo import check_vllm
+from rlhf_recipes.grpo import check_vllm
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

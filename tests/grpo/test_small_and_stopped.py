@@ -54,7 +54,7 @@ def test_without_held_out_prompts_nothing_is_evaluated(grpo, tmp_path, overrides
     ],
 )
 def test_what_would_fail_after_hours_is_refused_in_one_line(grpo, monkeypatch, overrides, message):
-    monkeypatch.setattr("rlhf_recipes.stages.grpo.find_spec", lambda name: None)
+    monkeypatch.setattr("rlhf_recipes.grpo.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message) as error:
         grpo(*overrides)
     assert "\n" not in str(error.value)

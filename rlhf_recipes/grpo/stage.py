@@ -8,7 +8,7 @@ from rlhf_recipes.grpo.evaluation import EvalSettings
 from rlhf_recipes.rewards import RewardFunctions, load_function
 from rlhf_recipes.rewards.from_config import build_rewards, function_spec
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, peft_config, previewed
 from rlhf_recipes.training.kl import kl_controller
 from rlhf_recipes.training.kl_control import KLControl
 from rlhf_recipes.training.samples import SamplesFile, SamplesTable
@@ -64,9 +64,8 @@ def train_on_groups(training, cfg: DictConfig, run: StageRun) -> dict:
         UpdateSummary's figures; kl_last is nats a token, and None where beta is 0: without a reference no KL is
         measured. And eval_<name>_first and eval_<name>, measured on held-out prompts before training and after.
     """
-    if cfg.preview:
-        return show(training, "prompts", cfg.preview_rows)
-    print(f"{cfg.stage}: {models.parameters(training.model)}")
+    if previewed(training, cfg, "prompts"):
+        return {}
     fit(training, run)
     if training.eval_dataset is not None and training.args.eval_strategy != "no":
         training.evaluate()  # nothing, where the last step was measured

@@ -86,16 +86,14 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     And `kept`, the step, KL and reward of the policy in model/, where the KL ran away and an earlier one was kept.
     """
     from rlhf_recipes import models
-    from rlhf_recipes.training.fit import fit, show
+    from rlhf_recipes.training.fit import fit, previewed
     from rlhf_recipes.training.kl_control import KLRunaway
     from rlhf_recipes.training.samples import HeldOut
     from rlhf_recipes.training.updates import UpdateSummary, callback_of
 
     training = trainer(cfg, run)
-    if cfg.preview:
-        return show(training, "prompts", cfg.preview_rows)
-    plan = training.plan
-    print(f"ppo: {models.parameters(training.model)}; {plan.updates} updates of {plan.batch_size} episodes")
+    if previewed(training, cfg, "prompts", f"; {training.plan.updates} updates of {training.plan.batch_size} episodes"):
+        return {}
     training.add_callback(HeldOut(training, run.samples))
     began = models.adapters.start(training.model)
     fit(training, run)

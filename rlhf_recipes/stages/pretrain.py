@@ -57,14 +57,8 @@ def trainer(cfg: DictConfig, run: StageRun):
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns train_loss, eval_loss, eval_ppl and `epochs`."""
-    from rlhf_recipes import models
-    from rlhf_recipes.stages.sft import language_metrics
-    from rlhf_recipes.training.fit import fit, show
+    """Returns what training.language.train_on_text does."""
+    from rlhf_recipes.training.language import train_on_text
 
-    pretraining = trainer(cfg, run)
-    if cfg.preview:
-        return show(pretraining, "corpus", cfg.preview_rows)
-    vocabulary = len(pretraining.processing_class)
-    print(f"{cfg.stage}: {models.parameters(pretraining.model)}, vocabulary {vocabulary}")
-    return language_metrics(pretraining, fit(pretraining, run))
+    training = trainer(cfg, run)
+    return train_on_text(training, cfg, run, "corpus", f", vocabulary {len(training.processing_class)}")

@@ -49,15 +49,13 @@ def trainer(cfg: DictConfig, run: StageRun):
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
     """Returns eval_accuracy, eval_loss, eval_margin on held-out preferences, and their label ceiling where known."""
-    from rlhf_recipes import models
     from rlhf_recipes.models.sharding import whole
     from rlhf_recipes.runs.jsonl import rewrite_jsonl
-    from rlhf_recipes.training.fit import fit, last_evaluation, show
+    from rlhf_recipes.training.fit import fit, last_evaluation, previewed
 
     training = trainer(cfg, run)
-    if cfg.preview:
-        return show(training, "preferences", cfg.preview_rows)
-    print(f"reward: {models.parameters(training.model)}")
+    if previewed(training, cfg, "preferences"):
+        return {}
     train = fit(training, run)
     last = last_evaluation(training)
     rows = training.held_out_pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
@@ -67,45 +66,7 @@ def trainer(cfg: DictConfig, run: StageRun):
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Returns train_loss, eval_loss, eval_ppl and, after each epoch, the same in `epochs`."""
-    from rlhf_recipes import models
-    from rlhf_recipes.training.fit import fit, show
+    """Returns what training.language.train_on_text does."""
+    from rlhf_recipes.training.language import train_on_text
 
-    tuning = trainer(cfg, run)
-    if cfg.preview:
-        return show(tuning, "demos", cfg.preview_rows)
-    print(f"sft: {models.parameters(tuning.model)}")
-    return language_metrics(tuning, fit(tuning, run))
-
-
-def language_metrics(trainer, train: dict) -> dict:
-    """Held-out loss (nats a trained token) and its exponent, at the end and by epoch."""
-    from rlhf_recipes.training.fit import last_evaluation
-
-    last = last_evaluation(trainer)
-    loss = last.get("eval_loss")
-    return {
-        "train_loss": train["train_loss"],
-        "eval_loss": loss,
-        "eval_ppl": None if loss is None else math.exp(loss),
-        "epochs": epochs(trainer.state.log_history),
-    }
-
-
-def epochs(history: list[dict]) -> list[dict]:
-    """Trainer's log as one row an evaluation: mean training loss since the last one, and the held-out loss."""
-    rows, losses = [], []
-    for entry in history:
-        if "loss" in entry:
-            losses.append(entry["loss"])
-        elif "eval_loss" in entry and losses:
-            rows.append(
-                {
-                    "epoch": round(entry["epoch"], 3),
-                    "train_loss": sum(losses) / len(losses),
-                    "eval_loss": entry["eval_loss"],
-                    "eval_ppl": math.exp(entry["eval_loss"]),
-                }
-            )
-            losses = []
-    return rows
+    return train_on_text(trainer(cfg, run), cfg, run, "demos")

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlhf_recipes.config.adapters import learning_rate, trained
 from rlhf_recipes.errors import Stopped, UserError
-from rlhf_recipes.models import adapters, context_length
+from rlhf_recipes.models import adapters, context_length, parameters
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 from rlhf_recipes.training.stop import GracefulStop
@@ -160,10 +160,20 @@ def quiet() -> None:
         disable_progress_bar()
 
 
-def show(trainer: Trainer, kind: str, rows: int) -> dict:
-    """`preview=true`: the first rows as the trainer will see them, on the screen."""
+def previewed(trainer: Trainer, cfg: DictConfig, kind: str, more: str = "") -> bool:
+    """`preview=true`: show the first rows as the trainer will see them; else say what is trained.
+
+    Args:
+        kind: of the rows.
+        more: what the line says besides the number of parameters.
+
+    Returns:
+        Whether the rows were shown, and nothing is to be trained.
+    """
+    if not cfg.preview:
+        print(f"{cfg.stage}: {parameters(trainer.model)}{more}")
+        return False
     from rlhf_recipes.data import preview
 
-    tokenizer = trainer.processing_class
-    preview.show(preview.rows_of(trainer, kind, rows), tokenizer, rows)
-    return {}
+    preview.show(preview.rows_of(trainer, kind, cfg.preview_rows), trainer.processing_class, cfg.preview_rows)
+    return True

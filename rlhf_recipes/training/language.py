@@ -1,6 +1,13 @@
-"""TRL's SFTTrainer with held-out metrics that are means over the tokens."""
+"""Training on text: TRL's SFTTrainer with held-out metrics that are means over tokens, and the figures it leaves."""
+
+import math
 
 import trl
+from omegaconf import DictConfig
+
+from rlhf_recipes.runs.artifacts import StageRun
+from rlhf_recipes.training.fit import fit, last_evaluation, previewed
+from rlhf_recipes.training.means import weigh
 
 
 class SFTTrainer(trl.SFTTrainer):
@@ -34,8 +41,47 @@ class SFTTrainer(trl.SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         weights = [tokens for _, tokens in self._batches]
-        means = self._metrics["eval"]
-        for name, values in means.items():
-            if len(values) == len(weights) and sum(weights):  # num_tokens is one number
-                means[name] = [sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)]
+        weigh(self._metrics["eval"], lambda name: weights)
         super().log(logs, start_time)
+
+
+def train_on_text(training: SFTTrainer, cfg: DictConfig, run: StageRun, kind: str, more: str = "") -> dict:
+    """Show, or train and measure.
+
+    Args:
+        kind: of the rows, for the preview.
+        more: what the line before training says besides the number of parameters.
+
+    Returns:
+        train_loss; eval_loss, the held-out loss in nats a trained token, and eval_ppl, its exponent, at the end; and
+        the same after each evaluation in `epochs`.
+    """
+    if previewed(training, cfg, kind, more):
+        return {}
+    train = fit(training, run)
+    loss = last_evaluation(training).get("eval_loss")
+    return {
+        "train_loss": train["train_loss"],
+        "eval_loss": loss,
+        "eval_ppl": None if loss is None else math.exp(loss),
+        "epochs": _epochs(training.state.log_history),
+    }
+
+
+def _epochs(history: list[dict]) -> list[dict]:
+    """Trainer's log as one row an evaluation: mean training loss since the last one, and the held-out loss."""
+    rows, losses = [], []
+    for entry in history:
+        if "loss" in entry:
+            losses.append(entry["loss"])
+        elif "eval_loss" in entry and losses:
+            rows.append(
+                {
+                    "epoch": round(entry["epoch"], 3),
+                    "train_loss": sum(losses) / len(losses),
+                    "eval_loss": entry["eval_loss"],
+                    "eval_ppl": math.exp(entry["eval_loss"]),
+                }
+            )
+            losses = []
+    return rows

@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 from rlhf_recipes import data, models
 from rlhf_recipes.models import adapters
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, last_evaluation, peft_config, show
+from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, last_evaluation, peft_config, previewed
+from rlhf_recipes.training.means import weigh
 
 
 class OverRows:
@@ -32,12 +33,12 @@ class OverRows:
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        means = self._metrics["eval"]
-        for name, values in means.items():
+        def weights_of(name: str) -> list[int]:
             side = 1 if name.endswith("/chosen") else 2 if name.endswith("/rejected") else 0
-            weights = [sizes[side] for sizes in self._sizes if sizes[side]]
-            if len(values) == len(weights):  # num_tokens is one number
-                means[name] = [sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)]
+            return [sizes[side] for sizes in self._sizes if sizes[side]]
+
+        means = self._metrics["eval"]
+        weigh(means, weights_of)
         if self._sizes and {"rewards/chosen", "rewards/rejected", "rewards/margins"} <= means.keys():
             means["rewards/margins"] = [means["rewards/chosen"][0] - means["rewards/rejected"][0]]
         self._sizes.clear()
@@ -133,9 +134,8 @@ def train_on_preferences(
     Returns:
         train_loss and the figures; None where nothing was held out.
     """
-    if cfg.preview:
-        return show(training, rows, cfg.preview_rows)
-    print(f"{cfg.stage}: {models.parameters(training.model)}")
+    if previewed(training, cfg, rows):
+        return {}
     if before is not None:
         before(training)
     train = fit(training, run)

@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import contextmanager
 
+import tiny_run
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -18,15 +19,7 @@ SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-STEPS = [
-    "trainer.max_steps=4",
-    "trainer.per_device_train_batch_size=8",
-    "trainer.gradient_accumulation_steps=1",
-    "trainer.gradient_checkpointing=false",
-    "trainer.logging_steps=1",
-    "trainer.save_steps=2",
-    "trainer.learning_rate=1e-3",
-]
+STEPS = [*tiny_run.STEPS, "trainer.learning_rate=1e-3"]
 OF = {
     "ppo": [
         "trainer.total_episodes=32",  # 4 updates of 8 answers, 2 steps each
@@ -125,3 +118,16 @@ def undo_the_end(folder, last: str = "checkpoint-4") -> None:
     for name in ("model", f"checkpoints/{last}"):
         shutil.rmtree(folder / name)
     (folder / "summary.json").unlink()
+
+
+def whole_and_resumed(stage, folder, given: tuple[str, ...]) -> tuple[dict, dict]:
+    """Metrics of a whole run, and of one that went on after its end was undone. Their weights must be equal."""
+    import torch
+
+    whole = stage(*given)
+    expected = weights(folder / "model")
+    undo_the_end(folder)
+    again = stage(*given)
+    for name, value in weights(folder / "model").items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    return whole, again

@@ -1,5 +1,13 @@
 """What makes a run of the embedded domain tiny: hidden 32, two layers, a few hundred rows."""
 
+STEPS = [
+    "trainer.max_steps=4",
+    "trainer.per_device_train_batch_size=8",
+    "trainer.gradient_accumulation_steps=1",
+    "trainer.gradient_checkpointing=false",
+    "trainer.logging_steps=1",
+    "trainer.save_steps=2",
+]
 SMALL = [
     "model.init.hidden_size=32",
     "model.init.intermediate_size=64",

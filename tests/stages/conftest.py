@@ -2,20 +2,12 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
-from tiny_run import SMALL
+from tiny_run import SMALL, STEPS
 
 from rlhf_recipes import stages
 from rlhf_recipes.__main__ import register_recipes, rewrite
 from rlhf_recipes.config.paths import CONF
 
-STEPS = [
-    "trainer.max_steps=4",
-    "trainer.per_device_train_batch_size=8",
-    "trainer.gradient_accumulation_steps=1",
-    "trainer.gradient_checkpointing=false",
-    "trainer.logging_steps=1",
-    "trainer.save_steps=2",
-]
 PPO = [
     "trainer.total_episodes=32",
     "trainer.per_device_train_batch_size=8",

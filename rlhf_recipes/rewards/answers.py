@@ -37,10 +37,12 @@ _NUMBER_FIRST = re.compile(
     rf"(?:\.?\d|\\[dtc]?frac|[{''.join(VULGAR)}])"
 )
 _LIST_ITEM = re.compile(r"[\s*_]*\d+[.)]\s+[A-Za-z]")
+_BRACE = re.compile(r"\\.|[{}]")  # in \left\{ the brace is escaped, and no other one need close it
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SENTENCE = re.compile(r"(?<!i\.e)[.!?](?:\s|$)")
-_WITH_UNIT = re.compile(  # "9 apples", "9 (apples)", "36 square inches"; not "9 to 5" nor "June 20"
-    r"([-+]?[\d,./]*\d)\s{1,3}\(?((?!(?:or|and|to|in|of|x|by|plus|minus|times|if|is|st|nd|rd|th)\b)[A-Za-z]{2,20}\.?\s?){1,3}\)?\.?"
+_WITH_UNIT = re.compile(  # "9 apples", "9 (apples)", "36 square inches"; not "9 to 5", "June 20" nor "7 Eleven"
+    rf"([-+]?[{CURRENCY}]?[\d,./]*\d)\s{{1,3}}"
+    r"\(?((?!(?:or|and|to|in|of|x|by|plus|minus|times|if|is|st|nd|rd|th)\b)[a-z][A-Za-z]{1,19}\.?\s?){1,3}\)?\.?"
 )
 _TAIL = 160  # characters that are searched for the last number first, before all of the text
 _LAST_OF_A_KIND = 8  # marks of one kind that are tried, from the end
@@ -96,11 +98,11 @@ def same_answer(text: str, gold: str, tag: str = "answer") -> bool:
     >>> same_answer("The answer is 72.0 clips.", "... #### 72"), same_answer("<answer>Paris.</answer>", "paris")
     (True, True)
     """
-    number, words = _gold(gold)
+    number = gold_number(gold)
     if number is not None:
         return final_number(text, tag) == number
     marked = marked_answer(text, tag)
-    return _words(text if marked is None else marked) == words
+    return _words(text if marked is None else marked) == _words(gold_answer(gold))
 
 
 def gold_answer(gold: object) -> str:
@@ -116,12 +118,18 @@ def gold_answer(gold: object) -> str:
 
 
 @lru_cache(maxsize=4096)  # a group of completions shares its gold answer
-def _gold(gold: object) -> tuple[Number | None, str]:
+def gold_number(gold: object) -> Number | None:
+    """The number in a gold answer: alone, or before its unit. A unit is up to three words that begin with a small
+    letter; a word with a capital makes the answer a name.
+
+    >>> [gold_number(gold) for gold in ("1,072", "#### 9 (apples)", "36 square inches", "7 Eleven", "Paris")]
+    [1072, 9, 36, None, None]
+    """
     answer = gold_answer(gold)
     number = lone_number(answer)
     if number is None and (unit := _WITH_UNIT.fullmatch(plain(answer).strip())):
         number = lone_number(unit[1])
-    return number, _words(answer)
+    return number
 
 
 def _after_thinking(text: str) -> str:
@@ -163,13 +171,10 @@ def _last_boxed(text: str) -> str | None:
 def _balanced(text: str) -> str | None:
     """The text between the brace that opens `text` and the brace that closes it."""
     depth = 0
-    for i, char in enumerate(text):
-        if char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return text[1:i].strip()
+    for brace in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return text[1 : brace.start()].strip()
     return None
 
 

@@ -10,7 +10,7 @@ Full marks for a gold answer in this form: 3.0 + 1.5 + 5.0 + 3.5 = 13.0.
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from rlhf_recipes.rewards.answers import gold_answer
+from rlhf_recipes.rewards.answers import gold_answer, gold_number
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 from rlhf_recipes.rewards.numerals import Number, number_in
 
@@ -116,7 +116,7 @@ def check_answer(
         solution = text.partition(solution_start)[2].partition(solution_end)[0]
         if solution.strip() == gold:
             return exact if solution == gold else stripped
-        number, target = number_in(solution), number_in(gold)
+        number, target = number_in(solution), gold_number(gold)
         if number is None or target is None:
             return not_a_number if number is None else wrong
         error = Fraction(abs(number - target)) / abs(target) if target else number != target  # of 0 there is no share
@@ -159,7 +159,7 @@ def check_number(
         number = number_in(text.partition(solution_start)[2].partition(solution_end)[0])
         return no_number if number is None else reward if number == target else wrong
 
-    targets = [None if gold is None else number_in(gold_answer(gold)) for gold in column_of(columns, column)]
+    targets = [None if gold is None else gold_number(gold) for gold in column_of(columns, column)]
     return [
         None if target is None else mark(text_of(completion), target)
         for completion, target in zip(completions, targets, strict=True)

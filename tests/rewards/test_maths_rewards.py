@@ -96,6 +96,16 @@ def test_the_four_of_the_reasoning_format(text, exact, approximate, answer, numb
     assert one(reasoning.check_number, text, **gold) == number
 
 
+def test_a_gold_that_begins_with_a_number_is_a_name_where_its_words_have_capitals():
+    text = WORKED.replace(">72<", ">7<")
+    assert one(reasoning.check_number, text, answer=["7 Eleven"] * 2) is None
+    assert one(reasoning.check_number, text, answer=["7 apples"] * 2) == 3.5
+    assert one(gsm8k.correctness, "The answer is 7.", answer=["7 Eleven"] * 2) == 0.0
+    assert one(gsm8k.correctness, "The answer is 7-Eleven.", answer=["7 Eleven"] * 2) == 0.0
+    assert one(gsm8k.correctness, "The answer is 7 eleven.", answer=["7 Eleven"] * 2) == 2.0
+    assert one(gsm8k.correctness, "It is $5.", answer=["$5 per day"] * 2) == 2.0
+
+
 def test_a_gold_of_zero_has_no_ten_percent():
     answers = [WORKED.replace(">72<", f">{said}<") for said in ("0.0", "0.01")]
     assert reasoning.check_answer(["?"] * 2, answers, answer=["0"] * 2) == [2.0, -2.5]
@@ -146,6 +156,39 @@ def test_each_mark_is_the_callers():
         ("", "x", 0.0),
         ("72", "", None),
         ("72", None, None),
+        # dollar signs within an answer: the words around them and every formula count
+        (r"\boxed{falls for $x<4$, grows for $x>3$}", "falls for $x<3$, grows for $x>3$", 0.0),
+        (r"\boxed{falls for $x<3$, grows for $x>3$}", "falls for $x<3$, grows for $x>3$", 1.0),
+        (r"\boxed{maximum at $(0,1)$}", "maximum at $(0,0)$", 0.0),
+        (r"\boxed{(0,0)}", "maximum at $(0,0)$", 1.0),
+        (r"\boxed{minimum at $(0,0)$}", "maximum at $(0,0)$", 0.0),
+        ("It falls for $x<4$ and grows for $x>3$.", "falls for $x<3$, grows for $x>3$", 0.0),
+        ("It falls for $3>x$ and grows for $x>3$.", "falls for $x<3$, grows for $x>3$", 1.0),
+        ("<answer>$x>2$ or $x<1$</answer>", "$x>2$ or $x<0$", 0.0),
+        ("<answer>$x<0$ or $x>2$</answer>", "$x>2$ or $x<0$", 1.0),
+        # what math-verify cannot read, or reads in part
+        (r"\boxed{2 + \frac{1}{\mathrm{e}}}", r"2 - \frac{1}{\mathrm{e}}", 0.0),
+        (r"\boxed{2 - e^{-1}}", r"2 - \frac{1}{\mathrm{e}}", 1.0),
+        (r"\boxed{2 - \frac{1}{\mathrm{z}}}", r"2 - \frac{1}{\mathrm{y}}", 0.0),
+        (r"\boxed{June 20}", r"\text{June 20}", 1.0),
+        (r"\boxed{June 21}", r"\text{June 20}", 0.0),
+        (
+            r"\boxed{\left\{\begin{array}{ll}1 & x<0\end{array}\right.}",
+            r"\left\{\begin{array}{ll}1 & x<0\end{array}\right.",
+            1.0,
+        ),
+        (
+            r"\boxed{\left\{\begin{array}{ll}2 & x<0\end{array}\right.}",
+            r"\left\{\begin{array}{ll}1 & x<0\end{array}\right.",
+            0.0,
+        ),
+        # a gold number with its unit, and a name that begins with a number
+        ("The answer is 9.", "9 (apples)", 1.0),
+        ("She has 9 left.", "9 apples", 1.0),
+        (r"\boxed{10}", r"10 \text{ cm}", 1.0),
+        (r"\boxed{35}", "36 square inches", 0.0),
+        ("The answer is 7.", "7 Eleven", 0.0),
+        ("The answer is 7 Eleven.", "7 Eleven", 1.0),
     ],
 )
 def test_symbolic_equivalence(text, gold, score):

@@ -7,7 +7,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 import pytest
 
 # Begun first: whoever began one of these last would leave the other worker idle.
-LONG = ("stages", "test_tinystories", "test_recipes_real", "test_recipes_run", "test_whole")
+LONG = ("stages", "test_tinystories", "test_documents_typed", "test_recipes_real", "test_recipes_run", "test_whole")
 
 
 def group(item) -> str:

@@ -1,9 +1,7 @@
 """A run belongs to one model and one data set, whatever command is typed in it."""
 
 import json
-import shlex
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -149,21 +147,3 @@ def test_another_data_set_is_refused_unless_a_recipe_says_so(typed, tutorial):
     assert typed("stage=dpo", "data=hh_rlhf", "run.name=new", "run.parent=default")[0] == 0
     assert typed("stage=evaluate", "data=hh_rlhf")[0] == 0  # nothing is trained on it
     assert typed("stage=report")[0] == 0
-
-
-def test_the_commands_of_readme_and_tutorial_are_accepted_after_the_pipeline(typed, tutorial, tmp_path):
-    """Up to the stage's own work, in order, beside the run `hh` that README makes first."""
-    for stage in ("sft", "reward"):
-        finished(tmp_path, "hh", stage, QWEN, "hh_rlhf")
-    (tmp_path / "my_reward.py").write_text("def score(prompts, completions, **columns):\n    return [0.0]\n")
-    house = Path(__file__).parents[2]
-    text = (house / "README.md").read_text() + (house / "docs" / "tutorial" / "first-run.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("python -m rlhf_recipes ")]
-    commands = [shlex.split(line, comments=True)[3:] for line in lines]
-    tried = [
-        words for words in commands if "-m" not in words and "--help" not in words and "preflight=true" not in words
-    ]
-    assert len(tried) >= 9
-    for words in tried:
-        code, _, message, _ = typed(*words)
-        assert code == 0, (words, message)

@@ -17,7 +17,7 @@ from rlhf_recipes.rewards.sql_tables import made_up
 from rlhf_recipes.rewards.sql_text import order_of, query_in, same_query, schema_of
 from rlhf_recipes.rewards.sqlite_sandbox import SANDBOX, Database, Limits, Row
 
-_SEEDS = 8  # fillings that are tried for a gold query before it counts as one that tells nothing
+_SEEDS = 16  # fillings that are tried for a gold query before it counts as one that tells nothing
 
 Block = tuple[int, Counter]  # a number of rows, and the rows they may be: they tie, so their order is free
 Tests = tuple[tuple[Database, list[Block]], ...]  # databases, and the gold query's rows in each
@@ -208,15 +208,15 @@ def _test_on_file(path: str, gold: str, limits: Limits, skip_empty: bool) -> Tes
 
 @lru_cache(maxsize=1024)
 def _tests_on_fillings(context: str, gold: str, limits: Limits, fillings: int, ignore_case: bool) -> Tests:
-    schema = schema_of(context)
-    if not schema.tables:
+    tables = schema_of(context)
+    if not tables:
         raise RowError(
             f"no CREATE TABLE statement in the context {context[:60]!r}. Give an SQLite file as kwargs.database, "
             "or the column with the statements as kwargs.context_column."
         )
     tests: list[tuple[Database, list[Block]]] = []
     for seed in range(_SEEDS):
-        base = made_up(schema, gold, seed, ignore_case=ignore_case)
+        base = made_up(tables, gold, seed, ignore_case=ignore_case)
         result = SANDBOX.run(base, [gold], limits)[0]
         if result.rows and any(cell not in (None, 0) for row in result.rows for cell in row):
             tests.append((base, _blocks(base, gold, result.rows, limits)))

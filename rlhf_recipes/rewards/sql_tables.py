@@ -2,10 +2,12 @@
 
 This is test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simplest form:
 
+- Primary keys and other unique columns repeat no value. Foreign keys take theirs from the table that they refer to:
+  some of its rows have many children, and some have none, for NOT IN and LEFT JOIN.
 - Columns that the gold query compares hold its literals, near misses of them and other values.
-- Joined columns share few values, and each has some that the others lack, for NOT IN and LEFT JOIN. Foreign keys hold.
-- All other values are numbers, so that sums and maxima of every column differ.
-- Some rows occur twice, for DISTINCT.
+- Columns that it joins without a foreign key share few values, and each has some that the others lack.
+- Columns that it groups by have few values. All other values are numbers, so that sums and maxima of columns differ.
+- Some rows occur twice, apart from their keys, for DISTINCT.
 - Only a column that the gold query tests for NULL has NULLs: elsewhere COUNT(*) equals COUNT(a), and NOT IN is
   NOT EXISTS.
 """
@@ -13,17 +15,19 @@ This is test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simples
 import random
 import re
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-from rlhf_recipes.rewards.sql_text import Schema, parsed
+from rlhf_recipes.rewards.sql_text import Table, parsed
 from rlhf_recipes.rewards.sqlite_sandbox import Database
 
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
 _JOINED = 12  # values that joined columns share
 _OWN = 4  # values that each of them has alone
-_EXACT = 4  # first rows, which meet a condition in every column that has one
+_GROUPED = 6  # values of a column that the gold query groups by
+_EXACT = 4  # first rows, which meet a condition in every column that has one and refer to each other
+_PARENTS = 0.6  # share of a table's rows that others refer to
 _COMPARED = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.Like: "like"}
 _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
@@ -31,74 +35,175 @@ Value = int | float | str | None
 Literal = tuple[Value, str]  # and how the column is compared with it
 
 
-def made_up(schema: Schema, gold: str, seed: int, rows: int = 40, ignore_case: bool = False) -> Database:
+def made_up(tables: dict[str, Table], gold: str, seed: int, rows: int = 40, ignore_case: bool = False) -> Database:
     """A database for one gold query; the same arguments always give the same one.
 
     Args:
-        schema: the tables to fill.
+        tables: the tables to fill.
         gold: the query whose literals and joins the rows are made for.
-        rows: of each table that the query names; the others get a quarter.
+        rows: at most, of each table that the query names or that such a table refers to; the others get a quarter.
         ignore_case: compare text without regard to case, as WikiSQL's lower-cased golds need.
 
     >>> from rlhf_recipes.rewards.sql_text import schema_of
     >>> database = made_up(schema_of("CREATE TABLE t (a TEXT, b INT)"), "SELECT b FROM t WHERE a = 'x'", seed=0)
-    >>> [row[0] for row in database.tables[0][2]][:3]
-    ['x', 'x', 'x']
+    >>> sum(row[0] == "x" for row in database.tables[0][2]) >= 4
+    True
     """
     draw = random.Random(f"{seed} {gold}")
-    names = {name.lower() for columns in schema.tables.values() for name, _ in columns}
+    pools = _pools(tables, _read(gold, tables), rows, draw)
     tree = parsed(gold) or exp.Select()
-    literals, joined = _read(tree, names, schema.references)
-    named = {table.name.lower() for table in tree.find_all(exp.Table)}
-    groups: dict[str, list[tuple[str, str]]] = {}  # a group's columns: joined ones, and those of one name
-    for table, columns in schema.tables.items():
-        for name, _ in columns:
-            groups.setdefault(joined.get(name.lower(), name.lower()), []).append((table, name))
-    referring = {(table, name) for table, name, _ in schema.references}
-    pools: dict[tuple[str, str], tuple[list[Value], list[Value]]] = {}  # shared values, own ones
-    for members in groups.values():
-        shared = draw.sample(range(1, 1000), _JOINED if len(members) > 1 else rows)
-        others = iter(draw.sample(range(1000, 2000), _OWN * len(members)))
-        for member in members:
-            own = [] if len(members) == 1 or member in referring else list(islice(others, _OWN))
-            pools[member] = shared, own
-
-    tables = []
-    for table, columns in schema.tables.items():
-        made: list[list[Value]] = []
-        for i in range(rows if table.lower() in named else rows // 4):
-            if i > _EXACT and draw.random() < 0.2:
-                made.append(list(draw.choice(made)))
-                continue
-            row = []
-            for name, kind in columns:
-                compared = literals.get(joined.get(name.lower(), name.lower()), [])
-                row.append(_typed(_value(compared, *pools[table, name], i, kind, draw), kind))
-            made.append(row)
-        collate = " COLLATE NOCASE" if ignore_case else ""
-        tables.append((table, [(name, kind + collate) for name, kind in columns], made))
-    return Database(tables=tuple(tables))
+    full = {table.name.lower() for table in tree.find_all(exp.Table)}
+    full |= {
+        place.lower() for name, table in tables.items() if name.lower() in full for _, place, _ in table.references
+    }
+    filled: dict[str, dict[str, list[Value]]] = {}
+    for name in _parents_first(tables):
+        count = rows if name.lower() in full else rows // 4
+        filled[name] = _filled(name, tables[name], count, filled, pools, draw)
+    collate = " COLLATE NOCASE" if ignore_case else ""
+    made = []
+    for name, table in tables.items():
+        lines = _distinct(table, filled[name])
+        draw.shuffle(lines)
+        made.append((name, [(column, kind + collate) for column, kind in table.columns.items()], lines))
+    return Database(tables=tuple(made))
 
 
-def _value(
-    literals: list[Literal], shared: list[Value], own: list[Value], row: int, kind: str, draw: random.Random
-) -> Value:
-    """A value that meets one of the gold query's conditions (always in the first rows), a near miss, or another."""
-    chance, exact = draw.random(), row < _EXACT
-    pool = shared if exact else shared + own
-    if not literals or (chance > 0.8 and not exact):
-        return draw.choice(pool)
-    literal, comparison = draw.choice(literals)
-    if literal is None:
-        return None if (comparison == "is" if exact else chance < 0.5) else draw.choice(pool)
-    if exact:
-        return _meeting(literal, comparison, row, step=1 if "int" in kind.lower() else 0.5)
-    if chance < 0.5:
-        return literal
-    if isinstance(literal, str):
-        word = str(draw.choice(pool))
-        return draw.choice([literal + " " + word, literal[:-1], word])
-    return literal + draw.choice([-1, 1, 10, -literal / 2 if literal % 2 == 0 else -2])
+def _filled(
+    name: str,
+    table: Table,
+    count: int,
+    filled: dict[str, dict[str, list[Value]]],
+    pools: dict[tuple[str, str], "_Pool"],
+    draw: random.Random,
+) -> dict[str, list[Value]]:
+    """The columns of one table; those that it refers to are filled already, unless the references go in a circle."""
+    columns: dict[str, list[Value]] = {}
+    unique = {key[0] for key in table.keys if len(key) == 1}
+    referring = {column for own, place, _ in table.references if place in filled for column in own}
+    for column in sorted(unique - referring):
+        columns[column] = pools[name, column].unique(count, table.columns[column], draw)
+    places: list[str] = []
+    for own, place, theirs in table.references:
+        source = columns if place == name else filled.get(place, {})
+        if not any(column in columns for column in own) and all(column in source for column in theirs):
+            picked = _picked(len(source[theirs[0]]), count, bool(unique & set(own)), places.count(place), draw)
+            places.append(place)
+            for column, their in zip(own, theirs, strict=True):
+                columns[column] = [_typed(source[their][i], table.columns[column]) for i in picked]
+    for column, kind in table.columns.items():
+        if column not in columns:
+            columns[column] = [pools[name, column].value(i, kind, draw) for i in range(count)]
+    for i in range(_EXACT, min(map(len, columns.values()))):
+        if draw.random() < 0.2:
+            earlier = draw.randrange(i)
+            for column in columns.keys() - unique:
+                columns[column][i] = columns[column][earlier]
+    return {column: columns[column] for column in table.columns}
+
+
+def _picked(parents: int, count: int, once: bool, turn: int, draw: random.Random) -> list[int]:
+    """The row of the parent table that each row refers to; with `once` no row twice.
+
+    Args:
+        turn: moves the first rows, so that two references to one table differ in a row.
+    """
+    first = [(i + turn) % min(parents, _EXACT) for i in range(min(parents, _EXACT))]
+    order = draw.sample(range(parents), parents)
+    some = max(1, int(parents * _PARENTS))
+    if once:
+        return first + [i for i in order if i not in first][: max(0, some - len(first))]
+    favour = draw.choice([0.0, 0.4])  # of the first rows, which meet the query's conditions
+    more = range(count - len(first))
+    return first + [
+        draw.choice(first) if draw.random() < favour else order[int(some * draw.random() ** 2)] for _ in more
+    ]
+
+
+def _distinct(table: Table, columns: dict[str, list[Value]]) -> list[list[Value]]:
+    """The rows, without those whose key an earlier row has."""
+    lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
+    for key in table.keys:
+        first: dict[tuple[Value, ...], dict[str, Value]] = {}
+        for line in lines:
+            first.setdefault(tuple(line[column] for column in key), line)
+        lines = list(first.values())
+    return [list(line.values()) for line in lines]
+
+
+def _parents_first(tables: dict[str, Table]) -> list[str]:
+    order: dict[str, None] = {}
+
+    def visit(name: str, children: tuple[str, ...]) -> None:
+        for _, place, _ in tables[name].references:
+            if place not in order and place not in children:
+                visit(place, (*children, name))
+        order.setdefault(name)
+
+    for name in tables:
+        visit(name, (name,))
+    return list(order)
+
+
+@dataclass
+class _Gold:
+    """What a gold query says of columns, by the group that each belongs to: joined columns, and those of one name."""
+
+    literals: dict[str, list[Literal]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)  # of a joined column, by its name
+    grouped: set[str] = field(default_factory=set)  # names of columns in GROUP BY
+
+
+@dataclass
+class _Pool:
+    """What the values of one column are drawn from."""
+
+    literals: list[Literal]
+    shared: list[int]  # with the other columns of its group
+    own: list[int]
+
+    def value(self, row: int, kind: str, draw: random.Random) -> Value:
+        """A value that meets one of the gold query's conditions (in the first rows), a near miss, or another."""
+        return _typed(self._value(row, kind, draw), kind)
+
+    def unique(self, count: int, kind: str, draw: random.Random) -> list[Value]:
+        """Values of a key, none twice whatever the case of a text."""
+        drawn = [self.value(i, kind, draw) for i in range(4 * count)]
+        drawn += [_typed(number, kind) for number in draw.sample(range(2000, 3000), count)]
+        return list({str(value).lower(): value for value in drawn if value is not None}.values())[:count]
+
+    def _value(self, row: int, kind: str, draw: random.Random) -> Value:
+        chance, exact = draw.random(), row < _EXACT
+        pool = self.shared if exact else self.shared + self.own
+        if not self.literals or (chance > 0.8 and not exact):
+            return draw.choice(pool)
+        literal, comparison = draw.choice(self.literals)
+        if literal is None:
+            return None if (comparison == "is" if exact else chance < 0.5) else draw.choice(pool)
+        if exact:
+            return _meeting(literal, comparison, row, step=1 if "int" in kind.lower() else 0.5)
+        if chance < 0.5:
+            return literal
+        if isinstance(literal, str):
+            word = str(draw.choice(pool))
+            return draw.choice([literal + " " + word, literal[:-1], word])
+        return literal + draw.choice([-1, 1, 10, -literal / 2 if literal % 2 == 0 else -2])
+
+
+def _pools(tables: dict[str, Table], gold: _Gold, rows: int, draw: random.Random) -> dict[tuple[str, str], _Pool]:
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, table in tables.items():
+        for column in table.columns:
+            groups.setdefault(gold.groups.get(column.lower(), column.lower()), []).append((name, column))
+    pools = {}
+    for group, members in groups.items():
+        few = _GROUPED if gold.grouped & {column.lower() for _, column in members} else rows
+        shared = draw.sample(range(1, 1000), min(few, _JOINED if len(members) > 1 else rows))
+        others = draw.sample(range(1000, 2000), _OWN * len(members))
+        for i, member in enumerate(members):
+            own = others[_OWN * i : _OWN * (i + 1)] if len(members) > 1 else []
+            pools[member] = _Pool(gold.literals.get(group, []), shared, own)
+    return pools
 
 
 def _meeting(literal: Value, comparison: str, row: int, step: float) -> Value:
@@ -118,27 +223,30 @@ def _typed(value: Value, kind: str) -> Value:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _read(
-    gold: exp.Expr, names: set[str], references: list[tuple[str, str, str]]
-) -> tuple[dict[str, list[Literal]], dict[str, str]]:
-    """The literals that the gold query compares columns with, by column group, and the group of each joined column.
+def _read(sql: str, tables: dict[str, Table]) -> _Gold:
+    """The columns that a gold query compares, joins and groups by.
 
     Two columns are joined by a foreign key, by `a = b`, by `a IN (SELECT b`, or as the first ones of two SELECTs with
     UNION, INTERSECT or EXCEPT between them.
     """
-    groups: dict[str, str] = {}
+    gold, tree = _Gold(), parsed(sql) or exp.Select()
+    names = {column.lower() for table in tables.values() for column in table.columns}
 
     def join(a: str | None, b: str | None) -> None:
         if a and b:
-            old, new = groups.get(b, b), groups.get(a, a)
-            groups.update({a: new, b: new} | {name: new for name, group in groups.items() if group == old})
+            old, new = gold.groups.get(b, b), gold.groups.get(a, a)
+            gold.groups |= {a: new, b: new} | {name: new for name, group in gold.groups.items() if group == old}
 
-    for _, a, b in references:
-        join(a.lower(), b.lower())
+    for table in tables.values():
+        for own, _, theirs in table.references:
+            for pair in zip(own, theirs, strict=True):
+                join(*map(str.lower, pair))
     compared: list[tuple[str, Literal]] = []
-    for node in gold.walk():
+    for node in tree.walk():
         if isinstance(node, exp.SetOperation):
             join(_column(node.left, names), _column(node.right, names))
+        if isinstance(node, exp.Group):
+            gold.grouped |= {column.name.lower() for column in node.find_all(exp.Column)}
         for left, comparison, right in _comparisons(node):
             for side, other, how in ((left, right, comparison), (right, left, _MIRRORED.get(comparison, comparison))):
                 column, literal = _column(side, names), _literal(other, how, names)
@@ -146,11 +254,10 @@ def _read(
                     compared.append((column, literal))
             if comparison == "=":
                 join(_column(left, names), _column(right, names))
-    literals: dict[str, list[Literal]] = {}
     for name, literal in compared:
-        if literal[0] is not None or name not in groups:  # a NULL in a joined column is the outer join's work
-            literals.setdefault(groups.get(name, name), []).append(literal)
-    return literals, groups
+        if literal[0] is not None or name not in gold.groups:  # a NULL in a joined column is the outer join's work
+            gold.literals.setdefault(gold.groups.get(name, name), []).append(literal)
+    return gold
 
 
 def _comparisons(node: exp.Expr) -> Iterator[tuple[exp.Expr, str, exp.Expr]]:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -39,12 +40,16 @@ _CREATE = re.compile(r"\bcreate\s+table\b", re.IGNORECASE)
 _INDEX = ("key", "index", "fulltext", "spatial")  # MySQL's indexes, which sqlglot takes for columns
 
 
-@dataclass
-class Schema:
-    """Tables with their columns and types; a table, its column, and the column it refers to (all names as written)."""
+Reference = tuple[tuple[str, ...], str, tuple[str, ...]]  # columns, and the table and its columns that they refer to
 
-    tables: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    references: list[tuple[str, str, str]] = field(default_factory=list)
+
+@dataclass
+class Table:
+    """One table: columns with their types, keys (primary and unique ones), and foreign keys; all names as written."""
+
+    columns: dict[str, str]
+    keys: list[tuple[str, ...]] = field(default_factory=list)
+    references: list[Reference] = field(default_factory=list)
 
 
 def query_in(text: str, tag: str = "answer") -> str | None:
@@ -134,13 +139,16 @@ def order_of(sql: str) -> tuple[str, int] | None:
 
 
 @lru_cache(maxsize=1024)
-def schema_of(context: str) -> Schema:
+def schema_of(context: str) -> dict[str, Table]:
     """The tables that CREATE TABLE statements describe, in SQLite's, MySQL's or PostgreSQL's dialect. Nothing is run.
 
-    >>> schema_of("CREATE TABLE `city` (id INT PRIMARY KEY, name VARCHAR(9) NOT NULL, PRIMARY KEY (id));").tables
-    {'city': [('id', 'INT'), ('name', 'VARCHAR')]}
+    A foreign key to a table or column that the statements do not make is left out.
+
+    >>> schema_of("CREATE TABLE `city` (id INT PRIMARY KEY, name VARCHAR(9) NOT NULL, UNIQUE (name));")
+    {'city': Table(columns={'id': 'INT', 'name': 'VARCHAR'}, keys=[('id',), ('name',)], references=[])}
     """
-    schema, context = Schema(), _COMMENT.sub(lambda match: match[1] or " ", context)
+    tables: dict[str, Table] = {}
+    context = _COMMENT.sub(lambda match: match[1] or " ", context)
     starts = [match.start() for match in _CREATE.finditer(context)]
     for start, stop in pairwise([*starts, len(context)]):
         statement = context[start:stop]
@@ -149,19 +157,48 @@ def schema_of(context: str) -> Schema:
             tree = sqlglot.parse_one(statement, dialect="sqlite", error_level=sqlglot.ErrorLevel.IGNORE)
         except (SqlglotError, RecursionError):
             continue
-        if not isinstance(tree, exp.Create) or not isinstance(tree.this, exp.Schema):
-            continue
-        table, parts = tree.this.this.name, tree.this.expressions
-        columns = [p for p in parts if isinstance(p, exp.ColumnDef | exp.Identifier) and p.name.lower() not in _INDEX]
-        if not columns:
-            continue
-        schema.tables[table] = [(column.name, _type(column)) for column in columns]
-        for part in parts:
-            own = part.expressions if isinstance(part, exp.ForeignKey) else [part]
-            refers = part.find(exp.Reference)
-            if refers and refers.this.expressions:
-                schema.references.append((table, own[0].name, refers.this.expressions[0].name))
-    return schema
+        if isinstance(tree, exp.Create) and isinstance(tree.this, exp.Schema):
+            table = _table(tree.this.expressions)
+            if table.columns:
+                tables[tree.this.this.name] = table
+    for table in tables.values():
+        table.references = [known for reference in table.references if (known := _resolved(reference, table, tables))]
+    return tables
+
+
+def _table(parts: list[exp.Expr]) -> Table:
+    columns = [p for p in parts if isinstance(p, exp.ColumnDef | exp.Identifier) and p.name.lower() not in _INDEX]
+    table = Table({column.name: _type(column) for column in columns})
+    for part in parts:
+        for key in part.find_all(exp.PrimaryKey, exp.PrimaryKeyColumnConstraint, exp.UniqueColumnConstraint):
+            inner = [name.name for name in key.find_all(exp.Identifier)]
+            if names := _columns(table, inner or [part.name]):
+                table.keys.append(names)
+        for reference in part.find_all(exp.Reference):
+            own = reference.parent.expressions if isinstance(reference.parent, exp.ForeignKey) else [part]
+            place = reference.this
+            theirs = place.expressions if isinstance(place, exp.Schema) else []
+            table.references.append(
+                (tuple(c.name for c in own), place.find(exp.Table).name, tuple(c.name for c in theirs))
+            )
+    return table
+
+
+def _resolved(reference: Reference, table: Table, tables: dict[str, Table]) -> Reference | None:
+    """The reference in the names of the CREATE TABLE statements: SQL does not heed their case."""
+    own, place, theirs = reference
+    place = next((name for name in tables if name.lower() == place.lower()), None)
+    if place is None:
+        return None
+    theirs = theirs or (tables[place].keys or [()])[0]
+    resolved = _columns(table, own), place, _columns(tables[place], theirs)
+    return resolved if len(resolved[0]) == len(resolved[2]) == len(own) else None
+
+
+def _columns(table: Table, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that are columns of the table, as it writes them."""
+    written = {column.lower(): column for column in table.columns}
+    return tuple(written[name.lower()] for name in names if name.lower() in written)
 
 
 def _type(column: exp.Expr) -> str:

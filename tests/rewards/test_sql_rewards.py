@@ -1,7 +1,5 @@
-"""Execution accuracy, hostile queries, made-up rows, and the real geography database."""
+"""Execution accuracy, hostile queries, and made-up rows with their keys."""
 
-import json
-import os
 import re
 import sqlite3
 import sys
@@ -376,9 +374,90 @@ def test_made_up_rows_tell_joins_and_nulls_apart(context, gold, right, wrong):
     assert scores == [1.0] * (1 + len(right)) + [0.0] * len(wrong)
 
 
-def test_made_up_rows_keep_foreign_keys():
-    singer, song = made_up(schema_of(TWO), NOT_IN, seed=0).tables
-    assert {row[1] for row in song[2]} < {row[0] for row in singer[2]}
+SHOP = """CREATE TABLE owner (id INT, city TEXT, PRIMARY KEY (id));
+CREATE TABLE shop (id INT PRIMARY KEY, owner_id INT, partner_id INT, name TEXT UNIQUE, until INT,
+    FOREIGN KEY (owner_id) REFERENCES owner(id), FOREIGN KEY (partner_id) REFERENCES owner);
+CREATE TABLE size (name TEXT PRIMARY KEY);
+CREATE TABLE stock (shop_id INT, size_name TEXT, n INT, PRIMARY KEY (shop_id, size_name),
+    FOREIGN KEY (shop_id) REFERENCES shop(id), FOREIGN KEY (size_name) REFERENCES size(name));
+CREATE TABLE licence (shop_id INT PRIMARY KEY REFERENCES Shop(ID), kind TEXT);
+CREATE TABLE note (shop_id INT REFERENCES shop(id), text TEXT);"""
+OWNERS = "SELECT owner.city FROM owner JOIN shop ON owner.id = shop.owner_id"
+KEYED = [  # gold, equivalent because of a key or a foreign key, and wrong all the same
+    (
+        f"{OWNERS} GROUP BY shop.owner_id ORDER BY COUNT(*) DESC LIMIT 1",
+        [
+            "SELECT city FROM shop, owner WHERE owner_id = owner.id GROUP BY owner.id ORDER BY COUNT(*) DESC LIMIT 1",
+            f"{OWNERS} JOIN owner p ON p.id = shop.partner_id GROUP BY owner.id ORDER BY COUNT(*) DESC LIMIT 1",
+        ],
+        [f"{OWNERS} GROUP BY shop.partner_id ORDER BY COUNT(*) DESC LIMIT 1", f"{OWNERS} LIMIT 1"],
+    ),
+    (
+        "SELECT id FROM owner EXCEPT SELECT owner_id FROM shop",
+        ["SELECT id FROM owner WHERE id NOT IN (SELECT owner_id FROM shop)"],
+        ["SELECT id FROM owner", "SELECT id FROM owner EXCEPT SELECT partner_id FROM shop"],
+    ),
+    (
+        "SELECT name, until FROM shop",
+        ["SELECT name, until FROM shop GROUP BY id", "SELECT DISTINCT name, until FROM shop"],
+        ["SELECT DISTINCT 'a', until FROM shop", "SELECT name, MAX(until) FROM shop GROUP BY until"],
+    ),
+    (
+        "SELECT COUNT(*) FROM stock JOIN shop ON shop.id = stock.shop_id WHERE shop.until > 20",
+        [
+            "SELECT COUNT(*) FROM stock JOIN shop ON shop_id = id JOIN size ON size.name = size_name WHERE until > 20",
+            "SELECT COUNT(DISTINCT shop_id || ' ' || size_name) FROM shop, stock WHERE id = shop_id AND until >= 21",
+        ],
+        ["SELECT COUNT(*) FROM shop WHERE until > 20", "SELECT COUNT(DISTINCT shop_id) FROM stock"],
+    ),
+    (
+        "SELECT kind FROM licence WHERE shop_id = 7",
+        ["SELECT DISTINCT kind FROM licence JOIN shop ON id = shop_id WHERE id = 7"],
+        ["SELECT kind FROM licence WHERE shop_id = 8", "SELECT kind FROM licence"],
+    ),
+    (
+        "SELECT city, COUNT(*) FROM owner GROUP BY city HAVING COUNT(*) > 2",
+        ["SELECT city, COUNT(DISTINCT id) FROM owner GROUP BY city HAVING COUNT(id) >= 3"],
+        ["SELECT city, COUNT(*) FROM owner GROUP BY city HAVING COUNT(*) > 1", "SELECT city, 1 FROM owner"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("gold", "right", "wrong"), KEYED)
+def test_queries_that_a_key_makes_equal(gold, right, wrong):
+    said = [gold, *right, *wrong]
+    scores = sql.execution(said, said, sql=[gold] * len(said), context=[SHOP] * len(said))
+    assert scores == [1.0] * (1 + len(right)) + [0.0] * len(wrong)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("gold", [gold for gold, _, _ in KEYED])
+def test_made_up_rows_keep_keys(gold, seed):
+    schema = schema_of(SHOP)
+    made = {name: list(zip(*rows, strict=True)) for name, _, rows in made_up(schema, gold, seed).tables}
+    column = {(name, c): made[name][i] for name, table in schema.items() for i, c in enumerate(table.columns)}
+    for name, table in schema.items():
+        assert len(made[name][0]) >= 5
+        for key in table.keys:
+            lines = list(zip(*(column[name, c] for c in key), strict=True))
+            assert len(set(lines)) == len(lines)
+        for own, place, theirs in table.references:
+            parents = set(zip(*(column[place, c] for c in theirs), strict=True))
+            children = set(zip(*(column[name, c] for c in own), strict=True))
+            assert children < parents  # some row has no child, for NOT IN and LEFT JOIN
+    assert len(set(column["note", "shop_id"])) < len(column["note", "shop_id"])
+
+
+def test_tables_that_refer_to_each_other_or_to_themselves():
+    context = """CREATE TABLE a (id INT PRIMARY KEY, b_id INT REFERENCES b(id), boss INT REFERENCES a(id));
+    CREATE TABLE b (id INT PRIMARY KEY, a_id INT REFERENCES a(id));"""
+    (_, _, a), (_, _, b) = made_up(schema_of(context), "SELECT * FROM a, b", seed=0).tables
+    assert len({row[0] for row in a}) == len(a) and len({row[0] for row in b}) == len(b)
+    assert {row[2] for row in a} < {row[0] for row in a}
+    assert {row[1] for row in a} < {row[0] for row in b} or {row[1] for row in b} < {row[0] for row in a}
+
+
+def test_columns_joined_without_a_key_have_values_of_their_own():
     bare, others = made_up(schema_of(BARE), NOT_IN, seed=0).tables
     assert {row[1] for row in others[2]} - {row[0] for row in bare[2]}
 
@@ -421,17 +500,34 @@ def test_schema_dialects():
     context = """CREATE TABLE IF NOT EXISTS shop.[order] (
         "order id" BIGINT UNSIGNED, price DECIMAL(10, 2) DEFAULT 0.0, note TEXT DEFAULT 'a, b (c)', -- yes, a comment
         made DATE, plain, CHECK (price > 0), CONSTRAINT k UNIQUE (made), KEY idx (made));"""
-    assert schema_of(context).tables == {
-        "order": [
-            ("order id", "UBIGINT"),
-            ("price", "DECIMAL"),
-            ("note", "TEXT"),
-            ("made", "DATE"),
-            ("plain", ""),
-        ]
+    assert schema_of(context)["order"].columns == {
+        "order id": "UBIGINT",
+        "price": "DECIMAL",
+        "note": "TEXT",
+        "made": "DATE",
+        "plain": "",
     }
-    assert schema_of(TWO).references == [("song", "singer_id", "id")]
-    assert schema_of("CREATE TABLE t (a INT REFERENCES u(b))").references == [("t", "a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "keys", "references"),
+    [
+        ("id INT PRIMARY KEY, b INT REFERENCES u(B)", [("id",)], [(("b",), "U", ("b",))]),
+        ("id INT, b INT, PRIMARY KEY (ID), FOREIGN KEY (B) REFERENCES u", [("id",)], [(("b",), "U", ("a",))]),
+        ("id INT, CONSTRAINT k PRIMARY KEY (id, b), b INT UNIQUE NOT NULL", [("id", "b"), ("b",)], []),
+        ("id INT, b INT, UNIQUE KEY name (b), KEY other (id)", [("b",)], []),
+        (
+            "id INT, b INT, CONSTRAINT f FOREIGN KEY (id, b) REFERENCES `u` (`a`, `b`) ON DELETE CASCADE",
+            [],
+            [(("id", "b"), "U", ("a", "b"))],
+        ),
+        ("id INT, b INT REFERENCES elsewhere(b), FOREIGN KEY (id) REFERENCES u (c)", [], []),
+    ],
+)
+def test_schema_keys(parts, keys, references):
+    table = schema_of(f"CREATE TABLE t ({parts}); CREATE TABLE U (a INT PRIMARY KEY, b INT);")["t"]
+    assert list(table.columns) == ["id", "b"]
+    assert (sorted(table.keys), table.references) == (sorted(keys), references)
 
 
 def test_exact_match():
@@ -476,55 +572,4 @@ def test_hostile_text_is_searched_in_no_time():
         "select a\n\n" * 5_000,
     ):
         assert query_in(text) is None or len(query_in(text)) <= 10_000
-        assert schema_of(text).tables == {}
-
-
-LITERAL = re.compile(r"'((?:[^']|'')*)'|(?<![\w.])(\d+(?:\.\d+)?)(?![\w.])")
-
-
-@pytest.mark.real
-def test_geography():
-    root = os.environ.get("RLHF_RECIPES_REAL_DATA")
-    if not root:
-        pytest.skip("RLHF_RECIPES_REAL_DATA is not set")
-    folder = Path(root) / "data/text2sql"
-    file = str(folder / "geography.sqlite")
-    golds = [json.loads(line)["sql"] for line in (folder / "geography.jsonl").read_text(encoding="utf-8").splitlines()]
-    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-
-    def rows(query):
-        return sorted(map(repr, connection.execute(query).fetchall()))
-
-    told = sql.execution(golds, golds, database=file, sql=golds)
-    assert [score == 1.0 for score in told] == [bool(rows(gold)) for gold in golds]
-    assert told.count(1.0) == 844
-
-    changed, of = [], []
-    for gold in golds:
-        for match in LITERAL.finditer(gold) if rows(gold) else ():
-            value = "'ohio'" if match[1] is not None else str(float(match[2]) + 1)
-            if value != match[0]:
-                changed.append(gold[: match.start()] + value + gold[match.end() :])
-                of.append(gold)
-    scores = sql.execution(changed, changed, database=file, sql=of)
-    truly_same = [rows(query) == rows(gold) for query, gold in zip(changed, of, strict=True)]
-    assert len(changed) > 700
-    assert [score == 1.0 for score in scores] == truly_same
-    assert sum(truly_same) < len(changed) / 4
-    connection.close()
-
-
-@pytest.mark.real
-def test_wikisql_contexts_tell_literals_apart():
-    root = os.environ.get("RLHF_RECIPES_REAL_DATA")
-    if not root:
-        pytest.skip("RLHF_RECIPES_REAL_DATA is not set")
-    lines = (Path(root) / "data/text2sql/wikisql_dev.jsonl").read_text(encoding="utf-8").splitlines()[:150]
-    rows = [json.loads(line) for line in lines]
-    golds, contexts = [row["sql"] for row in rows], [row["context"] for row in rows]
-    assert set(sql.execution(golds, golds, sql=golds, context=contexts)) == {1.0}
-    changed = [
-        LITERAL.sub(lambda m: "'zz top'" if m[1] is not None else str(float(m[2]) + 1.5), gold, 1) for gold in golds
-    ]
-    scores = sql.execution(changed, changed, sql=golds, context=contexts)
-    assert sum(scores) <= 0.03 * len(scores)
+        assert schema_of(text) == {}

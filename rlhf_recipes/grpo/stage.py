@@ -31,7 +31,7 @@ def group_trainer(kind: type, cfg: DictConfig, run: StageRun):
     room = models.room_for_prompt(cfg, path, args.max_completion_length)
     rows = data.load(cfg.data, "prompts", tokenizer=tokenizer, max_prompt_length=room, seed=cfg.seed)
     print(rows.describe())
-    rewards = build_rewards(cfg, run)
+    rewards = build_rewards(cfg, run, tokenizer=tokenizer)
     eval_settings = _eval_settings(cfg, rewards)
     functions, args.reward_weights = rewards.trl_functions()
     # With an adapter the reference is the policy with its adapter switched off, if that is where training starts.

@@ -41,8 +41,10 @@ def label_score(
     if output not in ("logit", "probability"):
         raise UserError(f"kwargs.output is {output!r}; choose logit or probability.")
     reward = _load(model, label, output, batch_size, max_length, device)
-    asked = [dialogue_of(prompt) if with_prompt else "" for prompt in prompts]
-    return reward(asked, [text_of(completion) for completion in completions])
+    texts = [text_of(completion) for completion in completions]
+    if with_prompt:
+        texts = [dialogue_of(prompt) + text for prompt, text in zip(prompts, texts, strict=True)]
+    return reward(texts, [""] * len(texts))  # one text each, tokenised whole
 
 
 @lru_cache(maxsize=4)

@@ -22,7 +22,7 @@ def build_rewards(
         watch_gold: add the domain's gold scorer as a metric, logged as reward/gold.
         optional: for stages that only measure: leave out a reward model that does not exist yet, and return None
             where nothing is left. Training needs a reward with a weight.
-        tokenizer: the policy's, for a warning where a reward model's chat template is another.
+        tokenizer: the policy's; a reward model that has the same one reads the policy's tokens.
 
     Raises:
         UserError: no reward to train on; a name given twice; a reward model that cannot read the rows.
@@ -64,7 +64,7 @@ def _models(
     import torch
 
     from rlhf_recipes import models
-    from rlhf_recipes.rewards.model import Ensemble, ModelReward
+    from rlhf_recipes.rewards.model import Ensemble, ModelReward, reads_alike
 
     own = models.plain(cfg.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -75,6 +75,7 @@ def _models(
         member = ModelReward(
             models.load_classifier(own, path, tokenizer).to(device),
             tokenizer,
+            shared=policy_tokenizer is not None and reads_alike(tokenizer, policy_tokenizer),
             append_eos=_of_ppo(cfg, "reward_append_eos", True),
             label=spec.get("label"),
             batch_size=spec.get("batch_size", 64),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_recipes.engine import prompts as encoding
+from rlhf_recipes.engine.stops import turn_end
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.rewards.combine import Part, RewardFunctions
 from rlhf_recipes.rewards.load import RewardFunction
@@ -21,16 +23,17 @@ REDUCTIONS = ("mean", "min", "mean_minus_std")
 class ModelReward:
     """A sequence classifier as a reward function.
 
-    With the policy's own tokenizer it reads the policy's tokens. With another one, the text is rendered in that model's
-    chat template (or plainly, prompt and completion joined) and tokenized again. A row that is longer than the model's
-    context loses its start, since the answer stands at the end.
+    It reads what `stage=reward` trains on: the prompt's tokens, the answer's, and the one token that ends an answer.
+    With the policy's own tokenizer these are the policy's tokens. With another one, prompt and answer are tokenised
+    again, in that model's chat template where the prompts are messages. An encoder (a sentiment classifier, say) reads
+    both as one text. A row that is longer than the model's context loses its start: the answer stands at the end.
 
     Args:
         model: one label, or several and `label` says whose logit is the reward.
-        tokenizer: the model's; None if it is the policy's.
-        eos_id: the policy's EOS, for a model that shares its tokenizer.
-        append_eos: append EOS to answers that were cut off too, as to RewardTrainer's training texts, and not only to
-            those that ended by themselves. A chat template closes every turn anyway.
+        tokenizer: the model's; None for rows that come as `prompt_ids` and `completion_ids`, whole.
+        shared: whether it is the policy's tokenizer too, so that the policy's ids are read.
+        append_eos: end answers that were cut off too, as in RewardTrainer's rows, and not only those that ended by
+            themselves.
         label: index or name of the label, in whatever case.
         batch_size: answers a forward.
         probability: return the label's probability (0 to 1) instead of its logit.
@@ -43,17 +46,18 @@ class ModelReward:
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        eos_id: int | None = None,
+        *,
+        shared: bool = False,
         append_eos: bool = True,
         label: int | str | None = None,
         batch_size: int = 64,
         probability: bool = False,
     ):
-        self.model, self.tokenizer, self.eos_id = model.eval(), tokenizer, eos_id
+        self.model, self.tokenizer, self.shared = model.eval(), tokenizer, shared
         self.append_eos, self.batch_size, self.probability = append_eos, batch_size, probability
         self.label = self._label(label)
         self.limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or 10**6
-        if tokenizer is not None:
+        if tokenizer is not None and not shared:
             self.limit = min(self.limit, tokenizer.model_max_length)
             tokenizer.truncation_side = "left"
         self.__name__ = type(model).__name__
@@ -63,7 +67,7 @@ class ModelReward:
 
         Args:
             messages: whether prompts are lists of messages, not text.
-            policy_tokenizer: None where it is not known; the model has a tokenizer of its own then.
+            policy_tokenizer: None where it is not known.
 
         Raises:
             UserError: the tokens do not fit the model's vocabulary, or it has no chat template for messages.
@@ -71,15 +75,14 @@ class ModelReward:
         reads = self.tokenizer or policy_tokenizer
         size = getattr(getattr(self.model, "config", None), "vocab_size", None)
         if size is not None and size < len(reads):
-            whose = "its tokenizer" if self.tokenizer else "the policy's tokenizer"
+            whose = "its tokenizer" if self.tokenizer and not self.shared else "the policy's tokenizer"
             raise UserError(
                 f"the reward model has a vocabulary of {size}, {whose} one of {len(reads)}: it was made for another "
                 "tokenizer. Give that one as the reward model's processing class."
             )
-        if self.tokenizer is None:
+        if self.shared or self.tokenizer is None:
             return
-        # an encoder (a sentiment classifier, say) was not trained on turns: it reads the words
-        if messages and not self.tokenizer.chat_template and hasattr(self.model, "score"):
+        if messages and not self.tokenizer.chat_template and self._is_decoder:
             raise UserError(
                 "the prompts are conversations and the reward model's tokenizer has no chat template, so that it would "
                 "not read what it was trained on. Save the template with it, or give texts with data.template=plain"
@@ -95,13 +98,16 @@ class ModelReward:
     def __call__(
         self, prompts, completions, prompt_ids=None, completion_ids=None, finished=None, **columns
     ) -> list[float]:
-        """One score an answer, (N,). TRL's reward-function form; the ids are read where the tokenizer is shared."""
-        closed = [self.append_eos or bool(ended) for ended in finished or [False] * len(completions)]
+        """One score an answer, (N,). TRL's reward-function form."""
+        finished = finished or [False] * len(completions)
         if self.tokenizer is None:
-            ids = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
-            rows = [self._closed(row, self.eos_id if end else None) for row, end in zip(ids, closed, strict=True)]
+            rows = [list(p) + list(c) for p, c in zip(prompt_ids, completion_ids, strict=True)]
+        elif self._is_decoder:
+            ids = (prompt_ids, completion_ids) if self.shared else (None, None)
+            rows = self._tokens(prompts, completions, *ids, finished)
         else:
-            rows = [self._tokens(*row) for row in zip(prompts, completions, closed, strict=True)]
+            rows = self._texts(prompts, completions, finished)
+        rows = [row[-self.limit :] for row in rows]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = [0.0] * len(rows)
         for start in range(0, len(order), self.batch_size):
@@ -122,25 +128,41 @@ class ModelReward:
             raise UserError(f"the reward model has no label {label!r}; it has {have}")
         return label or 0
 
-    def _tokens(self, prompt, completion, closed: bool) -> list[int]:
-        if not isinstance(prompt, str) and self.tokenizer.chat_template:
-            ids = self.tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False)
-            return ids[-self.limit :]
-        eos_id = self.tokenizer.eos_token_id if closed else None  # None for encoders, which add [SEP] themselves
-        room = self.limit - (eos_id is not None)
-        ids = self.tokenizer(_plain(prompt) + _plain(completion), truncation=True, max_length=room)["input_ids"]
-        return self._closed(ids, eos_id)
+    @property
+    def _is_decoder(self) -> bool:
+        """Whether it reads an answer's last token, as transformers' causal classifiers do; their heads are `score`."""
+        return hasattr(self.model, "score")
 
-    def _closed(self, row: list[int], eos_id: int | None) -> list[int]:
-        """The row's last `limit` tokens, with EOS appended where one is given and the row does not end with it."""
-        return (row if eos_id is None or row[-1] == eos_id else [*row, eos_id])[-self.limit :]
+    def _tokens(self, prompts, completions, prompt_ids, completion_ids, finished) -> list[list[int]]:
+        """The rows of a decoder, (N,) lists of ids; ids that are None are made from the texts."""
+        tokenizer, messages = self.tokenizer, bool(prompts) and not isinstance(prompts[0], str)
+        end = (turn_end(tokenizer) if messages else None) or tokenizer.eos_token_id
+        stops = {*tokenizer.all_special_ids, end}  # a special token that an answer ends with is what ended it
+        sampled = completion_ids is not None
+        asked = prompt_ids or encoding.prompt_ids(prompts, tokenizer)
+        answers = completion_ids if sampled else encoding.completion_ids(prompts, completions, tokenizer)
+        rows = []
+        for before, answer, by_itself in zip(asked, answers, finished, strict=True):
+            stopped = len(answer) > 0 and answer[-1] in stops
+            closed = end is not None and (self.append_eos or by_itself or (sampled and stopped))
+            rows.append([*before, *(answer[:-1] if stopped else answer), *([end] if closed else [])])
+        return rows
+
+    def _texts(self, prompts, completions, finished) -> list[list[int]]:
+        """The rows of an encoder. Most tokenizers of encoders end a text themselves, and have no EOS."""
+        texts = [_plain(p) + _plain(c) for p, c in zip(prompts, completions, strict=True)]
+        eos_id = self.tokenizer.eos_token_id
+        room = self.limit - (eos_id is not None)
+        rows = self.tokenizer(texts, truncation=True, max_length=room)["input_ids"]
+        ends = [eos_id is not None and (self.append_eos or by_itself) for by_itself in finished]
+        return [[*row, eos_id] if e and row[-1:] != [eos_id] else row for row, e in zip(rows, ends, strict=True)]
 
     def _read(self, rows: list[list[int]]) -> Tensor:
         """Scores (B,) of rows of tokens."""
         device, width = next(self.model.parameters()).device, max(map(len, rows))
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-        if not hasattr(self.model, "score"):
+        if not self._is_decoder:
             return self._of_label(self.model(input_ids=ids, attention_mask=mask).logits)
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = base.base_model(input_ids=ids, attention_mask=mask)[0]
@@ -269,15 +291,18 @@ def as_reward_functions(
     for (name, function), weight in zip(functions.items(), weights, strict=True):
         if isinstance(function, nn.Module):
             own = tokenizers.get(name)
-            shared = own is None or (
-                own.get_vocab() == tokenizer.get_vocab() and own.chat_template == tokenizer.chat_template
-            )
+            shared = own is None or reads_alike(own, tokenizer)
             function.to(device).requires_grad_(False)
-            function = ModelReward(function, None if shared else own, tokenizer.eos_token_id, append_eos)
+            function = ModelReward(function, tokenizer if shared else own, shared=shared, append_eos=append_eos)
         if isinstance(function, ModelReward):
             function.check(messages, tokenizer)
         parts[name] = Part(function, weight)
     return RewardFunctions(parts, on_nonfinite=on_nonfinite)
+
+
+def reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers make the same tokens of a text and of messages."""
+    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
 
 
 def _plain(text) -> str:

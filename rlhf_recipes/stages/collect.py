@@ -56,7 +56,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     policy = models.load_policy(cfg.model, path, tokenizer, frozen=True)
     answers = generate(policy, tokenizer, prompts, Draw.of(settings, cfg.seed), stops=resolve.at(path).stops)
     completions = [as_completion(answer.text, prompt) for prompt, answer in zip(prompts, answers, strict=True)]
-    scores, _ = build_rewards(cfg, run)(prompts, completions, columns | tokens_of(answers))
+    scores, _ = build_rewards(cfg, run, tokenizer=tokenizer)(prompts, completions, columns | tokens_of(answers))
     pairs, ties = [], 0
     for k, row in enumerate(rows):
         group = slice(k * settings.answers, (k + 1) * settings.answers)

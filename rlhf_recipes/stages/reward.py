@@ -79,7 +79,7 @@ def scored(model, rows, most: int = 1000) -> list[dict]:
     """
     from rlhf_recipes.rewards.model import ModelReward
 
-    reward = ModelReward(model, append_eos=False)  # the ids it was trained on, which have their end
+    reward = ModelReward(model)  # without a tokenizer: it reads the ids that it was trained on
     kept = rows.select(range(min(most, len(rows))))
     chosen, rejected = (
         reward(kept["prompt"], kept[side], prompt_ids=kept["prompt_ids"], completion_ids=kept[f"{side}_ids"])

@@ -111,11 +111,12 @@ def test_strangers_judge_sft_becomes_critic_and_epochs_stop(world, judges, tmp_p
     samples = [row for row in rows(left / "samples.jsonl") if "reward/mood" in row]
     assert len(samples) > 2
     for row in samples:
-        ids = torch.tensor([[*tokenizer(row["prompt"] + row["completion"])["input_ids"], 0]])  # 0: its EOS
+        # the classifier reads one text; a reward model reads prompt and answer tokenised apart, as it was trained
+        prompt, answer = (tokenizer(row[side])["input_ids"] for side in ("prompt", "completion"))
+        text = tokenizer(row["prompt"] + row["completion"])["input_ids"]
         with torch.no_grad():
-            mood = models["mood"](input_ids=ids).logits[0, 1].item()
-            hidden = models["stranger"].model(input_ids=ids)[0][:, -1]
-            stranger = models["stranger"].score(hidden).item()
+            mood = models["mood"](input_ids=torch.tensor([[*text, 0]])).logits[0, 1].item()  # 0: its EOS
+            stranger = models["stranger"](input_ids=torch.tensor([[*prompt, *answer, 0]])).logits.item()
         assert row["reward/mood"] == pytest.approx(mood, abs=1e-5)
         assert row["reward/stranger"] == pytest.approx(stranger, abs=1e-5)
         assert row["score"] == pytest.approx(stranger + 0.5 * mood, abs=1e-5)

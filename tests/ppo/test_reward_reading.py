@@ -27,7 +27,7 @@ def other():
 
 @pytest.mark.parametrize("kind", ["ids", "text", "turns"])
 def test_what_is_too_long_loses_its_start(models, other, kind):
-    reward = ModelReward(models["reward"], None if kind == "ids" else other, eos_id=2)
+    reward = ModelReward(models["reward"], other, shared=kind == "ids")
     ids = [[7] * 80, [7] * 90]
     prompts = [LONG, "w3 w3 w3 " + LONG]
     answers = ["w4 w5", "w4 w5"]
@@ -51,7 +51,7 @@ def test_a_model_is_read_where_its_own_forward_reads(models, pad_id):
     model.config.pad_token_id = pad_id
     with torch.no_grad():
         alone = [model(input_ids=torch.tensor([row])).logits.item() for row in rows]
-    reward = ModelReward(model, eos_id=2, append_eos=False)
+    reward = ModelReward(model)
     ids = {"prompt_ids": [row[:1] for row in rows], "completion_ids": [row[1:] for row in rows]}
     assert reward(["?"] * 3, ["x"] * 3, **ids) == pytest.approx(alone, abs=1e-5)
 

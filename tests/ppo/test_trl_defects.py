@@ -378,9 +378,9 @@ def test_14_trl_finds_out_by_an_index_error(trl_make, models):
         trl_make(reward_model=models["reward"]).train()
 
 
-def test_14_every_answer_reaches_the_reward_model_with_eos(models):
+def test_14_every_answer_reaches_the_reward_model_with_eos(models, tokenizer):
     read = []
-    model = ModelReward(models["reward"], eos_id=2)
+    model = ModelReward(models["reward"], tokenizer, shared=True)
     model._read = lambda rows: (read.extend(rows), torch.zeros(len(rows)))[1]
     model(["a", "b"], ["x", "y"], prompt_ids=[[1, 4], [1, 5]], completion_ids=[[6, 2], [6, 7]])
     assert sorted(read) == [[1, 4, 6, 2], [1, 5, 6, 7, 2]]

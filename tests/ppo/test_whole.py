@@ -221,7 +221,7 @@ def test_a_reward_model_with_another_tokenizer_reads_text(make, models, tokenize
     other = copy.deepcopy(tokenizer)
     other.add_tokens(["extra"])
     models["reward"].resize_token_embeddings(len(other), mean_resizing=False)
-    from_ids = ModelReward(models["reward"], eos_id=2)
+    from_ids = ModelReward(models["reward"], tokenizer, shared=True)
     from_text = ModelReward(models["reward"], other)
     ids = {"prompt_ids": [[4, 5], [6]], "completion_ids": [[7, 2], [8, 9]]}
     texts = (["w0 w1", "w2"], [" w3", " w4 w5"])

@@ -7,6 +7,7 @@
     72
     </answer>
 
+Each function takes the names of the tags that it reads, and its `reward`.
 Source: the five functions of W. Brown's GRPO demo (2025). We depart from it on purpose: patterns match over several
 lines, an answer counts by its value and wherever it is marked, and text after `</answer>` is charged once.
 Full marks for a gold answer in this form: 2.0 + 0.5 + 0.5 + 0.5 + 0.5 = 4.0.
@@ -33,7 +34,6 @@ def correctness(
         column: the dataset column with the gold answer, bare or in GSM8K's own form ending `#### 72`; of several
             names parted by `|` the first that the rows have.
         tag: the XML tag that may hold the answer; `\boxed{}`, `####` and "the answer is" are read as well.
-        reward: for a right answer.
 
     Returns:
         `reward` or 0.0 a row; None where the gold is None.
@@ -51,11 +51,7 @@ def correctness(
 def integer(
     prompts: list[Text], completions: list[Text], *, tag: str = "answer", reward: float = 0.5, **columns: Any
 ) -> list[float]:
-    """Is the answer an integer and nothing else? Currency, sign and thousands separators are allowed.
-
-    Args:
-        tag: the XML tag that may hold the answer.
-        reward: for an integer, right or wrong.
+    """Is the answer an integer and nothing else, right or wrong? Currency, sign and thousands separators are allowed.
 
     >>> integer(["?"] * 3, ["<answer>1,234</answer>", "<answer>72 clips</answer>", "I do not know."])
     [0.5, 0.0, 0.0]
@@ -75,10 +71,6 @@ def strict_format(
     **columns: Any,
 ) -> list[float]:
     r"""Is the whole text the form above, each tag once and on a line of its own? The last line break may be missing.
-
-    Args:
-        reasoning_tag, tag: names of the two tags.
-        reward: for the exact form.
 
     >>> good = "<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n"
     >>> strict_format(["?"] * 2, [good, "Sure! " + good])
@@ -105,18 +97,13 @@ def soft_format(
 ) -> list[float]:
     """Do the two tagged parts follow each other, with only white space between them, anywhere in the text?
 
-    Args:
-        reasoning_tag, tag: names of the two tags.
-        reward: for the form.
-
     >>> soft_format(["?"] * 2, ["<reasoning>6 x 12</reasoning> <answer>72</answer> Done.", "<answer>72</answer>"])
     [0.5, 0.0]
     """
     scores = []
     for text in _whole(prompts, completions, reasoning_tag):
-        start = text.find(f"<{reasoning_tag}>")
-        middle = text.find(f"</{reasoning_tag}>", start) if start >= 0 else -1
-        rest = text[middle + len(reasoning_tag) + 3 :].lstrip() if middle >= 0 else ""
+        _, _, thought = text.partition(f"<{reasoning_tag}>")
+        rest = thought.partition(f"</{reasoning_tag}>")[2].lstrip()
         scores.append(reward * (rest.startswith(f"<{tag}>") and f"</{tag}>" in rest))
     return scores
 
@@ -132,9 +119,7 @@ def xml_count(
 ) -> list[float]:
     r"""A quarter of `reward` for each tag that occurs once and on its own line, less 0.001 a character after the end.
 
-    Args:
-        reasoning_tag, tag: names of the two tags.
-        reward: for all four tags. The score is at least 0, so a long tail costs at most what the tags earned.
+    The score is at least 0, so a long tail costs at most what the tags earned.
 
     >>> xml_count(["?"] * 2, ["<reasoning>\n48 + 24\n</reasoning>\n<answer>\n72\n</answer>\n", "<reasoning>\nHm"])
     [0.5, 0.125]
@@ -142,11 +127,9 @@ def xml_count(
     marks = (f"<{reasoning_tag}>\n", f"\n</{reasoning_tag}>\n", f"\n<{tag}>\n", f"\n</{tag}>")
     scores = []
     for text in _whole(prompts, completions, reasoning_tag):
-        score = reward / 4 * sum(text.count(mark) == 1 for mark in marks)
         _, closed, tail = text.rpartition(marks[3])
-        if closed:
-            score -= 0.001 * len(tail.strip())
-        scores.append(max(score, 0.0))
+        cost = 0.001 * len(tail.strip()) if closed else 0.0
+        scores.append(max(0.0, reward / 4 * sum(text.count(mark) == 1 for mark in marks) - cost))
     return scores
 
 

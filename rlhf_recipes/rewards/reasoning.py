@@ -4,67 +4,53 @@
 
 The chat template usually ends the prompt with the first tag, so a completion may lack it. Source: the reward functions
 of Unsloth's GRPO notebooks (Qwen3 4B, 2025); rewards and penalties are theirs, and each one is a kwarg here.
-Full marks for a gold answer in this form: 3.0 + 1.5 + 5.0 + 3.5 = 13.0.
+Full marks for a gold answer in this form: 3.0 + 1.5 + 5.0 + 3.5 = 13.0. Each function takes those of the four tags that
+it reads.
 """
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlhf_recipes.rewards.answers import gold_answer, gold_number
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
-from rlhf_recipes.rewards.numerals import Number, number_in
+from rlhf_recipes.rewards.numerals import number_in
 
-
-class Tags(NamedTuple):
-    """What surrounds the reasoning and the solution."""
-
-    reasoning_start: str = "<start_working_out>"
-    reasoning_end: str = "<end_working_out>"
-    solution_start: str = "<SOLUTION>"
-    solution_end: str = "</SOLUTION>"
+START, END = "<start_working_out>", "<end_working_out>"
+SOLUTION, SOLUTION_END = "<SOLUTION>", "</SOLUTION>"
 
 
 def exact_format(
     prompts: list[Text],
     completions: list[Text],
     *,
-    reasoning_start: str = Tags().reasoning_start,
-    reasoning_end: str = Tags().reasoning_end,
-    solution_start: str = Tags().solution_start,
-    solution_end: str = Tags().solution_end,
+    reasoning_start: str = START,
+    reasoning_end: str = END,
+    solution_start: str = SOLUTION,
+    solution_end: str = SOLUTION_END,
     reward: float = 3.0,
     **columns: Any,
 ) -> list[float]:
-    """Reasoning, then a solution that is not empty, then nothing: each tag once, in order.
-
-    Args:
-        reasoning_start, reasoning_end, solution_start, solution_end: the tags.
-        reward: for the exact form.
+    """Reasoning, then a solution that is not empty, then nothing: each tag once, in order. Scores `reward` or 0.
 
     >>> exact_format(["?"] * 2, ["6 x 12 <end_working_out> <SOLUTION>72</SOLUTION>", "<SOLUTION>72</SOLUTION>"])
     [3.0, 0.0]
     """
-    tags = Tags(reasoning_start, reasoning_end, solution_start, solution_end)
-    return [reward * _is_exact(text_of(completion), tags) for completion in completions]
+    tags = (reasoning_start, reasoning_end, solution_start, solution_end)
+    return [reward * (_solution(text_of(completion), *tags) is not None) for completion in completions]
 
 
 def approximate_format(
     prompts: list[Text],
     completions: list[Text],
     *,
-    reasoning_end: str = Tags().reasoning_end,
-    solution_start: str = Tags().solution_start,
-    solution_end: str = Tags().solution_end,
+    reasoning_end: str = END,
+    solution_start: str = SOLUTION,
+    solution_end: str = SOLUTION_END,
     reward: float = 0.5,
     penalty: float = -1.0,
     **columns: Any,
 ) -> list[float]:
-    """A step towards the form: a tag earns a reward if it occurs once, and costs a penalty otherwise.
-
-    Args:
-        reasoning_end, solution_start, solution_end: the tags counted (the first one is the prompt's).
-        reward: for a tag that occurs once.
-        penalty: for a tag that does not.
+    """A step towards the form: each of these tags earns `reward` if it occurs once, and `penalty` otherwise.
 
     >>> approximate_format(["?"] * 2, ["6 x 12 <end_working_out> <SOLUTION>72</SOLUTION>", "<SOLUTION>72"])
     [1.5, -1.5]
@@ -78,10 +64,10 @@ def check_answer(
     completions: list[Text],
     *,
     column: str = "final_answer|answer",
-    reasoning_start: str = Tags().reasoning_start,
-    reasoning_end: str = Tags().reasoning_end,
-    solution_start: str = Tags().solution_start,
-    solution_end: str = Tags().solution_end,
+    reasoning_start: str = START,
+    reasoning_end: str = END,
+    solution_start: str = SOLUTION,
+    solution_end: str = SOLUTION_END,
     exact: float = 5.0,
     stripped: float = 3.5,
     within_10: float = 2.0,
@@ -95,7 +81,6 @@ def check_answer(
 
     Args:
         column: the dataset column with the gold answer, bare or ending `#### 72`.
-        reasoning_start, reasoning_end, solution_start, solution_end: the tags.
         exact: the same characters. stripped: the same but for white space around it.
         within_10, within_20: a number off by at most 10 or 20 % of the gold one.
         wrong: any other number. not_a_number: words, where the gold is a number. no_answer: not the exact form.
@@ -108,12 +93,11 @@ def check_answer(
     >>> check_answer(["?"] * 7, texts + ["72"], answer=["72"] * 7)
     [5.0, 3.5, 2.0, 1.5, -2.5, -4.5, -2.0]
     """
-    tags = Tags(reasoning_start, reasoning_end, solution_start, solution_end)
 
     def mark(text: str, gold: str) -> float:
-        if not _is_exact(text, tags):
+        solution = _solution(text, reasoning_start, reasoning_end, solution_start, solution_end)
+        if solution is None:
             return no_answer
-        solution = text.partition(solution_start)[2].partition(solution_end)[0]
         if solution.strip() == gold:
             return exact if solution == gold else stripped
         number, target = number_in(solution), gold_number(gold)
@@ -134,8 +118,8 @@ def check_number(
     completions: list[Text],
     *,
     column: str = "final_answer|answer",
-    solution_start: str = Tags().solution_start,
-    solution_end: str = Tags().solution_end,
+    solution_start: str = SOLUTION,
+    solution_end: str = SOLUTION_END,
     reward: float = 3.5,
     wrong: float = -1.5,
     no_number: float = -2.5,
@@ -145,7 +129,6 @@ def check_number(
 
     Args:
         column: the dataset column with the gold answer.
-        solution_start, solution_end: the tags; the second may be missing.
         reward: the gold number. wrong: another one. no_number: none at all.
 
     Returns:
@@ -154,22 +137,23 @@ def check_number(
     >>> check_number(["?"] * 3, ["<SOLUTION>$1,072.00 in all</SOLUTION>", "<SOLUTION>72", "1072"], answer=["1,072"] * 3)
     [3.5, -1.5, -2.5]
     """
-
-    def mark(text: str, target: Number) -> float:
-        number = number_in(text.partition(solution_start)[2].partition(solution_end)[0])
-        return no_number if number is None else reward if number == target else wrong
-
-    targets = [None if gold is None else gold_number(gold) for gold in column_of(columns, column)]
-    return [
-        None if target is None else mark(text_of(completion), target)
-        for completion, target in zip(completions, targets, strict=True)
-    ]
+    scores: list[float | None] = []
+    for completion, gold in zip(completions, column_of(columns, column), strict=True):
+        number = number_in(text_of(completion).partition(solution_start)[2].partition(solution_end)[0])
+        target = None if gold is None else gold_number(gold)
+        mark = no_number if number is None else reward if number == target else wrong
+        scores.append(None if target is None else mark)
+    return scores
 
 
-def _is_exact(text: str, tags: Tags) -> bool:
-    text = text.strip().removeprefix(tags.reasoning_start)
-    reasoning, ended, rest = text.partition(tags.reasoning_end)
-    before, started, rest = rest.partition(tags.solution_start)
-    solution, closed, after = rest.partition(tags.solution_end)
-    whole = bool(ended and started and closed) and not after.strip() and bool(solution.strip())
-    return whole and not any(tag in part for tag in tags for part in (reasoning, before, solution))
+def _solution(text: str, *tags: str) -> str | None:
+    """What stands between the solution's tags; None where the text has not the exact form."""
+    parts = [text.strip().removeprefix(tags[0])]
+    for tag in tags[1:]:
+        before, marked, after = parts.pop().partition(tag)
+        if not marked:
+            return None
+        parts += [before, after]
+    *_, solution, after = parts
+    formed = solution.strip() and not after.strip() and not any(tag in part for tag in tags for part in parts)
+    return solution if formed else None

@@ -187,10 +187,9 @@ class Ensemble:
         min              min_m r_m                         worst-case optimization
         mean_minus_std   mean_m r_m - k std_m r_m          uncertainty-weighted, in score units
 
-    A policy that is optimized against one reward model finds answers that this model overrates. Models of other seeds
-    or data overrate other answers, so the low end of several is harder to game than any one of them. A reward model may
-    add any constant to all its scores: train the members with `trainer.center_rewards_coefficient` (or from the same
-    start and data), so that `min` compares like with like.
+    An answer that one model overrates is rated lower by models of other seeds or data. A reward model may add any
+    constant to all its scores: train the members with `trainer.center_rewards_coefficient` (or from the same start and
+    data), so that `min` compares like with like.
 
     Args:
         members: reward functions, each giving one number an answer; two at least.
@@ -258,9 +257,6 @@ def as_reward_functions(
         on_nonfinite: of PPO's settings, "stop" or "skip".
         messages: whether the prompts are lists of messages.
 
-    Returns:
-        A RewardFunctions; of one made here, NaN scores are treated as `on_nonfinite` says.
-
     Raises:
         UserError: no reward; another number of weights than rewards; a classifier that cannot read the rows.
     """
@@ -271,11 +267,15 @@ def as_reward_functions(
                 "set reward.functions.<name>.weight or reward.models.<name>.weight"
             )
         return reward_funcs
-    functions = reward_funcs if isinstance(reward_funcs, dict | list | tuple) else [reward_funcs]
+    functions, tokenizers = reward_funcs, reward_processing_classes
     if not isinstance(functions, dict):
+        functions = list(functions) if isinstance(functions, list | tuple) else [functions]
         names = [getattr(f, "__name__", type(f).__name__) for f in functions]
         names = [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
         functions = dict(zip(names, functions, strict=True))
+    if not isinstance(tokenizers, dict):
+        tokenizers = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(functions)
+        tokenizers = dict(zip(functions, tokenizers, strict=True))
     if not functions:
         raise UserError("PPO has no reward; give a reward model or a reward function")
     weights = [1.0] * len(functions) if weights is None else list(weights)
@@ -283,17 +283,12 @@ def as_reward_functions(
         raise UserError(
             f"trainer.reward_weights has {len(weights)} numbers for {len(functions)} rewards: {', '.join(functions)}"
         )
-    tokenizers = reward_processing_classes
-    if not isinstance(tokenizers, dict):
-        tokenizers = tokenizers if isinstance(tokenizers, list | tuple) else [tokenizers] * len(functions)
-        tokenizers = dict(zip(functions, tokenizers, strict=True))
     parts = {}
     for (name, function), weight in zip(functions.items(), weights, strict=True):
         if isinstance(function, nn.Module):
-            own = tokenizers.get(name)
-            shared = own is None or reads_alike(own, tokenizer)
+            own = tokenizers.get(name) or tokenizer
             function.to(device).requires_grad_(False)
-            function = ModelReward(function, tokenizer if shared else own, shared=shared, append_eos=append_eos)
+            function = ModelReward(function, own, shared=reads_alike(own, tokenizer), append_eos=append_eos)
         if isinstance(function, ModelReward):
             function.check(messages, tokenizer)
         parts[name] = Part(function, weight)
@@ -302,7 +297,8 @@ def as_reward_functions(
 
 def reads_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
     """Whether two tokenizers make the same tokens of a text and of messages."""
-    return one.get_vocab() == other.get_vocab() and one.chat_template == other.chat_template
+    same = one is other or one.get_vocab() == other.get_vocab()
+    return same and one.chat_template == other.chat_template
 
 
 def _plain(text) -> str:

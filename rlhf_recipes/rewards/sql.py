@@ -76,7 +76,7 @@ def execution(
     for i, gold in enumerate(golds):
         if gold is not None:
             place = _path(database, columns, i) if database else str(column_of(columns, context_column)[i])
-            groups.setdefault((place, str(gold).strip().rstrip("; \n")), []).append(i)
+            groups.setdefault((place, _bare(gold)), []).append(i)
     for (place, gold), members in groups.items():
         if database:
             tests = _test_on_file(place, gold, patient, skip_empty)
@@ -106,19 +106,16 @@ def exact_match(
     """The predicted query is the gold one. Case of names and keywords, white space and comments do not matter.
 
     Args:
-        column: the dataset column with the gold query.
-        tag: the XML tag that may hold the query.
+        column, tag: as for `execution`.
         reward: for the same query.
 
     >>> exact_match(["?"] * 2, ["select A from t", "select b from t"], sql=["SELECT a FROM t;"] * 2)
     [1.0, 0.0]
     """
-    scores: list[float | None] = []
-    for completion, gold in zip(completions, column_of(columns, column), strict=True):
-        query = query_in(text_of(completion), tag)
-        same = query is not None and gold is not None and same_query(query, str(gold).strip().rstrip("; "))
-        scores.append(None if gold is None else reward * same)
-    return scores
+    return [
+        None if gold is None else reward * same_query(query_in(text_of(completion), tag) or "", _bare(gold))
+        for completion, gold in zip(completions, column_of(columns, column), strict=True)
+    ]
 
 
 def parses(
@@ -134,8 +131,7 @@ def parses(
     """The completion holds one query that compiles against the tables and only reads. The query is not run.
 
     Args:
-        database, context_column: where the tables are, as for `execution`.
-        tag: the XML tag that may hold the query.
+        database, context_column, tag: as for `execution`.
         reward: for a query that compiles.
 
     >>> parses(["?"] * 2, ["SELECT a FROM t", "SELECT c FROM t"], context=["CREATE TABLE t (a TEXT)"] * 2)
@@ -164,6 +160,10 @@ def same_rows(rows: list[Row], blocks: list[Block]) -> bool:
         return False
     left = iter(map(_rounded, rows))
     return all(Counter(islice(left, size)) <= allowed for size, allowed in blocks)
+
+
+def _bare(gold: object) -> str:
+    return str(gold).strip().rstrip("; \n")
 
 
 def _rounded(row: Row) -> Row:

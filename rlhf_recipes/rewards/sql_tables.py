@@ -32,6 +32,7 @@ _COMPARED = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<"
 _MIRRORED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
 Value = int | float | str | None
+Columns = dict[str, list[Value]]
 Literal = tuple[Value, str]  # and how the column is compared with it
 
 
@@ -51,20 +52,26 @@ def made_up(tables: dict[str, Table], gold: str, seed: int, rows: int = 40, igno
     """
     draw = random.Random(f"{seed} {gold}")
     pools = _pools(tables, _read(gold, tables), rows, draw)
-    tree = parsed(gold) or exp.Select()
-    full = {table.name.lower() for table in tree.find_all(exp.Table)}
+    full = {table.name.lower() for table in (parsed(gold) or exp.Select()).find_all(exp.Table)}
     full |= {
         place.lower() for name, table in tables.items() if name.lower() in full for _, place, _ in table.references
     }
-    filled: dict[str, dict[str, list[Value]]] = {}
-    for name in _parents_first(tables):
+    filled: dict[str, Columns] = {}
+
+    def fill(name: str, children: tuple[str, ...] = ()) -> None:
+        """A table after those that it refers to, unless the references go in a circle."""
+        for _, place, _ in tables[name].references:
+            if place not in filled and place not in (name, *children):
+                fill(place, (name, *children))
         count = rows if name.lower() in full else rows // 4
-        filled[name] = _filled(name, tables[name], count, filled, pools, draw)
-    collate = " COLLATE NOCASE" if ignore_case else ""
+        filled.setdefault(name, _filled(name, tables[name], count, filled, pools, draw))
+
     made = []
     for name, table in tables.items():
+        fill(name)
         lines = _distinct(table, filled[name])
         draw.shuffle(lines)
+        collate = " COLLATE NOCASE" if ignore_case else ""
         made.append((name, [(column, kind + collate) for column, kind in table.columns.items()], lines))
     return Database(tables=tuple(made))
 
@@ -73,12 +80,12 @@ def _filled(
     name: str,
     table: Table,
     count: int,
-    filled: dict[str, dict[str, list[Value]]],
+    filled: dict[str, Columns],
     pools: dict[tuple[str, str], "_Pool"],
     draw: random.Random,
-) -> dict[str, list[Value]]:
-    """The columns of one table; those that it refers to are filled already, unless the references go in a circle."""
-    columns: dict[str, list[Value]] = {}
+) -> Columns:
+    """The columns of one table, `count` values each, or fewer where one refers to each row of a table once."""
+    columns: Columns = {}
     unique = {key[0] for key in table.keys if len(key) == 1}
     referring = {column for own, place, _ in table.references if place in filled for column in own}
     for column in sorted(unique - referring):
@@ -86,7 +93,7 @@ def _filled(
     places: list[str] = []
     for own, place, theirs in table.references:
         source = columns if place == name else filled.get(place, {})
-        if not any(column in columns for column in own) and all(column in source for column in theirs):
+        if source.keys() >= set(theirs) and not columns.keys() & set(own):
             picked = _picked(len(source[theirs[0]]), count, bool(unique & set(own)), places.count(place), draw)
             places.append(place)
             for column, their in zip(own, theirs, strict=True):
@@ -114,13 +121,13 @@ def _picked(parents: int, count: int, once: bool, turn: int, draw: random.Random
     if once:
         return first + [i for i in order if i not in first][: max(0, some - len(first))]
     favour = draw.choice([0.0, 0.4])  # of the first rows, which meet the query's conditions
-    more = range(count - len(first))
     return first + [
-        draw.choice(first) if draw.random() < favour else order[int(some * draw.random() ** 2)] for _ in more
+        draw.choice(first) if draw.random() < favour else order[int(some * draw.random() ** 2)]
+        for _ in range(count - len(first))
     ]
 
 
-def _distinct(table: Table, columns: dict[str, list[Value]]) -> list[list[Value]]:
+def _distinct(table: Table, columns: Columns) -> list[list[Value]]:
     """The rows, without those whose key an earlier row has."""
     lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
     for key in table.keys:
@@ -129,20 +136,6 @@ def _distinct(table: Table, columns: dict[str, list[Value]]) -> list[list[Value]
             first.setdefault(tuple(line[column] for column in key), line)
         lines = list(first.values())
     return [list(line.values()) for line in lines]
-
-
-def _parents_first(tables: dict[str, Table]) -> list[str]:
-    order: dict[str, None] = {}
-
-    def visit(name: str, children: tuple[str, ...]) -> None:
-        for _, place, _ in tables[name].references:
-            if place not in order and place not in children:
-                visit(place, (*children, name))
-        order.setdefault(name)
-
-    for name in tables:
-        visit(name, (name,))
-    return list(order)
 
 
 @dataclass

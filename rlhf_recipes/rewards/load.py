@@ -9,14 +9,13 @@ import importlib.util
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import UserError, suggest
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -52,7 +51,7 @@ def load_function(spec: Mapping[str, Any] | str) -> RewardFunction:
     place, _, name = path.rpartition(":")
     module = _file(place) if place.endswith(".py") else _module(place)
     function = _member(module, place, name)
-    return _bind(function, path, _plain(spec.get("kwargs") or {}))
+    return _bind(function, path, dict(spec.get("kwargs") or {}))
 
 
 def settled(scores: Any) -> Any:
@@ -85,8 +84,8 @@ def extra(package: str) -> ModuleType:
 def _file(place: str) -> ModuleType:
     file = Path(place).expanduser().resolve()
     if not file.is_file():
-        near = get_close_matches(file.name, [f.name for f in file.parent.glob("*.py")], n=1)
-        raise UserError(f"no reward file {place} (looked for {file}).{_hint(near)}")
+        beside = [f.name for f in file.parent.glob("*.py")]
+        raise UserError(f"no reward file {place} (looked for {file}){suggest(file.name, beside)}")
     name = f"_reward_{file.stem}_{abs(hash(file)):x}"
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
@@ -103,31 +102,28 @@ def _module(place: str) -> ModuleType:
     try:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
-        if error.name is None or not (place == error.name or place.startswith(error.name + ".")):
+        missing = error.name or ""
+        if place != missing and not place.startswith(missing + "."):
             how = f" {_EXTRA}" if place.startswith("rlhf_recipes.") else ""
             raise UserError(
-                f"reward module {place} needs the package {error.name}, which is not installed.{how}"
+                f"reward module {place} needs the package {missing}, which is not installed.{how}"
             ) from error
         parent, _, leaf = place.rpartition(".")
+        folders = getattr(sys.modules.get(parent), "__path__", [])
+        beside = [f.stem for folder in folders for f in Path(folder).glob("*.py")]
         raise UserError(
-            f"no reward module {place}.{_hint(get_close_matches(leaf, _siblings(parent), n=1))} "
+            f"no reward module {place}{suggest(leaf, beside) if beside else '.'} "
             "For a file of your own write its path with .py, as in ./my_reward.py:score."
         ) from error
     except Exception as error:
         raise UserError(f"reward module {place} fails when imported: {_first_line(error)}") from error
 
 
-def _siblings(parent: str) -> list[str]:
-    package = sys.modules.get(parent)
-    return [f.stem for folder in getattr(package, "__path__", []) for f in Path(folder).glob("*.py")]
-
-
 def _member(module: ModuleType, place: str, name: str) -> Callable:
     function = getattr(module, name, None)
     if function is None:
         names = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        have = f" It has: {', '.join(names)}." if names else ""
-        raise UserError(f"{place} has no function {name}.{_hint(get_close_matches(name, names, n=1))}{have}")
+        raise UserError(f"{place} has no function {name}{suggest(name, names)}")
     if not callable(function) or inspect.isclass(function):
         kind = "a class" if inspect.isclass(function) else f"of type {type(function).__name__}"
         raise UserError(f"{place}:{name} is {kind}; a reward is a function f(prompts, completions, **columns).")
@@ -135,46 +131,28 @@ def _member(module: ModuleType, place: str, name: str) -> Callable:
 
 
 def _bind(function: Callable, path: str, kwargs: dict[str, Any]) -> RewardFunction:
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    }
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
-    batch = ("prompts", "completions")
+    every = inspect.signature(function).parameters.values()
+    parameters = {p.name: p for p in every if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in every)
+    batch = {"prompts", "completions"}
     for name in kwargs:
-        if name not in parameters or name in batch:
-            can = [p for p in parameters if p not in batch]
-            have = f" It takes: {', '.join(can)}." if can else " It takes none."
-            raise UserError(f"{path} has no keyword {name}.{_hint(get_close_matches(name, can, n=1))}{have}")
+        if name not in parameters.keys() - batch:
+            raise UserError(f"{path} has no keyword {name}{suggest(name, parameters.keys() - batch)}")
     settings = {n for n, p in parameters.items() if p.default is not p.empty and p.default is not None} | set(kwargs)
-    required = {n for n, p in parameters.items() if p.default is p.empty} - set(kwargs) - set(batch)
+    required = {n for n, p in parameters.items() if p.default is p.empty} - set(kwargs) - batch
 
     @wraps(function)
     def reward(prompts: list, completions: list, **columns: Any) -> list[float | None]:
+        columns |= {"prompts": prompts, "completions": completions}
         given = {n: v for n, v in columns.items() if n not in settings and (takes_all or n in parameters)}
         if missing := sorted(required - given.keys()):
-            have = ", ".join(sorted(n for n, v in columns.items() if isinstance(v, list))) or "none"
+            have = ", ".join(sorted(n for n, v in columns.items() if isinstance(v, list) and n not in batch)) or "none"
             raise UserError(
                 f"{path} needs the column '{missing[0]}'; the rows have, beside prompt and completion: {have}."
             )
-        for name, value in zip(batch, (prompts, completions), strict=True):
-            if takes_all or name in parameters:
-                given[name] = value
         return settled(function(**given, **kwargs))
 
     return reward
-
-
-def _plain(value: Any) -> Any:
-    """Dictionaries and lists of a config library as Python's own."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def _hint(near: list[str]) -> str:
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _first_line(error: Exception) -> str:

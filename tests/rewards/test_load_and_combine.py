@@ -125,14 +125,14 @@ def test_a_setting_is_never_taken_from_the_dataset(mine):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("{dir}/my_rewards.py:score", "Did you mean my_reward.py"),
-        ("{dir}/my_reward.py:scor", "Did you mean score"),
+        ("{dir}/my_rewards.py:score", "did you mean my_reward.py"),
+        ("{dir}/my_reward.py:scor", "did you mean score"),
         ("{dir}/my_reward.py:Thing", "is a class"),
         ("{dir}/my_reward.py:number", "of type int"),
         ("{dir}/my_reward.py", "does not name a function"),
         ("{dir}/broken.py:score", "SyntaxError"),
-        ("rlhf_recipes.rewards.gsm9k:integer", "Did you mean gsm8k"),
-        ("rlhf_recipes.rewards.gsm8k:correctnes", "Did you mean correctness"),
+        ("rlhf_recipes.rewards.gsm9k:integer", "did you mean gsm8k"),
+        ("rlhf_recipes.rewards.gsm8k:correctnes", "did you mean correctness"),
         ("no_such_package_at_all:score", "no reward module"),
         ("", "does not name a function"),
     ],
@@ -160,7 +160,7 @@ def test_a_missing_package_of_ours_names_the_extra(monkeypatch):
 
 
 def test_kwargs_that_the_function_does_not_take(mine):
-    with pytest.raises(UserError, match=r"no keyword scal.*Did you mean scale.*answer, scale"):
+    with pytest.raises(UserError, match=r"no keyword scal; did you mean scale"):
         load_function(mine("score", kwargs={"scal": 2}))
     with pytest.raises(UserError, match="no keyword prompts"):
         load_function(mine("score", kwargs={"prompts": []}))

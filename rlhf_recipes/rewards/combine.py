@@ -116,7 +116,8 @@ class RewardFunctions:
             scores = _call(function, prompts, completions, columns)
         except Exception as error:
             own = isinstance(error, UserError)
-            message = f"reward '{name}': {_line(str(error) if own else f'raised {type(error).__name__}: {error}')}"
+            what = str(error) if own else f"raised {type(error).__name__}: {error}"
+            message = f"reward '{name}': {' '.join(what.split())}"
             if own and not isinstance(error, RowError):
                 raise UserError(message) from error
             sample = _failing_sample(function, prompts, completions, columns)
@@ -129,10 +130,9 @@ class RewardFunctions:
             scores = scores.tolist()
         if not isinstance(scores, list | tuple) or len(scores) != len(completions):
             returned = f"{len(scores)} scores" if isinstance(scores, list | tuple) else type(scores).__name__
-            first = _show(0, prompts, completions) if completions else "no samples"
             raise UserError(
                 f"reward '{name}' returned {returned} for {len(completions)} completions; it must return a list with "
-                f"one float or None for each [the batch begins with {first}]"
+                "one float or None for each"
             )
         return [self._checked(name, score, i, prompts, completions) for i, score in enumerate(scores)]
 
@@ -144,10 +144,9 @@ class RewardFunctions:
     def trl_functions(self) -> tuple[list[Callable[..., list[float | None]]], list[float]]:
         """`reward_funcs` and `reward_weights` for TRL's GRPOTrainer and RLOOTrainer, one logged metric for each.
 
-        Without a gate TRL gets each function with its weight, and sums (or normalises) them itself. TRL cannot compute
-        a gate: then the first function, `combined`, has weight 1 and returns our sum, and the others have weight 0 and
-        only report their scores. A None passes through to TRL, which leaves it out of the row's sum. Without a gate our
-        GRPOTrainer leaves a row that is not scored out of its group's baseline, since TRL counts the metrics in.
+        Without a gate TRL gets each function with its weight, and sums (or normalises) them itself but for None. TRL
+        cannot compute a gate: then the first function, `combined`, has weight 1 and returns our sum, and the others
+        have weight 0 and only report their scores.
 
         Raises:
             UserError: there is no function.
@@ -162,10 +161,6 @@ class RewardFunctions:
             raise UserError(
                 "there is no reward: choose one, for example reward=gsm8k, or add reward.functions.mine.path=..."
             )
-        if not any(part.gate for part in self.parts.values()):
-            own = {name: self._one(name) for name in self.parts}
-            return _named(own), [part.weight for part in self.parts.values()]
-
         last: dict[str, Any] = {"completions": None}
 
         def combined(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
@@ -174,12 +169,21 @@ class RewardFunctions:
                 last["completions"] = completions
             return last["scores"]
 
-        def report(name: str) -> Callable[..., list[float | None]]:
-            return lambda prompts, completions, **columns: (
-                combined(prompts, completions, **columns) and last["by_name"][name]
-            )
+        def alone(name: str) -> RewardFunction:
+            def function(prompts: list[Text], completions: list[Text], **columns: Any) -> list[float | None]:
+                if not gated:
+                    return self.score_by(name, prompts, completions, columns)
+                combined(prompts, completions, **columns)
+                return last["by_name"][name]
 
-        return [combined, *_named({name: report(name) for name in self.parts})], [1.0] + [0.0] * len(self.parts)
+            function.__name__ = name  # under which TRL logs it
+            return function
+
+        gated = any(part.gate for part in self.parts.values())
+        functions = list(map(alone, self.parts))
+        if not gated:
+            return functions, [part.weight for part in self.parts.values()]
+        return [combined, *functions], [1.0] + [0.0] * len(functions)
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the functions that have one (running statistics, say), by name, for a checkpoint."""
@@ -199,9 +203,6 @@ class RewardFunctions:
         if not closed and not any(part.weight for part, _ in counting):
             return None
         return sum((part.weight * score for part, score in counting if part.gate or not closed), 0.0)
-
-    def _one(self, name: str) -> RewardFunction:
-        return lambda prompts, completions, **columns: self.score_by(name, prompts, completions, columns)
 
     def _checked(self, name: str, score: Any, i: int, prompts: list, completions: list) -> float | None:
         if score is None:
@@ -237,14 +238,13 @@ def _part(name: str, given: RewardFunction | Part | Mapping[str, Any]) -> Part:
         function = load_function(given)
     except UserError as error:
         raise UserError(f"reward.functions.{name}: {error}") from error
-    weight, clip, gate = given.get("weight"), given.get("clip"), given.get("gate")
+    weight, clip, gate = (given.get(key) for key in ("weight", "clip", "gate"))
     if clip is not None:
         if isinstance(clip, str) or not isinstance(clip, Iterable) or len(ends := list(clip)) != 2:
             raise UserError(f"reward.functions.{name}.clip is {clip!r}; give [lowest, highest], or null.")
-        low, high = (_number(name, "clip", end) for end in ends)
+        clip = low, high = tuple(_number(name, "clip", end) for end in ends)
         if low >= high:
             raise UserError(f"reward.functions.{name}.clip is [{low}, {high}]; the lowest must be below the highest.")
-        clip = (low, high)
     if gate not in (None, True, False):
         raise UserError(f"reward.functions.{name}.gate is {gate!r}; give true or false.")
     return Part(function, 1.0 if weight is None else _number(name, "weight", weight), clip, bool(gate))
@@ -254,13 +254,6 @@ def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"the {key} of reward '{name}' is {value!r}; give a finite number.")
     return float(value)
-
-
-def _named(functions: Mapping[str, RewardFunction]) -> list[RewardFunction]:
-    """The functions with their names as `__name__`, under which TRL logs them."""
-    for name, function in functions.items():
-        function.__name__ = name
-    return list(functions.values())
 
 
 def _call(function: RewardFunction, prompts: list, completions: list, columns: Mapping[str, Any]) -> Any:
@@ -293,7 +286,3 @@ def _show(i: int, prompts: list[Text], completions: list[Text]) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:60] + " ... " + text[-15:])
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

@@ -11,19 +11,7 @@ from rlhf_recipes.errors import RowError, UserError
 from rlhf_recipes.rewards.load import extra
 from rlhf_recipes.rewards.messages import Text, column_of, text_of
 
-_SCRIPTS = (
-    "latin",
-    "cyrillic",
-    "greek",
-    "arabic",
-    "hebrew",
-    "devanagari",
-    "thai",
-    "hangul",
-    "hiragana",
-    "katakana",
-    "cjk",
-)
+_SCRIPTS = "latin, cyrillic, greek, arabic, hebrew, devanagari, thai, hangul, hiragana, katakana, cjk"
 _SURE = 0.3  # probability among py3langid's 140 languages; "Ok!" has 0.03, ten words of prose more than 0.9
 _UNITS = ("words", "characters", "tokens")
 # kana, Han and their marks: Chinese and Japanese put no spaces between words (Korean does)
@@ -50,19 +38,12 @@ def length(
 
 
 def length_target(
-    prompts: list[Text],
-    completions: list[Text],
-    *,
-    target: float,
-    width: float,
-    unit: str = "words",
-    **columns: Any,
+    prompts: list[Text], completions: list[Text], *, target: float, width: float, unit: str = "words", **columns: Any
 ) -> list[float]:
     """1 at the target length, falling evenly to 0 at `width` away from it on either side.
 
     Args:
-        target: the desired length, in units.
-        width: the distance from it at which the score is 0, in units.
+        target, width: in units.
         unit: words, characters or tokens.
 
     >>> length_target(["?"] * 3, ["a b c d", "a b", ""], target=4, width=4)
@@ -93,16 +74,13 @@ def repetition(prompts: list[Text], completions: list[Text], *, n: int = 3, **co
 
 
 def script(prompts: list[Text], completions: list[Text], *, script: str, **columns: Any) -> list[float | None]:
-    """The share of letters in one script; None for a text without letters.
-
-    Args:
-        script: latin, cyrillic, greek, arabic, hebrew, devanagari, thai, hangul, hiragana, katakana or cjk.
+    """The share of letters in one script (`_SCRIPTS`); None for a text without letters.
 
     >>> script(["?"] * 2, ["Straße", "да da"], script="latin")
     [1.0, 0.5]
     """
-    if script not in _SCRIPTS:
-        raise UserError(f"kwargs.script is {script!r}; choose one of {', '.join(_SCRIPTS)}.")
+    if script not in _SCRIPTS.split(", "):
+        raise UserError(f"kwargs.script is {script!r}; choose one of {_SCRIPTS}.")
     letters = [list(filter(None, map(_script_of, filter(str.isalpha, text_of(c))))) for c in completions]
     return [scripts.count(script) / len(scripts) if scripts else None for scripts in letters]
 
@@ -110,7 +88,7 @@ def script(prompts: list[Text], completions: list[Text], *, script: str, **colum
 def language(prompts: list[Text], completions: list[Text], *, language: str, **columns: Any) -> list[float | None]:
     """Is the text in one language? By py3langid, whose model comes with the package.
 
-    It detects answers in another language than requested. A mixed text counts as its most frequent language.
+    A mixed text counts as its most frequent language.
 
     Args:
         language: an ISO 639-1 code, as en, de or zh.
@@ -163,17 +141,16 @@ def keywords(
     """
     own = column_of(columns, column) if column else [()] * len(completions)
     flags = re.IGNORECASE if ignore_case else 0
-    scores: list[float | None] = []
-    for completion, more in zip(completions, own, strict=True):
-        if more is None:
-            scores.append(None)
-            continue
-        text, wanted = text_of(completion), [*_listed(required), *_listed(more)]
+
+    def mark(text: str, wanted: list[str]) -> float:
         if any(_has(text, word, flags) for word in _listed(forbidden)):
-            scores.append(0.0)
-        else:
-            scores.append(sum(_has(text, word, flags) for word in wanted) / len(wanted) if wanted else 1.0)
-    return scores
+            return 0.0
+        return sum(_has(text, word, flags) for word in wanted) / len(wanted) if wanted else 1.0
+
+    return [
+        None if more is None else mark(text_of(completion), [*_listed(required), *_listed(more)])
+        for completion, more in zip(completions, own, strict=True)
+    ]
 
 
 def pattern(
@@ -190,7 +167,6 @@ def pattern(
     Args:
         regex: Python's syntax; `.` matches line breaks too.
         whole: match all of the text, not a part of it.
-        reward: for a match.
 
     Raises:
         UserError: the expression does not compile.
@@ -232,17 +208,13 @@ def json_schema(
     [1.0, 0.0]
     """
     schemas = column_of(columns, column) if column else [schema] * len(completions)
-    scores: list[float | None] = []
-    for completion, wanted in zip(completions, schemas, strict=True):
-        if wanted is None:
-            scores.append(None)
-            continue
-        try:
-            is_valid = _validator(wanted if isinstance(wanted, str) else json.dumps(wanted))
-            scores.append(_mark(text_of(completion), is_valid, valid, parses))
-        except _SchemaError as error:
-            raise (RowError if column else UserError)(str(error)) from error
-    return scores
+    try:
+        return [
+            None if wanted is None else _mark(text_of(completion), wanted, valid, parses)
+            for completion, wanted in zip(completions, schemas, strict=True)
+        ]
+    except RowError as error:
+        raise error if column else UserError(str(error)) from error
 
 
 def _lengths(completions: list[Text], unit: str, columns: dict[str, Any]) -> list[int]:
@@ -283,34 +255,32 @@ def _has(text: str, word: str, flags: int) -> bool:
     return re.search(before + re.escape(word) + after, text, flags) is not None
 
 
-def _mark(text: str, is_valid: Callable[[Any], bool], valid: float, parses: float) -> float:
+def _mark(text: str, schema: Any, valid: float, parses: float) -> float:
+    is_valid = _validator(schema if isinstance(schema, str) else json.dumps(schema))
+    text = text.rpartition("</think>")[2]
+    fences = _FENCE.findall(text)
     try:
-        return valid if is_valid(json.loads(_json_part(text), parse_constant=_reject)) else parses
+        document = json.loads(fences[-1] if fences else text, parse_constant=_reject)
+        return valid if is_valid(document) else parses
     except (ValueError, RecursionError):  # hostile nesting overflows the parser's stack
         return 0.0
-
-
-def _json_part(text: str) -> str:
-    if "</think>" in text:
-        text = text.rpartition("</think>")[2]
-    fences = _FENCE.findall(text)
-    return fences[-1] if fences else text
 
 
 def _reject(constant: str) -> float:
     raise ValueError(f"{constant} is not JSON")
 
 
-class _SchemaError(Exception):
-    """Something that is not a JSON schema: one row's, or that of all rows."""
-
-
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Callable[[Any], bool]:
+    """Whether a document follows the schema.
+
+    Raises:
+        RowError: it is not a JSON schema.
+    """
     try:
         wanted = json.loads(schema)
     except ValueError as error:
-        raise _SchemaError(f"the JSON schema {schema[:60]!r} is not JSON: {error}.") from error
+        raise RowError(f"the JSON schema {schema[:60]!r} is not JSON: {error}.") from error
     if wanted is True:
         return lambda document: True
     jsonschema, unresolvable = extra("jsonschema"), extra("referencing.exceptions").Unresolvable
@@ -318,12 +288,12 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     try:
         kind.check_schema(wanted)
     except jsonschema.SchemaError as error:
-        raise _SchemaError(f"not a valid JSON schema: {error.message}") from error
+        raise RowError(f"not a valid JSON schema: {error.message}") from error
 
     def is_valid(document: Any) -> bool:
         try:
             return kind(wanted).is_valid(document)
         except unresolvable as error:
-            raise _SchemaError(f"the JSON schema has a $ref to {error.ref!r}, which it does not define.") from error
+            raise RowError(f"the JSON schema has a $ref to {error.ref!r}, which it does not define.") from error
 
     return is_valid

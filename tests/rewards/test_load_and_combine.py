@@ -123,7 +123,7 @@ def test_a_setting_is_never_taken_from_the_dataset(mine):
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("{dir}/my_rewards.py:score", "did you mean my_reward.py"),
         ("{dir}/my_reward.py:scor", "did you mean score"),
@@ -137,10 +137,10 @@ def test_a_setting_is_never_taken_from_the_dataset(mine):
         ("", "does not name a function"),
     ],
 )
-def test_what_cannot_be_loaded(mine, tmp_path, path, said):
+def test_what_cannot_be_loaded(mine, tmp_path, path, message):
     mine("score")
     (tmp_path / "broken.py").write_text("def score(:", encoding="utf-8")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_function({"path": path.format(dir=tmp_path)})
     assert "\n" not in str(caught.value)
 
@@ -227,7 +227,7 @@ def test_tensors_and_numpy_numbers_are_numbers():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("breaks", r"reward 'f': raised KeyError: 'no such thing' \[sample 2: prompt 'p2', completion 'bad'\]"),
         ("nan", r"reward 'f' returned nan.*\[sample 2: prompt 'p2', completion 'bad'\]"),
@@ -237,21 +237,21 @@ def test_tensors_and_numpy_numbers_are_numbers():
         ("nothing", r"reward 'f' returned NoneType for 4 completions"),
     ],
 )
-def test_errors_name_the_function_and_the_sample(mine, name, said):
+def test_errors_name_the_function_and_the_sample(mine, name, message):
     rewards = RewardFunctions({"good": mine("length"), "f": mine(name)})
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         rewards(["p0", "p1", "p2", "p3"], ["a", "b", "bad", "c"], {"answer": ["x"] * 4})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("fails", "said", "most"),
+    ("fails", "message", "most"),
     [
         (lambda batch: "bad" in batch, r"sample 41: .*'bad'", 2 + 2 * 6),
         (lambda batch: len(batch) == 64, "on 64 samples together, not on one alone", 3),
     ],
 )
-def test_the_sample_to_blame_is_found_in_few_calls(fails, said, most):
+def test_the_sample_to_blame_is_found_in_few_calls(fails, message, most):
     calls = []
 
     def scorer(prompts, completions, number):
@@ -263,7 +263,7 @@ def test_the_sample_to_blame_is_found_in_few_calls(fails, said, most):
 
     completions = ["x"] * 64
     completions[41] = "bad"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         RewardFunctions({"f": scorer})(["?"] * 64, completions, {"number": list(range(64))})
     assert len(calls) <= most
 
@@ -287,7 +287,7 @@ def test_a_long_sample_is_shortened(mine):
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ({"weight": "high"}, "weight of reward 'f' is 'high'"),
         ({"weight": math.nan}, "weight of reward 'f' is nan"),
@@ -299,8 +299,8 @@ def test_a_long_sample_is_shortened(mine):
         ({"kwargs": {"x": 1}}, "reward.functions.f: .*no keyword x"),
     ],
 )
-def test_a_spec_that_makes_no_sense(mine, spec, said):
-    with pytest.raises(UserError, match=said):
+def test_a_spec_that_makes_no_sense(mine, spec, message):
+    with pytest.raises(UserError, match=message):
         RewardFunctions({"f": mine("length", **spec)})
 
 

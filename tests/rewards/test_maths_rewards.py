@@ -107,7 +107,7 @@ def test_a_gold_that_begins_with_a_number_is_a_name_where_its_words_have_capital
 
 
 def test_a_gold_of_zero_has_no_ten_percent():
-    answers = [WORKED.replace(">72<", f">{said}<") for said in ("0.0", "0.01")]
+    answers = [WORKED.replace(">72<", f">{solution}<") for solution in ("0.0", "0.01")]
     assert reasoning.check_answer(["?"] * 2, answers, answer=["0"] * 2) == [2.0, -2.5]
 
 

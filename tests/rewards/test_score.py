@@ -134,7 +134,7 @@ def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('{"prompt": "?"}', "line 1 has no completion"),
         ('{"prompt": "?", "completion": "x"}\n{"prompt": ', "line 2 is not JSON"),
@@ -143,9 +143,9 @@ def test_a_function_that_fails_on_every_row_by_itself_is_an_error(answers, tmp_p
         ("", "is empty"),
     ],
 )
-def test_a_file_that_cannot_be_scored(content, said, tmp_path):
+def test_a_file_that_cannot_be_scored(content, message, tmp_path):
     (tmp_path / "a.jsonl").write_text(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         score_file(RewardFunctions(FUNCTIONS), tmp_path / "a.jsonl", tmp_path / "s.jsonl")
     assert not (tmp_path / "s.jsonl").exists()
 

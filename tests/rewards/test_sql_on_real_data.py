@@ -178,8 +178,8 @@ def test_made_up_rows_pass_equivalent_queries_and_refuse_wrong_ones(folder):
     assert len(right) > 400 and len(wrong) > 900
 
     def passed(pairs):
-        golds, said = zip(*pairs, strict=True)
-        scores = sql.execution(list(said), list(said), sql=list(golds), context=[context] * len(said))
+        golds, predicted = zip(*pairs, strict=True)
+        scores = sql.execution(list(predicted), list(predicted), sql=list(golds), context=[context] * len(predicted))
         return scores.count(1.0) / (len(scores) - scores.count(None))
 
     assert 1 - passed(right) <= 0.009

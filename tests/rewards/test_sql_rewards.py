@@ -30,15 +30,15 @@ def cities(tmp_path):
     return file
 
 
-def on(file, said, gold, **kwargs):
-    return sql.execution(["?"], [said], database=str(file), sql=[gold], **kwargs)[0]
+def on(file, query, gold, **kwargs):
+    return sql.execution(["?"], [query], database=str(file), sql=[gold], **kwargs)[0]
 
 
 FRANCE = "SELECT name FROM city WHERE country = 'France'"
 
 
 @pytest.mark.parametrize(
-    ("said", "score"),
+    ("query", "score"),
     [
         (FRANCE, 1.0),
         (FRANCE.lower().replace("france", "France") + " ;", 1.0),
@@ -80,8 +80,8 @@ FRANCE = "SELECT name FROM city WHERE country = 'France'"
         (FRANCE + "; " + FRANCE, 0.0),
     ],
 )
-def test_execution_on_a_file(cities, said, score):
-    assert on(cities, said, FRANCE) == score
+def test_execution_on_a_file(cities, query, score):
+    assert on(cities, query, FRANCE) == score
 
 
 def test_order_counts_where_the_gold_query_asks_for_it(cities):
@@ -120,8 +120,8 @@ def test_the_order_among_ties_was_not_asked_for(tmp_path, gold, right, wrong):
     connection.close()
 
     def scores(words):
-        said = ["VALUES " + ", ".join(f"('{letter}')" for letter in word) for word in words.split()]
-        return set(sql.execution(said, said, database=str(file), sql=[gold] * len(said)))
+        query = ["VALUES " + ", ".join(f"('{letter}')" for letter in word) for word in words.split()]
+        return set(sql.execution(query, query, database=str(file), sql=[gold] * len(query)))
 
     assert on(file, gold, gold) == 1.0
     assert (scores(right), scores(wrong)) == ({1.0}, {0.0})
@@ -160,12 +160,12 @@ def test_max_rows(cities):
 
 def test_the_file_may_depend_on_the_row(cities):
     pattern = str(cities.parent / "{db}.sqlite")
-    said = ["SELECT 1 FROM city LIMIT 1"] * 2
-    assert sql.execution(["?"] * 2, said, database=pattern, sql=said, db=["cities"] * 2) == [1.0, 1.0]
+    query = ["SELECT 1 FROM city LIMIT 1"] * 2
+    assert sql.execution(["?"] * 2, query, database=pattern, sql=query, db=["cities"] * 2) == [1.0, 1.0]
     with pytest.raises(UserError, match="no SQLite file"):
-        sql.execution(["?"] * 2, said, database=pattern, sql=said, db=["cities", "none"])
+        sql.execution(["?"] * 2, query, database=pattern, sql=query, db=["cities", "none"])
     with pytest.raises(UserError, match="no column 'db'"):
-        sql.execution(["?"] * 2, said, database=pattern, sql=said)
+        sql.execution(["?"] * 2, query, database=pattern, sql=query)
 
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
@@ -299,8 +299,8 @@ def test_a_system_without_such_a_limit_runs_all_the_same(lacks, monkeypatch, cap
     assert capsys.readouterr().err.count("not allowed") == (lacks == "limit")
 
 
-def in_context(said, gold, context=CONTEXT, **kwargs):
-    return sql.execution(["?"], [said], sql=[gold], context=[context], **kwargs)[0]
+def in_context(query, gold, context=CONTEXT, **kwargs):
+    return sql.execution(["?"], [query], sql=[gold], context=[context], **kwargs)[0]
 
 
 TWO = """CREATE TABLE `singer` (`id` int(11) NOT NULL PRIMARY KEY, name VARCHAR(20), age INT DEFAULT 0);
@@ -309,7 +309,7 @@ JOIN = "SELECT s.name FROM singer s JOIN song g ON s.id = g.singer_id WHERE g.ti
 
 
 @pytest.mark.parametrize(
-    ("said", "gold", "context", "score"),
+    ("query", "gold", "context", "score"),
     [
         (FRANCE, FRANCE, CONTEXT, 1.0),
         ("SELECT name FROM city WHERE country LIKE 'France'", FRANCE, CONTEXT, 1.0),
@@ -338,8 +338,8 @@ JOIN = "SELECT s.name FROM singer s JOIN song g ON s.id = g.singer_id WHERE g.ti
         ("SELECT title FROM song", "SELECT title FROM nowhere", TWO, None),
     ],
 )
-def test_made_up_rows_tell_right_from_wrong(said, gold, context, score):
-    assert in_context(said, gold, context) == score
+def test_made_up_rows_tell_right_from_wrong(query, gold, context, score):
+    assert in_context(query, gold, context) == score
 
 
 BARE = """CREATE TABLE singer (id INT, name TEXT, age INT);
@@ -369,8 +369,8 @@ ALBUM = "SELECT title FROM song WHERE album IS NULL"
     ],
 )
 def test_made_up_rows_tell_joins_and_nulls_apart(context, gold, right, wrong):
-    said = [gold, *right, *wrong]
-    scores = sql.execution(said, said, sql=[gold] * len(said), context=[context] * len(said))
+    query = [gold, *right, *wrong]
+    scores = sql.execution(query, query, sql=[gold] * len(query), context=[context] * len(query))
     assert scores == [1.0] * (1 + len(right)) + [0.0] * len(wrong)
 
 
@@ -425,8 +425,8 @@ KEYED = [  # gold, equivalent because of a key or a foreign key, and wrong all t
 
 @pytest.mark.parametrize(("gold", "right", "wrong"), KEYED)
 def test_queries_that_a_key_makes_equal(gold, right, wrong):
-    said = [gold, *right, *wrong]
-    scores = sql.execution(said, said, sql=[gold] * len(said), context=[SHOP] * len(said))
+    query = [gold, *right, *wrong]
+    scores = sql.execution(query, query, sql=[gold] * len(query), context=[SHOP] * len(query))
     assert scores == [1.0] * (1 + len(right)) + [0.0] * len(wrong)
 
 
@@ -531,7 +531,7 @@ def test_schema_keys(parts, keys, references):
 
 def test_exact_match():
     gold = ["SELECT name FROM city WHERE country = 'France'"] * 5 + [None]
-    said = [
+    query = [
         "select NAME from city where country='France';",
         "```sql\nSELECT name -- yes\nFROM city WHERE country = 'France'\n```",
         "SELECT name FROM city WHERE country = 'france'",
@@ -539,12 +539,12 @@ def test_exact_match():
         "no",
         "no",
     ]
-    assert sql.exact_match(["?"] * 6, said, sql=gold, reward=0.5) == [0.5, 0.5, 0.0, 0.0, 0.0, None]
+    assert sql.exact_match(["?"] * 6, query, sql=gold, reward=0.5) == [0.5, 0.5, 0.0, 0.0, 0.0, None]
     assert sql.exact_match(["?"], ["<q>SELECT 1</q>"], gold=["SELECT 1"], column="gold", tag="q") == [1.0]
 
 
 def test_parses(cities):
-    said = [
+    query = [
         FRANCE,
         "SELECT nom FROM city",
         "DROP TABLE city",
@@ -554,8 +554,8 @@ def test_parses(cities):
         FRANCE + "; DROP TABLE city",
     ]
     expected = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
-    assert sql.parses(["?"] * 7, said, context=[CONTEXT] * 7) == expected
-    assert sql.parses(["?"] * 7, said, database=str(cities)) == expected
+    assert sql.parses(["?"] * 7, query, context=[CONTEXT] * 7) == expected
+    assert sql.parses(["?"] * 7, query, database=str(cities)) == expected
     assert sql.parses(["?"], ["<q>SELECT 1</q>"], tables=["x"], context_column="tables", tag="q", reward=0.2) == [0.2]
 
 

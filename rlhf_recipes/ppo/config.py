@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from rlhf_recipes.errors import UserError
@@ -76,6 +77,9 @@ class PPOConfig(TRLPPOConfig):
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():  # TRL asks for bf16 everywhere, and transformers refuses it there
+            self.use_cpu = True
+            self.bf16 = bool(self.bf16)
         super().__post_init__()
         positive = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches", "num_ppo_epochs")
         for name in (*positive, "response_length", "temperature", "ref_model_sync_steps"):

@@ -230,6 +230,15 @@ def test_a_reward_model_with_another_tokenizer_reads_text(make, models, tokenize
     assert trainer.rewards.parts["LlamaForSequenceClassification"].function.tokenizer is other
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the defaults of a machine without an accelerator")
+def test_a_script_on_a_cpu_needs_no_setting_for_it(tmp_path):
+    from rlhf_recipes.ppo import PPOConfig
+
+    args = PPOConfig(output_dir=str(tmp_path))
+    assert (args.use_cpu, args.bf16) == (True, False)
+    assert PPOConfig(output_dir=str(tmp_path), bf16=True).bf16
+
+
 def test_a_classifier_says_which_label_is_the_reward(tokenizer):
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 

@@ -24,7 +24,7 @@ class Example:
     key: int  # what the split goes by
     prompt: int  # of the whole prompt
     all: int  # of prompt and answers
-    number: int = 0  # the raw row's place in its source, from 1
+    place: str = ""  # where the raw row stands in its source
 
 
 def example(row: dict, raw: dict, kind: str, template: str, system: str | None = None) -> Example:

@@ -4,15 +4,19 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
+from itertools import count
 from pathlib import Path
 
 from rlhf_recipes.errors import UserError
 
+Located = tuple[str, dict]
+"""Where a row stands, as a person would look it up («line 8», «index 7»), and the row."""
 
-def reader(file: Path) -> Callable[[Path], Iterator[dict]] | None:
+
+def reader(file: Path) -> Callable[..., Iterator[Located]] | None:
     """The reader for a file, by its suffix; None where there is none."""
     return READERS.get(suffix(file))
 
@@ -106,8 +110,8 @@ def find(path: str, where: str, split: str | None = None) -> list[Path]:
     return files
 
 
-def read(file: Path, separator: str | None = "\n\n") -> Iterator[dict]:
-    """The rows of one file.
+def read(file: Path, separator: str | None = "\n\n") -> Iterator[Located]:
+    """The rows of one file, each with its place.
 
     Args:
         file: with one of READERS' suffixes, perhaps followed by .gz.
@@ -125,7 +129,13 @@ def read(file: Path, separator: str | None = "\n\n") -> Iterator[dict]:
         raise UserError(f"{file}: cannot be read ({error})") from error
 
 
-def _jsonl(file: Path) -> Iterator[dict]:
+def indexed(rows: Iterable[dict], indices: Iterable[int] | None = None) -> Iterator[Located]:
+    """Rows of a table with their indices, which count from 0 as `datasets` and pandas do."""
+    for index, row in zip(count() if indices is None else indices, rows, strict=False):
+        yield f"index {index}", row
+
+
+def _jsonl(file: Path) -> Iterator[Located]:
     with _open(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -136,10 +146,10 @@ def _jsonl(file: Path) -> Iterator[dict]:
                 raise UserError(
                     f"{file}, line {number}: not JSON ({error.msg} at column {error.colno}); expected one object a line"
                 ) from error
-            yield _object(row, f"{file}, line {number}")
+            yield f"line {number}", _object(row, f"{file}, line {number}")
 
 
-def _json(file: Path) -> Iterator[dict]:
+def _json(file: Path) -> Iterator[Located]:
     with _open(file) as opened:
         text = opened.read()
     if text.lstrip().startswith("{") and _is_lines(text):
@@ -156,7 +166,7 @@ def _json(file: Path) -> Iterator[dict]:
     if not isinstance(rows, list):
         raise UserError(f"{file}: expected a list of objects, found {type(rows).__name__}")
     for number, row in enumerate(rows, 1):
-        yield _object(row, f"{file}, item {number}")
+        yield f"item {number}", _object(row, f"{file}, item {number}")
 
 
 def _wrapped(content: dict, file: Path) -> list:
@@ -170,7 +180,7 @@ def _wrapped(content: dict, file: Path) -> list:
     return lists[0]
 
 
-def _csv(file: Path) -> Iterator[dict]:
+def _csv(file: Path) -> Iterator[Located]:
     """Rows under the header's names. A stray quote in a field stays in it, where the field's end is clear."""
     csv.field_size_limit(2**31 - 1)
     separator, record = "\t" if suffix(file) == ".tsv" else ",", []
@@ -188,7 +198,7 @@ def _csv(file: Path) -> Iterator[dict]:
                         raise UserError(
                             f"{file}, line {first}: not as many fields as the header's {len(header)}{quote}"
                         )
-                    yield dict(zip(header, row, strict=True))
+                    yield f"line {first}", dict(zip(header, row, strict=True))
                 record.clear()
                 first = lines.line_num + 1
         except csv.Error as error:
@@ -206,23 +216,23 @@ def _stray_quotes(row: list[str], record: list[str], separator: str) -> list[str
         return plain if len(plain) == len(row) else row
 
 
-def _parquet(file: Path) -> Iterator[dict]:
+def _parquet(file: Path) -> Iterator[Located]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+        batches = pq.ParquetFile(file).iter_batches(batch_size=1000)
+        yield from indexed(row for batch in batches for row in batch.to_pylist())
     except pa.ArrowInvalid as error:
         raise UserError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def _text(file: Path, separator: str | None) -> Iterator[dict]:
+def _text(file: Path, separator: str | None) -> Iterator[Located]:
     with _open(file) as opened:
         content = opened.read()
-    for part in content.split(separator) if separator else [content]:
-        if part.strip():
-            yield {"text": part.strip("\n")}
+    parts = [part for part in (content.split(separator) if separator else [content]) if part.strip()]
+    for number, part in enumerate(parts, 1):
+        yield f"text {number}", {"text": part.strip("\n")}
 
 
 def _open(file: Path, **keywords):

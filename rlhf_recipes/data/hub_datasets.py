@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlhf_recipes.data.files import Located, indexed
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.hub import ANSWER, no_answer
 
@@ -30,7 +31,7 @@ def cached(source) -> bool:
     return (cache / (f"{owner}___{name}" if owner else name)).is_dir()
 
 
-def rows(source) -> Iterator[dict]:
+def rows(source) -> Iterator[Located]:
     """The rows of a hub set's split.
 
     Raises:
@@ -56,7 +57,7 @@ def rows(source) -> Iterator[dict]:
     return _sampled(loaded, source)
 
 
-def saved(source) -> Iterator[dict]:
+def saved(source) -> Iterator[Located]:
     """The rows of a folder written by `save_to_disk`: a Dataset, or a DatasetDict's split."""
     import datasets
 
@@ -78,11 +79,14 @@ def saved_columns(source) -> list[str]:
     return list(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")).get("features") or {})
 
 
-def _sampled(loaded, source) -> Iterator[dict]:
+def _sampled(loaded, source) -> Iterator[Located]:
     """All rows, or under a limit a fixed sample: the first of FLAN's rows are all of one task."""
-    if source.limit is not None and source.limit < len(loaded) and not source.group:
-        loaded = loaded.shuffle(seed=0).select(range(source.limit))
-    return iter(loaded)
+    import numpy
+
+    if source.limit is None or source.limit >= len(loaded) or source.group:
+        return indexed(loaded)
+    sample = numpy.random.default_rng(0).permutation(len(loaded))[: source.limit]
+    return indexed(loaded.select(sample), sample)
 
 
 def split_of(source, splits: list[str]) -> str:

@@ -18,6 +18,7 @@ from rlhf_recipes.errors import UserError
 
 TOKEN_COLUMNS = ("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids")
 BATCH = 1000  # rows tokenised and stored at a time
+SHOWN = 3  # dropped rows of one reason whose places are named
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Split:
     Args:
         train, eval: `datasets.Dataset`; `eval` has no rows where data.eval_fraction=0.
         counts: read (rows in the sources), rows (made of them, where a format makes several of one), train, eval,
-            dropped {reason: rows}, first_dropped {reason: the number of the first such row and what is wrong with it},
+            dropped {reason: rows}, dropped_at {reason: the places of the first such rows and what is wrong there},
             cut (rows longer than max_length), duplicates, notes (how a folder was read, columns that nobody reads);
             rows = train + eval + all dropped.
         kind: one of KINDS.
@@ -41,14 +42,13 @@ class Split:
     source: str
 
     def describe(self) -> str:
-        """«preferences: 2312 read, 2190 to train + 118 held out; 4 dropped (4 empty answer)», a line for each note."""
+        """«preferences: 2312 read, 2190 to train + 118 held out; 4 dropped (…)», a line for each note."""
         c = self.counts
         made = f", {c['rows']} made of them" if c["rows"] != c["read"] else ""
         origin = "" if self.source == f"data.{self.kind}" else f" (from {self.source})"
         line = f"{self.kind}{origin}: {c['read']} read{made}, {c['train']} to train + {c['eval']} held out"
         if c["dropped"]:
-            reasons = _reasons(c["dropped"], c["first_dropped"])
-            line += f"; {sum(c['dropped'].values())} dropped ({reasons})"
+            line += f"; {sum(c['dropped'].values())} dropped ({_reasons(c['dropped'], c['dropped_at'])})"
         if c["cut"]:
             line += f"; {c['cut']} cut at {c['max_length']} tokens"
         if c["duplicates"]:
@@ -125,7 +125,7 @@ def load(
     notes = [note for part in source.parts() if (note := part.note())]
     unread = [f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names]
     counts["notes"] = notes + unread
-    counts["first_dropped"] = reader.first_dropped
+    counts["dropped_at"] = reader.dropped_at()
     return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
@@ -154,7 +154,8 @@ class Reader:
     counts: Counter = field(default_factory=Counter)
     dropped: Counter = field(default_factory=Counter)
     unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
-    first_dropped: dict[str, str] = field(default_factory=dict)  # by reason: «row 8: turns must alternate»
+    places: dict[str, list[str]] = field(default_factory=dict)  # by reason: where the first dropped rows stand
+    details: dict[str, str] = field(default_factory=dict)  # by reason: what is wrong with the first of them
     _seen: set[int] = field(default_factory=set)
     _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
 
@@ -166,9 +167,7 @@ class Reader:
             usable = []
             for one, ids in zip(batch, tokens, strict=True):
                 if ids.reason:
-                    self.dropped[ids.reason] += 1
-                    if ids.detail:
-                        self.first_dropped.setdefault(ids.reason, f"row {one.number}: {ids.detail}")
+                    self._drop(ids.reason, one.place, ids.detail)
                     continue
                 self.counts["cut"] += ids.cut
                 self.counts["duplicates"] += one.all in self._seen
@@ -196,32 +195,49 @@ class Reader:
         if part.path == "embedded":
             mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)
         else:
-            mapper = mapping.choose(part, sources.columns(first, part.group), first, self.kind)
-        for number, raw in enumerate(chain(first, rows), 1):
+            raws = [raw for _, raw in first]
+            mapper = mapping.choose(part, sources.columns(raws, part.group), raws, self.kind)
+        for place, raw in chain(first, rows):
             self.counts["read"] += 1
             if part.path != "embedded":
                 self.unread.setdefault(part.label, set()).update(mapper.unread(raw, part, extra=KINDS[self.kind].extra))
-            for row in self._mapped(mapper, raw, part):
+            for row in self._mapped(mapper, raw, part, place):
                 self.counts["rows"] += 1
                 try:
-                    yield replace(example(row, raw, self.kind, self.template, self.system), number=number)
+                    yield replace(example(row, raw, self.kind, self.template, self.system), place=place)
                 except Drop as reason:
-                    self.dropped[str(reason)] += 1
+                    self._drop(str(reason), place)
 
-    def _mapped(self, mapper: mapping.Mapper, raw: dict, part: Source) -> Iterator[dict]:
+    def _mapped(self, mapper: mapping.Mapper, raw: dict, part: Source, place: str) -> Iterator[dict]:
         """A raw row as rows of the kind. One that makes none counts as one row, dropped."""
         try:
-            for made in mapper.apply(raw, part, self.tokenizer) or [{}]:
-                try:
-                    yield from as_kind(made, self.kind)
-                except Drop as reason:
-                    self._drop(reason)
+            made = mapper.apply(raw, part, self.tokenizer) or [{}]
         except Drop as reason:
-            self._drop(reason)
+            self.counts["rows"] += 1
+            self._drop(str(reason), place)
+            return
+        for one in made:
+            try:
+                yield from as_kind(one, self.kind)
+            except Drop as reason:
+                self.counts["rows"] += 1
+                self._drop(str(reason), place)
 
-    def _drop(self, reason: Drop) -> None:
-        self.counts["rows"] += 1
-        self.dropped[str(reason)] += 1
+    def _drop(self, reason: str, place: str, detail: str = "") -> None:
+        self.dropped[reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) <= SHOWN and place not in places:  # a pair may make two rows to drop
+            places.append(place)
+        if detail:
+            self.details.setdefault(reason, detail)
+
+    def dropped_at(self) -> dict[str, str]:
+        """By reason: «line 8, line 30, line 31, …: turns must alternate»."""
+        result = {}
+        for reason, places in self.places.items():
+            shown = places if len(places) <= SHOWN else [*places[:SHOWN], "…"]
+            result[reason] = ": ".join(filter(None, [", ".join(shown), self.details.get(reason)]))
+        return result
 
 
 def _split(reader: Reader, source: Source, node: Domain, seed: int) -> tuple[list[int], list[int]]:
@@ -240,10 +256,10 @@ def _split(reader: Reader, source: Source, node: Domain, seed: int) -> tuple[lis
     used = splitting.cap(held_out, reader.keys, node.max_eval)
     reader.dropped[f"held out beyond max_eval={node.max_eval}"] += len(held_out) - len(used)
     if not train:
-        reasons = _reasons(dict(reader.dropped.most_common()), reader.first_dropped) or "all are held out"
+        reasons = _reasons(dict(reader.dropped.most_common()), reader.dropped_at()) or "all are held out"
         raise UserError(
             f"{source.label}: none of {reader.counts['rows']} rows is left to train on ({reasons}); "
-            f"{REMEDY if reader.first_dropped else f'expected at least one usable row of {reader.kind}'}"
+            f"{REMEDY if reader.details else f'expected at least one usable row of {reader.kind}'}"
         )
     if not used and node.eval_fraction and not eval_sources:
         raise UserError(
@@ -265,10 +281,10 @@ def _mixture(reader: Reader, parts: list[Source], seed: int) -> list[int]:
     return taken
 
 
-def _reasons(dropped: dict[str, int], first: dict[str, str]) -> str:
-    """«4 empty answer, 1 the chat template of mistral refuses a row (row 8: turns must alternate)»."""
-    shown = {reason: f" ({first[reason]})" if reason in first else "" for reason in dropped}
-    return ", ".join(f"{n} {reason}{shown[reason]}" for reason, n in dropped.items() if n)
+def _reasons(dropped: dict[str, int], places: dict[str, str]) -> str:
+    """«4 empty answer (line 3, line 9, line 12, …), 1 the chat template refuses a row (line 8: too odd)»."""
+    at = {reason: f" ({places[reason]})" if reason in places else "" for reason in dropped}
+    return ", ".join(f"{n} {reason}{at[reason]}" for reason, n in dropped.items() if n)
 
 
 def _names(rows: list[dict]) -> list[str]:

@@ -12,12 +12,13 @@ from typing import get_args, get_origin
 
 from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import GIVES, KINDS, Drop, as_kind
-from rlhf_recipes.data.formats.turns import as_text, history_turns
+from rlhf_recipes.data.formats.turns import as_text, decoded, history_turns
 from rlhf_recipes.data.sources import Source, peek
 from rlhf_recipes.errors import UserError, suggest
 
 # Columns that stand beside those of any format and belong to the prompt: LLaMA-Factory's, Orca's, OpenAI's names.
 CONTEXT = ("system", "system_prompt", "history", "tools")
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 TURN_KEYS = {"role", "content", "from", "value"}
 
 
@@ -56,10 +57,12 @@ class Mapper:
         if self.takes_rows:
             made = self.function(row, **keywords)
             return made if isinstance(made, list) else [made]
+        if media := next((name for name in MEDIA if row.get(name)), None):
+            raise Drop(f"it has {media}, and only text is trained")
         for name in self.needed:
             if row.get(name) is None:
                 raise Drop(f"no {name}")
-        given = {name: row[name] for name in (*self.needed, *self.optional) if name in row}
+        given = {name: decoded(row[name]) for name in (*self.needed, *self.optional) if name in row}
         try:
             made = self.function(**given, **keywords)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

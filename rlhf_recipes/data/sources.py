@@ -1,13 +1,14 @@
 """Where rows come from: the keys below `data.<kind>`, and the rows there: generated, local files, saved, the hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.data import files, hub_datasets
+from rlhf_recipes.data.files import Located
 from rlhf_recipes.errors import UserError, suggest
 
 NONE = (None, "", "???")  # a path not given; ??? is Hydra's for a value that must be
@@ -139,14 +140,14 @@ def peek(source: Source) -> tuple[list[str], list[dict]] | None:
     file = files.find(source.path, f"{source.where}.{source.key}", source.split)[0]
     if files.suffix(file) == ".json" and file.stat().st_size > 2**25:
         return None  # a list of 32 MB and more: reading it all would take seconds
-    rows = list(islice(_grouped(_without_nan(files.read(file, source.separator)), source.group), PEEK))
+    rows = [row for _, row in islice(_cleaned(files.read(file, source.separator), source.group), PEEK)]
     if not rows:
         raise UserError(f"{source.where}.{source.key}={file}: no rows in it; expected at least one")
     return columns(rows, source.group), rows
 
 
-def read(source: Source, seed: int = 0) -> Iterator[dict]:
-    """All rows of a source, `limit` of them at most, those of one `group` together as {"rows": […]}.
+def read(source: Source, seed: int = 0) -> Iterator[Located]:
+    """All rows of a source with their places, `limit` of them at most, those of one `group` together as {"rows": […]}.
 
     Args:
         seed: the embedded generator's.
@@ -158,13 +159,17 @@ def read(source: Source, seed: int = 0) -> Iterator[dict]:
         case "embedded":
             from rlhf_recipes.data import embedded
 
-            rows = embedded.rows(source.kind, seed=seed, n=source.limit)
+            rows = files.indexed(embedded.rows(source.kind, seed=seed, n=source.limit))
         case "files":
             every = files.find(source.path, f"{source.where}.{source.key}", source.split)
-            rows = (row for file in every for row in files.read(file, source.separator))
+            rows = (
+                (f"{file.name}, {place}" if len(every) > 1 else place, row)
+                for file in every
+                for place, row in files.read(file, source.separator)
+            )
         case place:
             rows = (hub_datasets.saved if place == "saved" else hub_datasets.rows)(source)
-    return islice(_grouped(_without_nan(rows), source.group), source.limit)
+    return islice(_cleaned(rows, source.group), source.limit)
 
 
 def columns(rows: list[dict], group: str | None = None) -> list[str]:
@@ -173,18 +178,17 @@ def columns(rows: list[dict], group: str | None = None) -> list[str]:
     return list(dict.fromkeys(name for row in inner for name in row))
 
 
-def _without_nan(rows: Iterator[dict]) -> Iterator[dict]:
-    """The rows with NaN, as pandas writes an empty cell, as None."""
-    for row in rows:
-        yield {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
+def _cleaned(rows: Iterable[Located], group: str | None) -> Iterator[Located]:
+    """The rows with NaN, as pandas writes an empty cell, as None.
 
-
-def _grouped(rows: Iterator[dict], column: str | None) -> Iterator[dict]:
-    """Rows with one value in a column, wherever they stand, as one row {column: value, "rows": [...]}."""
-    if not column:
-        yield from rows
-        return
-    groups: dict[Any, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(row.get(column), []).append(row)
-    yield from ({column: value, "rows": members} for value, members in groups.items())
+    Rows with one value in the column `group`, wherever they stand, become one row {group: value, "rows": [...]} at the
+    place of the first.
+    """
+    groups: dict[Any, tuple[str, list[dict]]] = {}
+    for place, raw in rows:
+        row = {name: None if isinstance(value, float) and value != value else value for name, value in raw.items()}
+        if group:
+            groups.setdefault(row.get(group), (place, []))[1].append(row)
+        else:
+            yield place, row
+    yield from ((place, {group: value, "rows": members}) for value, (place, members) in groups.items())

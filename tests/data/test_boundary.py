@@ -344,7 +344,7 @@ def test_a_template_that_renders_another_prompt_once_an_answer_follows_is_named(
     node = local(template="chat", preferences={"path": write(made)})
     for kind in ("demos", "preferences", "unpaired"):
         assert len(data.load(node, kind, tokenizer=mistral).train)
-        with pytest.raises(UserError, match=r"another prompt once its answer follows \(row 1: '.*Be a pirate"):
+        with pytest.raises(UserError, match=r"another prompt once its answer follows \(line 1, line 2: '.*Be a pirate"):
             data.load(node | {"system": "Be a pirate."}, kind, tokenizer=mistral)
 
 

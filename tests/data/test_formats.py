@@ -1,7 +1,12 @@
 """Each row mapper against rows worked out by hand."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+from rlhf_recipes import data
 from rlhf_recipes.data import mapping
 from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import Drop, as_kind
@@ -48,7 +53,7 @@ def test_sharegpt_last_answer_or_all():
 
 def test_a_dialogue_without_an_answer_is_dropped():
     with pytest.raises(Drop, match="no answer by the assistant"):
-        FORMATS["messages"]([user("anybody there?")])
+        as_kind(FORMATS["messages"]([user("anybody there?")])[0], "demos")
     with pytest.raises(Drop, match="a turn by 'tool'"):
         FORMATS["messages"]([user("a"), {"role": "tool", "content": "1"}])
 
@@ -324,11 +329,7 @@ def test_the_formats_that_were_tried_are_told():
         mapped({"prompt": "a", "chosen": {"x": 1}, "rejected": {"x": 2}}, "preferences")
 
 
-def test_every_layout_of_the_how_to_is_what_auto_finds_there():
-    import json
-    import re
-    from pathlib import Path
-
+def test_every_layout_of_the_how_to_loads_as_it_stands_there(write):
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "own-data.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| ([^|]+) \| (`\{.*\}`) \| (\w+) \|$", text, re.MULTILINE)
     assert len(table) == 20
@@ -337,7 +338,7 @@ def test_every_layout_of_the_how_to_is_what_auto_finds_there():
         kind = {"pairs": "preferences", "ranking": "ranked", "unpaired": "unpaired", "text": "corpus"}
         kind = kind.get(layout.partition(":")[0], "demos")
         source = Source(where=f"data.{kind}", path="rows.jsonl")
-        mapper = mapping.choose(source, list(row), [row], kind)
-        assert mapper.function.__name__ == name, layout
-        assert [made for one in mapper.apply(row, source) for made in as_kind(one, kind)], layout
-        assert not mapper.unread(row, source, extra=False), layout
+        assert mapping.choose(source, list(row), [row], kind).function.__name__ == name, layout
+        split = data.load({"eval_fraction": 0, kind: {"path": write([row])}}, kind)
+        assert len(split.train) and not split.counts["dropped"] and not split.counts["notes"], layout
+        assert split.train.column_names[0] == ("text" if kind == "corpus" else "prompt")

@@ -123,7 +123,7 @@ def test_lengths_of_the_other_kinds(local, write, tokenizer, chatty):
 def test_a_chat_template_that_refuses_system_prompts(local, write, chatty):
     chatty.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}x"
     node = local(template="chat", system="Be kind.", prompts={"path": write([{"prompt": "q"}])})
-    with pytest.raises(UserError, match=r"refuses a row \(row 1: no system role\)\); give data\.system=null, data\.te"):
+    with pytest.raises(UserError, match=r"refuses a row \(line 1: no system role\)\); give data\.system=null"):
         data.load(node, "prompts", tokenizer=chatty)
 
 
@@ -132,7 +132,9 @@ def test_one_row_that_the_chat_template_refuses_costs_one_row(local, write, chat
     rows = [{"prompt": f"q{i}" + " odd" * (i == 7), "completion": "a"} for i in range(9)]
     split = data.load(local(template="chat", demos={"path": write(rows)}), "demos", tokenizer=chatty)
     assert (len(split.train), list(split.counts["dropped"].values())) == (8, [1])
-    assert split.describe().endswith("1 dropped (1 the chat template of this tokenizer refuses a row (row 8: too odd))")
+    assert split.describe().endswith(
+        "1 dropped (1 the chat template of this tokenizer refuses a row (line 8: too odd))"
+    )
 
 
 def test_all_rows_dropped(local, write, tokenizer):
@@ -141,7 +143,7 @@ def test_all_rows_dropped(local, write, tokenizer):
         data.load(local(demos={"path": path}), "demos", tokenizer=tokenizer, max_length=9)
     assert str(caught.value) == (
         f"data.demos.path={path}: none of 2 rows is left to train on "
-        "(1 empty prompt, 1 no answer token within 9); expected at least one usable row of demos"
+        "(1 empty prompt (line 2), 1 no answer token within 9 (line 1)); expected at least one usable row of demos"
     )
 
 

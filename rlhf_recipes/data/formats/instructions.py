@@ -67,5 +67,7 @@ def question_answer(question, answer, context=None) -> Demo:
 
 
 def _split(conversation: list[dict], turns_trained: str) -> list[Demo]:
+    if conversation and all(turn["role"] != "assistant" for turn in conversation):
+        return [{"prompt": conversation}]  # questions alone: prompts, and no demonstration
     weighted = any("weight" in turn for turn in conversation)
     return every_answer(conversation) if turns_trained == "all" or weighted else [last_answer(conversation)]

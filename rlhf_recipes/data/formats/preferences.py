@@ -2,12 +2,12 @@
 
 from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking, Unpaired
 from rlhf_recipes.data.formats.turns import (
-    ROLES,
     answer_of,
     as_text,
     hh_turns,
     last_answer,
     prompt_of,
+    role_of,
     turns,
     user_turn,
 )
@@ -39,8 +39,11 @@ def preference(
     """
     if prompt is None and not _is_dialogue(chosen):
         prompt = conversations if conversations is not None else messages
-    if _is_dialogue(chosen) and not isinstance(prompt, list):  # a prompt beside whole conversations repeats them
+    if _is_dialogue(chosen):  # a prompt beside whole conversations repeats them
         pair = _split(turns(chosen, "chosen"), turns(rejected, "rejected"))
+        pair["prompt"] = _continued(turns(prompt, "prompt") if isinstance(prompt, list) else [], pair["prompt"])
+    elif _is_hh(chosen) and _is_hh(rejected):
+        pair = hh(chosen, rejected)
     elif prompt is None:
         pair = _implicit(as_text(chosen, "chosen"), as_text(rejected, "rejected"))
     else:
@@ -137,10 +140,21 @@ def _desirable(label: object) -> bool:
 
 
 def _is_dialogue(answer: object) -> bool:
-    """Whether an answer is a whole conversation, its question included."""
-    if not isinstance(answer, list) or not all(isinstance(turn, dict) for turn in answer):
-        return False
-    return any(ROLES.get(turn.get("role", turn.get("from"))) == "user" for turn in answer)
+    """Whether an answer is a whole conversation: its first turn is not the assistant's."""
+    return isinstance(answer, list) and bool(answer) and isinstance(answer[0], dict) and role_of(answer[0]) in _BEFORE
+
+
+def _continued(before: Messages, prompt: Messages) -> Messages:
+    """The prompt that two dialogues share, after the turns of a `prompt` column that they do not repeat."""
+    asked = [turn for turn in before if turn["role"] != "system"]
+    first = 1 if prompt[0]["role"] == "system" else 0
+    if prompt[first : first + len(asked)] != asked:
+        return turns([*before, *prompt], "prompt")
+    return prompt if first else [*(turn for turn in before if turn["role"] == "system"), *prompt]
+
+
+def _is_hh(answer: object) -> bool:
+    return isinstance(answer, str) and answer.startswith("\n\nHuman:")
 
 
 def _split(chosen: Messages, rejected: Messages) -> Pair:
@@ -173,3 +187,6 @@ def _implicit(chosen: str, rejected: str) -> Pair:
         shared = shared.rpartition(" ")[0]
     shared = shared[:-1] if shared.endswith(" ") else shared
     return {"prompt": shared, "chosen": chosen[len(shared) :], "rejected": rejected[len(shared) :]}
+
+
+_BEFORE = ("system", "user")

@@ -155,7 +155,7 @@ def as_kind(row: dict, kind: str) -> list[dict]:
             return [_without(row, "chosen", "rejected") | {"completion": row["chosen"]}]
         if "completion" in row or (kind == "corpus" and "text" in row):
             return [row]
-    raise Drop(f"holds no {kind}")
+    raise Drop("no answer by the assistant" if kind == "demos" and "prompt" in row else f"holds no {kind}")
 
 
 def _from_ranking(row: dict, kind: str) -> list[dict]:

@@ -1,11 +1,14 @@
 """Dialogues: to turns of user and assistant that alternate, and from turns to prompt and completion."""
 
+import ast
+import json
 import re
 
 from rlhf_recipes.data.formats.rows import Demo, Drop, Messages
 
-ROLES = {
+ROLES = {  # in lower case
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -62,8 +65,8 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
     for message in messages:
         turn = _turn(message, column)
         if weights and turn["role"] == "assistant" and (weight := message.get("weight")) is not None:
-            if weight not in (0, 1):
-                raise Drop(f"a turn of weight {weight}, expected 0 or 1")
+            if weight not in (0, 1, "0", "1"):
+                raise Drop(f"a turn of weight {weight!r}, expected 0 or 1")
             turn["weight"] = int(weight)
         if not result and turn["role"] == "assistant":
             continue
@@ -77,13 +80,40 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
 
 
 def _turn(message: dict, column: str) -> dict:
-    role = message.get("role", message.get("from"))
-    if role not in ROLES:
-        raise Drop(f"a turn by {role!r}")
+    said = {key: value for key, value in message.items() if value is not None}  # Arrow adds None to a turn's keys
+    if (role := role_of(message)) is None:
+        raise Drop(f"a turn by {said.get('role', said.get('from'))!r}")
     for call in ("tool_calls", "function_call"):
-        if message.get(call):
+        if said.get(call):
             raise Drop(f"a turn with {call}")
-    return {"role": ROLES[role], "content": _content(message.get("content", message.get("value")), column)}
+    return {"role": role, "content": _content(said.get("content", said.get("value")), column)}
+
+
+def role_of(turn: dict) -> str | None:
+    """system, user or assistant; None where a turn is by nobody that a template knows.
+
+    >>> role_of({"role": None, "from": "GPT"}), role_of({"from": "observation"})
+    ('assistant', None)
+    """
+    return ROLES.get(str(turn.get("role") or turn.get("from")).lower())
+
+
+def decoded(cell: object) -> object:
+    """A cell of a CSV file in which turns were written as JSON or as Python prints them, as those turns.
+
+    >>> decoded("[{'role': 'user', 'content': 'Hi'}]"), decoded("[1] is a reference")
+    ([{'role': 'user', 'content': 'Hi'}], '[1] is a reference')
+    """
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
+        return cell
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(cell.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        turns = value if isinstance(value, list) else [value]
+        return value if turns and all(isinstance(turn, dict) and role_of(turn) for turn in turns) else cell
+    return cell
 
 
 def hh_turns(text: str) -> Messages:
@@ -134,11 +164,12 @@ def history_turns(history: object) -> Messages:
         return []
     if not isinstance(history, list):
         raise Drop("history is not a list of [question, answer]")
-    if all(isinstance(said, dict) for said in history):
+    if all(isinstance(turn, dict) for turn in history):
         return turns(history, "history")
-    if not all(isinstance(said, list) and len(said) == 2 for said in history):
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise Drop("history is not a list of [question, answer]")
-    return turns([{"role": role, "content": text} for said in history for role, text in zip(_PAIR, said, strict=True)])
+    pairs = [pair for pair in history if any(pair)]
+    return turns([{"role": role, "content": text} for pair in pairs for role, text in zip(_PAIR, pair, strict=True)])
 
 
 def last_answer(messages: Messages) -> Demo:

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from contextlib import contextmanager
@@ -29,16 +30,21 @@ sys.exit(int(line.recv(16)))
 @contextmanager
 def warm(place: Path, env: dict[str, str]):
     """Put the stand-in at `place` for as long as the context lasts; libraries see `env` when they are imported."""
-    address = str(place.parent / "warm")
+    home = tempfile.TemporaryDirectory()  # a socket's address has room for a hundred characters
+    address = f"{home.name}/warm"
     place.write_text(textwrap.dedent(CLIENT).format(python=sys.executable, address=address))
     place.chmod(0o755)
-    server = subprocess.Popen([sys.executable, __file__, address], env=env, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [sys.executable, __file__, address], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        assert server.stdout.readline() == "ready\n"
+        line = server.stdout.readline()
+        assert line == "ready\n", f"{line!r}, {server.wait(20)}: {server.stderr.read()}"
         yield
     finally:
         server.kill()
         server.wait()
+        home.cleanup()
 
 
 def _serve(address: str) -> None:

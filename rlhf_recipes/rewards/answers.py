@@ -7,6 +7,7 @@ Every search takes time linear in the text, since completions may be hostile.
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from rlhf_recipes.rewards.numerals import (
@@ -133,35 +134,34 @@ def gold_number(gold: object) -> Number | None:
 
 
 def _after_thinking(text: str) -> str:
-    if "</think>" in text:
-        text = text.rpartition("</think>")[2]
-    return text.partition("<think>")[0] if "<think>" in text else text
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _marked(text: str, tag: str) -> tuple[str, bool] | None:
     """The marked words, and whether they are the answer for certain: a statement without a number may be prose."""
-    start = text.rfind(f"<{tag}>")
-    inner = None
-    if start >= 0:
-        inner = text[start + len(tag) + 2 :].partition(f"</{tag}>")[0].strip()
-        text = inner
+    _, opened, inner = text.rpartition(f"<{tag}>")
+    text = inner.partition(f"</{tag}>")[0].strip() if opened else text
     for span in (_last_boxed(text), _last_hashes(text)):
         if span:
             return span, True
     if statement := _last_statement(text):
-        return statement, inner is not None
-    if inner is not None:
-        return inner, True
-    return _last_bold(text)
+        return statement, bool(opened)
+    return (text, True) if opened else _last_bold(text)
+
+
+def _places(text: str, mark: str) -> Iterator[int]:
+    """Where a mark stands, from the end."""
+    place = len(text)
+    for _ in range(_LAST_OF_A_KIND):
+        place = text.rfind(mark, 0, place)
+        if place < 0:
+            return
+        yield place
 
 
 def _last_boxed(text: str) -> str | None:
-    end = len(text)
-    for _ in range(_LAST_OF_A_KIND):
-        end = text.rfind("\\boxed", 0, end)
-        if end < 0:
-            return None
-        rest = text[end + 6 : end + 506].lstrip()
+    for place in _places(text, "\\boxed"):
+        rest = text[place + 6 : place + 506].lstrip()
         span = _balanced(rest) if rest.startswith("{") else rest.partition(" ")[0]  # \boxed 5
         if span:
             return span
@@ -179,12 +179,8 @@ def _balanced(text: str) -> str | None:
 
 
 def _last_hashes(text: str) -> str | None:
-    end = len(text)
-    for _ in range(_LAST_OF_A_KIND):
-        end = text.rfind("####", 0, end)
-        if end < 0:
-            return None
-        line = text[end + 4 : end + 204].lstrip("# ").partition("\n")[0]
+    for place in _places(text, "####"):
+        line = text[place + 4 : place + 204].lstrip("# ").partition("\n")[0]
         if _NUMBER_FIRST.match(line) and not _LIST_ITEM.match(line):  # "#### Step 2" and "#### 2. Add" are headings
             return line.strip()
     return None
@@ -194,13 +190,10 @@ def _last_statement(text: str) -> str | None:
     lower = text.lower()
     if len(lower) != len(text):  # a few letters change length in lower case, and positions would shift
         lower = text
-    end, wordless = len(text), None
-    for _ in range(_LAST_OF_A_KIND):
-        end = lower.rfind("answer", 0, end)
-        if end < 0:
-            break
-        match = _STATEMENT.match(text, end)
-        if match is None or _NOT_GIVEN.search(text, max(0, end - 40), end):
+    wordless = None
+    for place in _places(lower, "answer"):
+        match = _STATEMENT.match(text, place)
+        if match is None or _NOT_GIVEN.search(text, max(0, place - 40), place):
             continue
         start = _OPENING.match(text, match.end()).end()
         line = text[start : start + 200].partition("\n")[0]

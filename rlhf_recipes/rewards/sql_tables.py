@@ -6,7 +6,8 @@ This is test-suite accuracy (Zhong et al. 2020, arXiv:2010.02840) in its simples
   some of its rows have many children, and some have none, for NOT IN and LEFT JOIN.
 - Columns that the gold query compares hold its literals, near misses of them and other values.
 - Columns that it joins without a foreign key share few values, and each has some that the others lack.
-- Columns that it groups by have few values. All other values are numbers, so that sums and maxima of columns differ.
+- Columns that it groups by have few values, some more often than others.
+- All other values are numbers, so that sums and maxima of columns differ.
 - Some rows occur twice, apart from their keys, for DISTINCT.
 - Only a column that the gold query tests for NULL has NULLs: elsewhere COUNT(*) equals COUNT(a), and NOT IN is
   NOT EXISTS.
@@ -25,7 +26,7 @@ from rlhf_recipes.rewards.sqlite_sandbox import Database
 _NUMERIC = re.compile(r"int|real|floa|doub|num|dec|bool", re.IGNORECASE)
 _JOINED = 12  # values that joined columns share
 _OWN = 4  # values that each of them has alone
-_GROUPED = 6  # values of a column that the gold query groups by
+_GROUPED = 8  # values of a column that the gold query groups by
 _EXACT = 4  # first rows, which meet a condition in every column that has one and refer to each other
 _PARENTS = 0.6  # share of a table's rows that others refer to
 _COMPARED = {exp.EQ: "=", exp.NEQ: "!=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.Like: "like"}
@@ -56,20 +57,26 @@ def made_up(tables: dict[str, Table], gold: str, seed: int, rows: int = 40, igno
     full |= {
         place.lower() for name, table in tables.items() if name.lower() in full for _, place, _ in table.references
     }
+    counts = {name: rows if name.lower() in full else rows // 4 for name in tables}
     filled: dict[str, Columns] = {}
+    keys: dict[str, Columns] = {}  # those of tables that are not filled yet
+    for name, table in tables.items():
+        referring = {column for own, _, _ in table.references for column in own}
+        own_keys = sorted(_unique(table) - referring)
+        keys[name] = {key: pools[name, key].unique(counts[name], table.columns[key], draw) for key in own_keys}
 
     def fill(name: str, children: tuple[str, ...] = ()) -> None:
-        """A table after those that it refers to, unless the references go in a circle."""
+        """A table after those that it refers to; where references go in a circle, their keys have to do."""
         for _, place, _ in tables[name].references:
             if place not in filled and place not in (name, *children):
                 fill(place, (name, *children))
-        count = rows if name.lower() in full else rows // 4
-        filled.setdefault(name, _filled(name, tables[name], count, filled, pools, draw))
+        if name not in filled:
+            filled[name] = _filled(name, tables[name], counts[name], keys | filled, pools, draw)
 
     made = []
     for name, table in tables.items():
         fill(name)
-        lines = _distinct(table, filled[name])
+        lines = list(map(list, zip(*filled[name].values(), strict=True)))
         draw.shuffle(lines)
         collate = " COLLATE NOCASE" if ignore_case else ""
         made.append((name, [(column, kind + collate) for column, kind in table.columns.items()], lines))
@@ -80,33 +87,47 @@ def _filled(
     name: str,
     table: Table,
     count: int,
-    filled: dict[str, Columns],
+    known: dict[str, Columns],
     pools: dict[tuple[str, str], "_Pool"],
     draw: random.Random,
 ) -> Columns:
-    """The columns of one table, `count` values each, or fewer where one refers to each row of a table once."""
-    columns: Columns = {}
-    unique = {key[0] for key in table.keys if len(key) == 1}
-    referring = {column for own, place, _ in table.references if place in filled for column in own}
-    for column in sorted(unique - referring):
-        columns[column] = pools[name, column].unique(count, table.columns[column], draw)
+    """The columns of one table: `count` rows, without those whose key an earlier row has, and fewer where the table
+    refers to each row of another one once.
+
+    Args:
+        known: columns of the tables: all where the table is filled, else its keys.
+    """
+    columns, unique = dict(known[name]), _unique(table)
     places: list[str] = []
     for own, place, theirs in table.references:
-        source = columns if place == name else filled.get(place, {})
+        source = columns if place == name else known[place]
         if source.keys() >= set(theirs) and not columns.keys() & set(own):
             picked = _picked(len(source[theirs[0]]), count, bool(unique & set(own)), places.count(place), draw)
             places.append(place)
             for column, their in zip(own, theirs, strict=True):
                 columns[column] = [_typed(source[their][i], table.columns[column]) for i in picked]
     for column, kind in table.columns.items():
-        if column not in columns:
-            columns[column] = [pools[name, column].value(i, kind, draw) for i in range(count)]
+        pool = pools[name, column]
+        if column not in columns and column in unique:
+            columns[column] = pool.unique(count, kind, draw)
+        elif column not in columns:
+            columns[column] = [pool.value(i, kind, draw) for i in range(count)]
     for i in range(_EXACT, min(map(len, columns.values()))):
         if draw.random() < 0.2:
             earlier = draw.randrange(i)
             for column in columns.keys() - unique:
                 columns[column][i] = columns[column][earlier]
-    return {column: columns[column] for column in table.columns}
+    lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
+    for key in table.keys:
+        first: dict[tuple[Value, ...], dict[str, Value]] = {}
+        for line in lines:
+            first.setdefault(tuple(line[column] for column in key), line)
+        lines = list(first.values())
+    return {column: [line[column] for line in lines] for column in table.columns}
+
+
+def _unique(table: Table) -> set[str]:
+    return {key[0] for key in table.keys if len(key) == 1}
 
 
 def _picked(parents: int, count: int, once: bool, turn: int, draw: random.Random) -> list[int]:
@@ -125,17 +146,6 @@ def _picked(parents: int, count: int, once: bool, turn: int, draw: random.Random
         draw.choice(first) if draw.random() < favour else order[int(some * draw.random() ** 2)]
         for _ in range(count - len(first))
     ]
-
-
-def _distinct(table: Table, columns: Columns) -> list[list[Value]]:
-    """The rows, without those whose key an earlier row has."""
-    lines = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]
-    for key in table.keys:
-        first: dict[tuple[Value, ...], dict[str, Value]] = {}
-        for line in lines:
-            first.setdefault(tuple(line[column] for column in key), line)
-        lines = list(first.values())
-    return [list(line.values()) for line in lines]
 
 
 @dataclass
@@ -190,8 +200,9 @@ def _pools(tables: dict[str, Table], gold: _Gold, rows: int, draw: random.Random
             groups.setdefault(gold.groups.get(column.lower(), column.lower()), []).append((name, column))
     pools = {}
     for group, members in groups.items():
-        few = _GROUPED if gold.grouped & {column.lower() for _, column in members} else rows
-        shared = draw.sample(range(1, 1000), min(few, _JOINED if len(members) > 1 else rows))
+        shared = draw.sample(range(1, 1000), _JOINED if len(members) > 1 else rows)
+        if gold.grouped & {column.lower() for _, column in members}:  # groups of unlike size, for HAVING
+            shared = [value for size, value in enumerate(shared[:_GROUPED], 1) for _ in range(size)]
         others = draw.sample(range(1000, 2000), _OWN * len(members))
         for i, member in enumerate(members):
             own = others[_OWN * i : _OWN * (i + 1)] if len(members) > 1 else []

@@ -453,7 +453,7 @@ def test_tables_that_refer_to_each_other_or_to_themselves():
     (_, _, a), (_, _, b) = made_up(schema_of(context), "SELECT * FROM a, b", seed=0).tables
     assert len({row[0] for row in a}) == len(a) and len({row[0] for row in b}) == len(b)
     assert {row[2] for row in a} < {row[0] for row in a}
-    assert {row[1] for row in a} < {row[0] for row in b} or {row[1] for row in b} < {row[0] for row in a}
+    assert {row[1] for row in a} < {row[0] for row in b} and {row[1] for row in b} < {row[0] for row in a}
 
 
 def test_columns_joined_without_a_key_have_values_of_their_own():

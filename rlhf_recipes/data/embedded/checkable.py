@@ -40,13 +40,10 @@ class Sums(Checkable):
         n = str(a + b if op == "plus" else a - b)
         return Task(self.NAME, pattern.fill(slots), slots | {"op": op, "say": say, "n": n}, answer=n)
 
-    def draw(self, rng):
-        question = rng.choice(self.QUESTIONS)
+    def slots(self, rng, op, say):
         a, b = rng.randint(1, self.most), rng.randint(1, self.most)
-        if question[1] == "minus":
-            a += b
-        slots = {"name": rng.choice(NAMES), "things": rng.choice(THINGS), "a": str(a), "b": str(b)}
-        return self.task(slots, *question)
+        a += b if op == "minus" else 0
+        return {"name": rng.choice(NAMES), "things": rng.choice(THINGS), "a": str(a), "b": str(b)}
 
     def wrong(self, rng, task):
         """A miss by one, two or three, or the other operation."""
@@ -156,10 +153,8 @@ class Order(Checkable):
         slots = {"x": x, "y": _step(sequence, x, steps), "steps": steps, "sequence": sequence, "say": say}
         return Task(self.NAME, pattern.fill({"x": x}), slots, answer=slots["y"])
 
-    def draw(self, rng):
-        question = rng.choice(self.QUESTIONS)
-        sequence = question[1]
-        return self.task({"x": rng.choice(sequence[1:-2] if sequence is self.COUNT else sequence)}, *question)
+    def slots(self, rng, sequence, steps, say):
+        return {"x": rng.choice(sequence[1:-2] if sequence is self.COUNT else sequence)}
 
     def wrong(self, rng, task):
         """A step too far, or the wrong way."""
@@ -236,9 +231,8 @@ class Facts(Checkable):
         slots = {"x": x, "y": facts[x], "facts": facts, "say": say, "reasons": reasons}
         return Task(self.NAME, pattern.fill(slots), slots, answer=facts[x])
 
-    def draw(self, rng):
-        question = rng.choice(self.QUESTIONS)
-        return self.task({"x": rng.choice(tuple(question[1]))}, *question)
+    def slots(self, rng, facts, say, reasons):
+        return {"x": rng.choice(tuple(facts))}
 
     def wrong(self, rng, task):
         """The answer to another question of the same sort."""

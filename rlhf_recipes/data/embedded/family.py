@@ -15,7 +15,13 @@ class Family:
     """One sort of question.
 
     NAME names it; BECAUSE joins a reason to a statement; QUESTIONS holds its patterns, each with what `task` needs.
-    The words of all upper-case attributes make up the domain's vocabulary.
+    The words of all upper-case attributes make up the domain's vocabulary. Each family writes
+
+        slots(rng, *details)   what fills a question, at random
+        wrong(rng, task)       the same question with a wrong answer or another topic in its slots
+        answer(rng, task)      a statement and a reason for it, both without capital and full stop
+        short(rng, task)       an answer of a word or two
+        content(task, text)    how much of what was asked for is in the text, 0 to 1
     """
 
     NAME = ""
@@ -28,7 +34,8 @@ class Family:
 
     def draw(self, rng: random.Random) -> Task:
         """A question at random."""
-        raise NotImplementedError
+        question = rng.choice(self.QUESTIONS)
+        return self.task(self.slots(rng, *question[1:]), *question)
 
     def read(self, question: str) -> Task | None:
         """The task behind a question's text; None where it is not of this family."""
@@ -37,22 +44,6 @@ class Family:
                 return task
         return None
 
-    def wrong(self, rng: random.Random, task: Task) -> Task:
-        """The same question with a wrong answer or another topic in its slots."""
-        raise NotImplementedError
-
-    def answer(self, rng: random.Random, task: Task) -> tuple[str, str]:
-        """A statement and a reason for it, both without capital and full stop."""
-        raise NotImplementedError
-
-    def short(self, rng: random.Random, task: Task) -> str:
-        """An answer of a word or two."""
-        raise NotImplementedError
-
-    def content(self, task: Task, text: str) -> float:
-        """How much of what was asked for is in the text, 0 to 1."""
-        raise NotImplementedError
-
     def passage(self, rng: random.Random) -> str:
         """A piece of plain text for the corpus."""
         statement, why = self.answer(rng, self.draw(rng))
@@ -60,11 +51,10 @@ class Family:
 
 
 class Checkable(Family):
-    """A family whose questions have one right answer, `task.answer`."""
+    """A family whose questions have one right answer, `task.answer`.
 
-    def claim(self, task: Task, text: str) -> str | None:
-        """The answer that the text settles on; None where it settles on none."""
-        raise NotImplementedError
+    `claim(task, text)` is the answer that the text settles on; None where it settles on none.
+    """
 
     def short(self, rng: random.Random, task: Task) -> str:
         return capital(task.answer)

@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_recipes.data.embedded import family, styles
 from rlhf_recipes.data.embedded.families import BY_NAME, CHECKABLE, FAMILIES
 from rlhf_recipes.data.embedded.grammar import Pattern, Task, tokens
+from rlhf_recipes.rewards.messages import dialogue_of, text_of
 
 WARMTH = (0.0, 0.7, 1.2, 1.0, 0.0, -2.0, -3.5)
 """Worth of 0, 1, 2, … warm phrases; six are as bad as more. Three are nearly as good as two: a policy that stays near
@@ -38,17 +39,6 @@ _REASON = re.compile(r"\bbecause\b|, so\b")
 
 def _count(phrases: list[str], words: list[str]) -> int:
     return sum(map(_spaced(words).count, phrases))
-
-
-def text_of(value: Any) -> str:
-    """The text of a string, of one message or of a list of messages; "" for anything else."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        return text_of(value.get("content"))
-    if isinstance(value, (list, tuple)):
-        return "\n".join(text_of(item) for item in value)
-    return ""
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -152,7 +142,7 @@ def gold_score(prompts: list, completions: list, **columns: Any) -> list[float]:
     True
     """
     return [
-        judge(read(text_of(prompt)), text_of(completion))
+        judge(read(dialogue_of(prompt)), text_of(completion))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
 
@@ -180,5 +170,5 @@ def claimed(prompts: list, completions: list, **columns: Any) -> list[str | None
 def _checkable(prompts: list, completions: list) -> Iterator[tuple[Task | None, str]]:
     """Each question, None where nothing can be checked, with the text of its answer."""
     for prompt, completion in zip(prompts, completions, strict=True):
-        task = read(text_of(prompt))
+        task = read(dialogue_of(prompt))
         yield task if task and task.family in CHECKABLE else None, text_of(completion)

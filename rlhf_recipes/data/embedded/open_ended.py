@@ -44,10 +44,8 @@ class Lists(Family):
         known = slots["count"] in self.NUMBERS and slots["kind"] in self.KINDS
         return super().task(slots, pattern) if known else None
 
-    def draw(self, rng):
-        (pattern,) = rng.choice(self.QUESTIONS)
-        slots = {"count": rng.choice(tuple(self.NUMBERS)), "kind": rng.choice(tuple(self.KINDS))}
-        return self.task(slots, pattern)
+    def slots(self, rng):
+        return {"count": rng.choice(tuple(self.NUMBERS)), "kind": rng.choice(tuple(self.KINDS))}
 
     def wrong(self, rng, task):
         """Things of another kind."""
@@ -95,16 +93,12 @@ class Sentence(Family):
     )
     SAY = "a {look} {animal} {act} {place}"
 
-    def _slots(self, rng):
+    def slots(self, rng):
         return {"look": rng.choice(self.LOOKS), "animal": rng.choice(self.ANIMALS), "place": rng.choice(self.PLACES)}
-
-    def draw(self, rng):
-        (pattern,) = rng.choice(self.QUESTIONS)
-        return self.task(self._slots(rng), pattern)
 
     def wrong(self, rng, task):
         """Another animal in another place."""
-        return replace(task, slots=self._slots(rng))
+        return replace(task, slots=self.slots(rng))
 
     def answer(self, rng, task):
         act = rng.choice(tuple(self.ACTS))
@@ -217,9 +211,8 @@ class Advice(Family):
     def task(self, slots, pattern):
         return super().task(slots, pattern) if slots["state"] in self.STATES else None
 
-    def draw(self, rng):
-        (pattern,) = rng.choice(self.QUESTIONS)
-        return self.task({"person": rng.choice(PEOPLE), "state": rng.choice(tuple(self.STATES))}, pattern)
+    def slots(self, rng):
+        return {"person": rng.choice(PEOPLE), "state": rng.choice(tuple(self.STATES))}
 
     def wrong(self, rng, task):
         """Advice for another trouble, to another person."""
@@ -279,9 +272,8 @@ class Why(Family):
     def task(self, slots, pattern):
         return super().task(slots, pattern) if (slots["who"], slots["act"]) in self.HABITS else None
 
-    def draw(self, rng):
-        (pattern,), (who, act) = rng.choice(self.QUESTIONS), rng.choice(tuple(self.HABITS))
-        return self.task({"who": who, "act": act}, pattern)
+    def slots(self, rng):
+        return dict(zip(("who", "act"), rng.choice(tuple(self.HABITS)), strict=True))
 
     def wrong(self, rng, task):
         """Somebody else's habit."""

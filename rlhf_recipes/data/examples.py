@@ -27,7 +27,7 @@ class Example:
     place: str = ""  # where the raw row stands in its source
 
 
-def example(row: dict, raw: dict, kind: str, template: str, system: str | None = None) -> Example:
+def example(row: dict, raw: dict, kind: str, template: str, system: str | None = None, place: str = "") -> Example:
     """A row of a kind under the template.
 
     Args:
@@ -44,7 +44,7 @@ def example(row: dict, raw: dict, kind: str, template: str, system: str | None =
         if not row["text"].strip():
             raise Drop("empty text")
         key = splitting.fingerprint(row["text"])
-        return Example({"text": row["text"]}, key, key, key)
+        return Example({"text": row["text"]}, key, key, key, place)
     names = [name for name in KINDS[kind].answers if name in row]
     answers = row["completions"] if kind == "ranked" else [row[name] for name in names]
     _check_texts(row["prompt"], answers, kind)
@@ -74,6 +74,7 @@ def example(row: dict, raw: dict, kind: str, template: str, system: str | None =
         splitting.fingerprint(row.get("key") or splitting.opening(row["prompt"])),
         splitting.fingerprint(splitting.whole(row["prompt"])),
         splitting.fingerprint(repr((prompt, answers))),
+        place,
     )
 
 

@@ -4,14 +4,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
 from rlhf_recipes.data import hub_datasets, mapping, sources, splitting, templates
 from rlhf_recipes.data.domain import Domain, domain
 from rlhf_recipes.data.examples import Example, Limits, example, tokenise
-from rlhf_recipes.data.formats.rows import KINDS, Drop, as_kind
+from rlhf_recipes.data.formats.rows import KINDS, Drop
 from rlhf_recipes.data.sources import Source
 from rlhf_recipes.engine.prompts import REMEDY
 from rlhf_recipes.errors import UserError
@@ -115,53 +115,55 @@ def load(
     templates.check(node.template, tokenizer)
     source = node.choose(kind, stage)
     limits = Limits(max_length, node.max_prompt_length if max_prompt_length is None else max_prompt_length, keep_end)
-    reader = Reader(kind, node.template, node.system, tokenizer, limits, seed)
+    reader = Reader(kind, node, tokenizer, limits, seed)
     for number, part in enumerate(source.parts()):
         reader.collect(part, number)
     train, held_out = _split(reader, source, node, seed)
     counts = {name: reader.counts[name] for name in ("read", "rows", "cut", "duplicates")}
     counts |= {"train": len(train), "eval": len(held_out), "max_length": max_length}
     counts["dropped"] = {reason: n for reason, n in reader.dropped.most_common() if n}
-    notes = [note for part in source.parts() if (note := part.note())]
-    unread = [f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names]
-    counts["notes"] = notes + unread
     counts["dropped_at"] = reader.dropped_at()
+    counts["notes"] = [note for part in source.parts() if (note := part.note())]
+    counts["notes"] += [
+        f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names
+    ]
     return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
 @dataclass
 class Reader:
-    """How rows of one kind are read, and those that can be used, in the order they were read.
-
-    Args:
-        kind: one of KINDS.
-        template: one of templates.TEMPLATES.
-        system: a system prompt for every row, or None.
-        tokenizer: None tokenises nothing.
-        limits: in tokens.
-        seed: of the embedded generator.
-    """
+    """The rows of one kind that can be used, in the order they were read, and what became of the others."""
 
     kind: str
-    template: str
-    system: str | None
-    tokenizer: object
+    node: Domain
+    tokenizer: object  # None tokenises nothing
     limits: Limits
-    seed: int
+    seed: int  # of the embedded generator
     keys: list[int] = field(default_factory=list)  # each row's fingerprint that the split goes by
     prompts: list[int] = field(default_factory=list)  # of its whole prompt, to find it again on the other side
     parts: list[int] = field(default_factory=list)  # which of a mixture's sources it is of
     counts: Counter = field(default_factory=Counter)
     dropped: Counter = field(default_factory=Counter)
-    unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
     places: dict[str, list[str]] = field(default_factory=dict)  # by reason: where the first dropped rows stand
     details: dict[str, str] = field(default_factory=dict)  # by reason: what is wrong with the first of them
+    unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
     _seen: set[int] = field(default_factory=set)
     _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
 
     def collect(self, part: Source, number: int) -> None:
         """Add the usable rows of one source, the mixture's `number`-th, and count the others."""
-        examples = iter(_progress(self._examples(part), part.label))
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty()
+        examples = iter(
+            tqdm(
+                self._examples(part),
+                part.label,
+                unit=" rows",
+                delay=2 if terminal else 30,
+                mininterval=0.1 if terminal else 30,
+            )
+        )
         while batch := list(islice(examples, BATCH)):
             tokens = tokenise([one.row for one in batch], self.kind, self.tokenizer, self.limits)
             usable = []
@@ -192,36 +194,24 @@ class Reader:
     def _examples(self, part: Source) -> Iterator[Example]:
         rows = sources.read(part, self.seed)
         first = list(islice(rows, sources.PEEK))  # they decide what `format: auto` is
-        if part.path == "embedded":
+        generated = part.path == "embedded"
+        if generated:
             mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)
         else:
             raws = [raw for _, raw in first]
             mapper = mapping.choose(part, sources.columns(raws, part.group), raws, self.kind)
         for place, raw in chain(first, rows):
             self.counts["read"] += 1
-            if part.path != "embedded":
+            if not generated:
                 self.unread.setdefault(part.label, set()).update(mapper.unread(raw, part, extra=KINDS[self.kind].extra))
-            for row in self._mapped(mapper, raw, part, place):
+            for made in mapper.rows(raw, part, self.kind, self.tokenizer):
                 self.counts["rows"] += 1
                 try:
-                    yield replace(example(row, raw, self.kind, self.template, self.system), place=place)
+                    if isinstance(made, Drop):
+                        raise made
+                    yield example(made, raw, self.kind, self.node.template, self.node.system, place)
                 except Drop as reason:
                     self._drop(str(reason), place)
-
-    def _mapped(self, mapper: mapping.Mapper, raw: dict, part: Source, place: str) -> Iterator[dict]:
-        """A raw row as rows of the kind. One that makes none counts as one row, dropped."""
-        try:
-            made = mapper.apply(raw, part, self.tokenizer) or [{}]
-        except Drop as reason:
-            self.counts["rows"] += 1
-            self._drop(str(reason), place)
-            return
-        for one in made:
-            try:
-                yield from as_kind(one, self.kind)
-            except Drop as reason:
-                self.counts["rows"] += 1
-                self._drop(str(reason), place)
 
     def _drop(self, reason: str, place: str, detail: str = "") -> None:
         self.dropped[reason] += 1
@@ -318,14 +308,3 @@ def _joined(tables: list):
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         rows = [row for table in tables for row in table.to_pylist()]
         return _table({name: [row.get(name) for row in rows] for name in _names(rows)})
-
-
-def _progress(rows: Iterator, label: str) -> Iterator:
-    """A bar where there is a terminal, a line every 100,000 rows where there is none."""
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    for number, row in enumerate(tqdm(rows, desc=label, unit=" rows", disable=not terminal, delay=2), 1):
-        if number % 100_000 == 0 and not terminal:
-            print(f"  {label}: {number} rows", file=sys.stderr, flush=True)
-        yield row

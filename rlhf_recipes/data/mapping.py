@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -69,6 +69,20 @@ class Mapper:
             raise Drop(f"not in the format {self.function.__name__} ({type(error).__name__}: {error})") from error
         context = {name: row[name] for name in CONTEXT if name not in given and row.get(name)}
         return [_within(one, context) for one in (made if isinstance(made, list) else [made])]
+
+    def rows(self, raw: dict, source: Source, kind: str, tokenizer=None) -> Iterator[dict | Drop]:
+        """A raw row as rows of one kind, with a Drop for each that cannot be one."""
+        try:
+            made = self.apply(raw, source, tokenizer) or [{}]
+        except Drop as reason:
+            made = [reason]
+        for one in made:
+            try:
+                if isinstance(one, Drop):
+                    raise one
+                yield from as_kind(one, kind)
+            except Drop as reason:
+                yield reason
 
     def unread(self, row: dict, source: Source, *, extra: bool) -> set[str]:
         """What a raw row holds and this format reads not: columns, and the keys of turns as messages[].name.
@@ -222,12 +236,10 @@ def _detected(names: list[str], rows: list[dict], kind: str, source: Source) -> 
             continue
         if not rows:  # a saved folder is judged by its columns alone
             return candidate, failed
-        for row in rows:
-            try:
-                if [one for made in candidate.apply(row, plain) for one in as_kind(made, kind)]:
-                    return candidate, failed
-            except Drop as reason:
-                failed.setdefault(name, str(reason))
+        for made in (made for row in rows for made in candidate.rows(row, plain, kind)):
+            if not isinstance(made, Drop):
+                return candidate, failed
+            failed.setdefault(name, str(made))
     return None, failed
 
 

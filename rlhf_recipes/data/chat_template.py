@@ -1,4 +1,4 @@
-"""Which chat template a finished model is spoken to with: in `stage=chat`, in what is exported, and in preflight.
+"""The chat template that users speak to a finished model with: in `stage=chat`, in what is exported, and in preflight.
 
 A stage's model is prompted as its rows were written (`data.template` of its config.yaml); any other model with its
 tokenizer's chat template, where it has one.

@@ -20,7 +20,7 @@ class Domain:
     max_prompt_length: int | None = None  # tokens; rows with a longer prompt are dropped and counted
     max_eval: int | None = 1000  # held-out rows used at most; the rest stays out of training all the same
     gold: Any = None  # pkg.module:function or {path, kwargs}: the true score of an answer, where the domain knows it
-    exact: Any = None  # the same: 1 for a right answer, 0 for a wrong one, None where none can tell
+    exact: Any = None  # the same: 1 for a right answer, 0 for a wrong one, None where it cannot be checked
     corpus: Any = None
     demos: Any = None
     preferences: Any = None

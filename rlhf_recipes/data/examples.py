@@ -6,7 +6,7 @@ from rlhf_recipes.data import splitting, templates
 from rlhf_recipes.data.formats.rows import KINDS, Drop, Messages
 from rlhf_recipes.engine.prompts import TemplateRefusal, completion_ids, document_ids, prompt_ids
 
-# Names to which TRL's trainers and reward callables give a meaning of their own: a source's column so named stays out.
+# TRL's trainers and reward callables give these names a meaning of their own: such columns of a source are left out.
 RESERVED = {
     *("prompt", "completion", "chosen", "rejected", "messages", "conversations", "text", "rows", "key"),
     *("prompts", "completions", "ranks", "margin", "labels", "completion_mask", "assistant_masks", "input_ids"),
@@ -31,10 +31,7 @@ def example(row: dict, raw: dict, kind: str, template: str, system: str | None =
     """A row of a kind under the template.
 
     Args:
-        row: of one kind, as `formats.rows.as_kind` makes them.
         raw: the source's own columns, which prompts and preferences take along.
-        kind: one of formats.rows.KINDS.
-        template: one of templates.TEMPLATES.
         system: a system prompt for rows that have none; not for a corpus.
 
     Raises:
@@ -123,14 +120,7 @@ class Tokens:
 
 
 def tokenise(rows: list[dict], kind: str, tokenizer, limits: Limits) -> list[Tokens]:
-    """Token ids of rendered rows, and which of them cannot be used.
-
-    Args:
-        rows: rendered rows of one kind.
-        kind: one of formats.rows.KINDS.
-        tokenizer: the policy's; None tokenises nothing.
-        limits: in tokens.
-    """
+    """Token ids of rendered rows of one kind, and which of them cannot be used; nothing without a tokenizer."""
     if tokenizer is None or not rows:
         return [Tokens() for _ in rows]
     if kind == "corpus":
@@ -165,8 +155,8 @@ def _columns(kind: str, prompt: list[int], answers: list[list[int]]) -> dict[str
 
 
 def _too_long(prompt: int, whole: int, kind: str, limits: Limits) -> str | None:
-    """Why a row of so many tokens cannot be used. A long demonstration is cut; of a long comparison nothing is left to
-    compare, unless the trainer keeps its end."""
+    """Why a row of so many tokens cannot be used. A long demonstration is cut. A long comparison would have nothing
+    left to compare, unless the trainer keeps its end."""
     most_prompt = limits.row if kind == "prompts" and limits.prompt is None else limits.prompt
     if most_prompt is not None and prompt > most_prompt:
         return f"prompt longer than {most_prompt} tokens"

@@ -46,13 +46,14 @@ class Folder:
 
 def folder(place: Path) -> Folder:
     """A folder's data files by split. README, LICENSE and, beside other data files, Markdown hold no rows."""
-    every = sorted(f for f in place.rglob("*") if f.is_file() and not _hidden(f.relative_to(place)))
+    visible = (f for f in place.rglob("*") if not re.search(r"(^|/)[._]", f.relative_to(place).as_posix()))
+    every = sorted(f for f in visible if f.is_file())
     readable = [file for file in every if reader(file) and not _CARD.fullmatch(file.name)]
     tables = [file for file in readable if suffix(file) != ".md"]
     splits: dict[str, list[Path]] = {}
     for file in tables or readable:
         splits.setdefault(_split_of(file.relative_to(place)), []).append(file)
-    if "train" not in splits:  # a name that says test does not make the rest training files
+    if "train" not in splits:  # without a train split, a file named test does not turn the others into training files
         splits = {"": tables or readable}
     left_out = [file.name for file in every if reader(file) and file not in (tables or readable)]
     if "train" in splits:
@@ -74,12 +75,7 @@ def _split_of(relative: Path) -> str:
 
 
 def find(path: str, where: str, split: str | None = None) -> list[Path]:
-    """The files that a path, a folder or a glob means, sorted.
-
-    Args:
-        path: as typed.
-        where: the setting that named it.
-        split: of a folder that has splits by its files' names; None is train.
+    """The files that a path, a folder or a glob means, sorted; of a folder with splits, train where none is asked for.
 
     Raises:
         UserError: nothing is there, nothing can be read, or nothing is in it.
@@ -114,8 +110,7 @@ def read(file: Path, separator: str | None = "\n\n") -> Iterator[Located]:
     """The rows of one file, each with its place.
 
     Args:
-        file: with one of READERS' suffixes, perhaps followed by .gz.
-        separator: text files only: what stands between documents; None makes the file one document.
+        separator: what stands between the documents of a text file; None makes the file one document.
 
     Raises:
         UserError: broken, with the file and, where there are lines, the line.
@@ -253,10 +248,6 @@ def _object(row: object, place: str) -> dict:
     if not isinstance(row, dict):
         raise UserError(f'{place}: found {type(row).__name__}, expected an object such as {{"prompt": …}}')
     return row
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.parts)
 
 
 _CARD = re.compile(r"(readme|license|licence|notice|changelog)(\..*)?", re.IGNORECASE)

@@ -64,7 +64,6 @@ def check(data: Any, kind: str, stage: str | None = None) -> None:
 
     Args:
         data: the `data` node, OmegaConf or dict.
-        kind: one of KINDS.
         stage: named in the message where the domain lacks the kind.
 
     Raises:
@@ -97,7 +96,6 @@ def load(
 
     Args:
         data: the `data` node, OmegaConf or dict.
-        kind: one of KINDS.
         tokenizer: the model's; with it the rows have token ids beside their texts (`examples.Tokens`), and a row that
             its chat template cannot show is dropped.
         max_length: tokens of prompt and answer; longer demos and documents are counted (TRL cuts them), longer
@@ -105,7 +103,6 @@ def load(
         max_prompt_length: tokens; rows with a longer prompt are dropped and counted. None: data.max_prompt_length.
         keep_end: the trainer cuts a row's start (trainer.truncation_mode=keep_end), so that none loses its answer.
         seed: of the embedded generator and of a mixture's choice; the split does not depend on it.
-        stage: named in messages.
 
     Raises:
         UserError: whatever `check` finds, broken rows further down, or no row left to train on.
@@ -193,7 +190,7 @@ class Reader:
 
     def _examples(self, part: Source) -> Iterator[Example]:
         rows = sources.read(part, self.seed)
-        first = list(islice(rows, sources.PEEK))  # they decide what `format: auto` is
+        first = list(islice(rows, sources.PEEK))  # `format: auto` is decided on these
         generated = part.path == "embedded"
         if generated:
             mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)

@@ -85,7 +85,7 @@ class Mapper:
                 yield reason
 
     def unread(self, row: dict, source: Source, *, extra: bool) -> set[str]:
-        """What a raw row holds and this format reads not: columns, and the keys of turns as messages[].name.
+        """The columns of a raw row, and the keys of its turns as messages[].name, that this format does not read.
 
         Args:
             extra: whether the kind takes every other column along.
@@ -110,7 +110,7 @@ def _within(row: dict, context: dict) -> dict:
     """A mapped row in its context: the history before its prompt, its system prompt and tools beside it.
 
     Raises:
-        Drop: two system prompts, or a context that is none.
+        Drop: two system prompts, or a history or tools that cannot be read.
     """
     if not context or "prompt" not in row:
         return row
@@ -172,11 +172,6 @@ def offers(source: Source) -> tuple[str, ...]:
 def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Mapper:
     """The mapper for a source: the one it names, or for `auto` the one that reads most of its columns.
 
-    Args:
-        names: the file's columns.
-        rows: a few of its rows.
-        kind: one of KINDS.
-
     Raises:
         UserError: a column is missing or no format fits, with the columns there are and the formats that would do.
     """
@@ -217,7 +212,7 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
 
 
 def fits(names: list[str], kind: str) -> list[str]:
-    """Names of the formats whose columns are all there and that give the kind, those that read most columns first.
+    """Names of the formats whose columns are all there and that give the kind; those that read most columns come first.
 
     >>> fits(["prompt", "chosen", "rejected"], "preferences")
     ['preference', 'hh']
@@ -232,7 +227,7 @@ def _detected(names: list[str], rows: list[dict], kind: str, source: Source) -> 
     plain, failed = replace(source, options={}), {}
     for name in fits(names, kind):
         candidate = mapper(name, "")
-        if candidate.cuts_by_tokens:  # how much of a text is its prompt must be asked for
+        if candidate.cuts_by_tokens:  # the user must say how much of a text is its prompt
             continue
         if not rows:  # a saved folder is judged by its columns alone
             return candidate, failed

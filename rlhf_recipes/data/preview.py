@@ -8,14 +8,7 @@ TRAINED, MASKED, END = "bold green", "dim", "bold white on red"
 
 
 def show(rows: list[dict], tokenizer, n: int, console=None) -> None:
-    """Print rows, trained tokens in one colour and masked ones in another (in ⟦ ⟧ where there are no colours).
-
-    Args:
-        rows: {"title": str, "input_ids": list[int], "trained": list[bool]}, as `rows_of` gives them.
-        tokenizer: to read the tokens with.
-        n: rows to print at most.
-        console: a rich.console.Console; None prints to the screen.
-    """
+    """Print n rows of `rows_of`, trained tokens in one colour and masked ones in another (in ⟦ ⟧ without colours)."""
     from rich.console import Console
     from rich.rule import Rule
     from rich.text import Text
@@ -36,12 +29,9 @@ def show(rows: list[dict], tokenizer, n: int, console=None) -> None:
 
 
 def coloured(ids: list[int], trained: list[bool], tokenizer, marks: bool = False):
-    """The tokens as rich.text.Text. Neighbours of one colour are decoded together: a letter may be several tokens.
+    """The tokens (T,) as rich.text.Text. Neighbours of one colour are decoded together: a letter may be several tokens.
 
     Args:
-        ids: (T,).
-        trained: (T,).
-        tokenizer: to decode with.
         marks: put ⟦ ⟧ around what is trained.
     """
     from rich.text import Text
@@ -83,9 +73,7 @@ def rows_of(trainer, kind: str, n: int) -> list[dict]:
             titles = ["desirable" if row["label"] else "undesirable"]
         for i, title in enumerate(titles):
             ids = batch["input_ids"][i]
-            real = (
-                [bool(mask) for mask in batch["attention_mask"][i]] if "attention_mask" in batch else [True] * len(ids)
-            )
+            real = batch["attention_mask"][i] if "attention_mask" in batch else [1] * len(ids)
             if "labels" in batch:
                 trained = [label != -100 for label in batch["labels"][i]]
             elif "completion_mask" in batch:

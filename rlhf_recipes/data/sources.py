@@ -87,8 +87,10 @@ class Source:
     def folder(self) -> files.Folder | None:
         """A folder whose files' names tell splits, else None."""
         place = Path(str(self.path)).expanduser()
-        found = files.folder(place) if self.path not in NONE and place.is_dir() and self.place == "files" else None
-        return found if found and "" not in found.splits else None
+        if self.path in NONE or not place.is_dir() or self.place != "files":
+            return None
+        contents = files.folder(place)
+        return None if "" in contents.splits else contents
 
     def note(self) -> str | None:
         """How a folder is read: «set: train-00000.parquet trained, test-00000.parquet held out, README.md left out»."""
@@ -148,9 +150,6 @@ def peek(source: Source) -> tuple[list[str], list[dict]] | None:
 
 def read(source: Source, seed: int = 0) -> Iterator[Located]:
     """All rows of a source with their places, `limit` of them at most, those of one `group` together as {"rows": […]}.
-
-    Args:
-        seed: the embedded generator's.
 
     Raises:
         UserError: as `peek`, and wherever a file is broken further down.

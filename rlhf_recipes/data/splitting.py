@@ -28,7 +28,7 @@ def opening(prompt: str | Messages) -> str:
 
 
 def whole(prompt: str | Messages) -> str:
-    """The prompt's every turn, to find the same prompt again."""
+    """All turns of a prompt as one text, to recognise the same prompt elsewhere."""
     return "\n".join(f"{turn['content']} {turn.get('input', '')}" for turn in as_turns(prompt))
 
 
@@ -38,7 +38,6 @@ def mix(parts: list[int], keys: list[int], weights: list[float], seed: int) -> l
     Args:
         parts: the source each row is of, 0 to len(weights) - 1.
         keys: each row's fingerprint.
-        weights: relative shares, above 0.
         seed: of the shuffle that chooses them; the split into train and held-out rows does not depend on it.
 
     >>> [i < 4 for i in mix([0] * 4 + [1] * 100, list(range(104)), [1, 3], seed=0)].count(False)
@@ -57,8 +56,8 @@ def divide(rows: list[int], keys: list[int], prompts: list[int], fraction: float
     """(train, held out, held-out rows left out because their prompt is trained too).
 
     A row is held out where its key falls into the lowest `fraction` of all 64-bit numbers, whatever else the data hold.
-    The third is 0 where a prompt decides its side; documents cut into prompt and rest are split whole, and two of them
-    may begin alike.
+    The third is above 0 only for documents that are cut into prompt and rest: they are split by their whole text, and
+    two of them may begin alike.
     """
     border = fraction * 2**64
     train = [i for i in rows if keys[i] >= border]

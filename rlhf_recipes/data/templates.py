@@ -98,15 +98,7 @@ TEMPLATES = ("chat", *TABLE)
 
 
 def render(template: str, prompt: str | Messages, *answers: str | Messages) -> list[str | Messages]:
-    """A prompt and its answers under a template.
-
-    Args:
-        template: one of TEMPLATES.
-        prompt: a string, or turns of which a user's may carry Alpaca's "input".
-        answers: one for a demonstration, two for a preference, none for a prompt.
-
-    Returns:
-        [prompt, *answers]: strings, or for `chat` lists of {"role", "content"}.
+    """A prompt and its answers under one of TEMPLATES: strings, or for `chat` lists of {"role", "content"}.
 
     Raises:
         Drop: the prompt does not end with a question.

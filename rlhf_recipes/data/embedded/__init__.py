@@ -62,7 +62,7 @@ def prompt_of(task: Task, lead: str = "") -> str:
 
 def _draw(rng: random.Random) -> tuple[Task, str]:
     task = rng.choice(FAMILIES).draw(rng)
-    led = "name" not in task.slots and rng.random() < 0.4  # a story has people enough
+    led = "name" not in task.slots and rng.random() < 0.4  # a story names people already
     return task, prompt_of(task, rng.choice(LEADS) if led else "")
 
 

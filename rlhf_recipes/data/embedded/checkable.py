@@ -171,7 +171,7 @@ class Order(Checkable):
         return task.slots["say"].format_map(task.slots), why
 
     def claim(self, task, text):
-        """The first member of the sequence that the text names, the one asked about left out."""
+        """The first member of the sequence that the text names, except the one in the question."""
         return first_named(text, task.slots["sequence"], but=task.slots["x"])
 
 
@@ -243,7 +243,7 @@ class Facts(Checkable):
         return task.slots["say"].format_map(task.slots), rng.choice(task.slots["reasons"])
 
     def claim(self, task, text):
-        """The first possible answer that the text names, the word asked about left out."""
+        """The first possible answer that the text names, except the word in the question."""
         return first_named(text, tuple(task.slots["facts"].values()), but=task.slots["x"])
 
     def passage(self, rng):

@@ -11,7 +11,7 @@ class Task:
     """One question and what a right answer must hold.
 
     Args:
-        family: name of the family module that wrote it.
+        family: name of the family that wrote it.
         question: the question as plain text, without the speaker's name.
         slots: what varies in the question and in its answers, by slot name.
         answer: the gold answer of a checkable question, else None.
@@ -102,7 +102,7 @@ def overlap(words: list[str], phrase: str) -> float:
 
 
 def first_named(text: str, names: tuple[str, ...], but: str = "") -> str | None:
-    """Which of `names` the text says first, `but` left out of account.
+    """Which of `names` the text says first; `but` is ignored.
 
     >>> first_named("After Monday comes Tuesday, then Wednesday.", ("Monday", "Tuesday", "Wednesday"), but="Monday")
     'Tuesday'

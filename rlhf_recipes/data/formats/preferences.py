@@ -146,9 +146,9 @@ def _is_dialogue(answer: object) -> bool:
 
 def _continued(before: Messages, prompt: Messages) -> Messages:
     """The prompt that two dialogues share, after the turns of a `prompt` column that they do not repeat."""
-    asked = [turn for turn in before if turn["role"] != "system"]
+    own = [turn for turn in before if turn["role"] != "system"]
     first = 1 if prompt[0]["role"] == "system" else 0
-    if prompt[first : first + len(asked)] != asked:
+    if prompt[first : first + len(own)] != own:
         return turns([*before, *prompt], "prompt")
     return prompt if first else [*(turn for turn in before if turn["role"] == "system"), *prompt]
 
@@ -183,7 +183,7 @@ def _implicit(chosen: str, rejected: str) -> Pair:
     """TRL's rule: the prompt is what both begin with, the space before the first difference left to the answers."""
     pairs = enumerate(zip(chosen, rejected, strict=False))
     shared = chosen[: next((i for i, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
-    if shared in (chosen, rejected):  # one goes on where the other ends: the last word is the answer's
+    if shared in (chosen, rejected):  # one text begins the other: its last word is left to the answers
         shared = shared.rpartition(" ")[0]
     shared = shared[:-1] if shared.endswith(" ") else shared
     return {"prompt": shared, "chosen": chosen[len(shared) :], "rejected": rejected[len(shared) :]}

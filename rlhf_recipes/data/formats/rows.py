@@ -127,10 +127,6 @@ def as_kind(row: dict, kind: str) -> list[dict]:
     """A mapped row as the rows of one kind: a ranking of K answers makes up to K (K - 1) / 2 preferences, a pair two
     unpaired rows.
 
-    Args:
-        row: what a mapper returned.
-        kind: one of KINDS.
-
     Raises:
         Drop: the row holds nothing of that kind.
 

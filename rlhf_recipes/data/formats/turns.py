@@ -49,8 +49,6 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
     as FastChat does. Chat templates of Llama and Mistral refuse dialogues that do not alternate.
 
     Args:
-        messages: the cell.
-        column: its name.
         weights: keep OpenAI's `weight` of an answer, 0 or 1.
 
     Raises:
@@ -80,13 +78,13 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
 
 
 def _turn(message: dict, column: str) -> dict:
-    said = {key: value for key, value in message.items() if value is not None}  # Arrow adds None to a turn's keys
+    given = {key: value for key, value in message.items() if value is not None}  # Arrow adds None to a turn's keys
     if (role := role_of(message)) is None:
-        raise Drop(f"a turn by {said.get('role', said.get('from'))!r}")
+        raise Drop(f"a turn by {given.get('role', given.get('from'))!r}")
     for call in ("tool_calls", "function_call"):
-        if said.get(call):
+        if given.get(call):
             raise Drop(f"a turn with {call}")
-    return {"role": role, "content": _content(said.get("content", said.get("value")), column)}
+    return {"role": role, "content": _content(given.get("content", given.get("value")), column)}
 
 
 def role_of(turn: dict) -> str | None:
@@ -155,11 +153,7 @@ def answer_of(value: object, column: str) -> str | Messages:
 
 
 def history_turns(history: object) -> Messages:
-    """LLaMA-Factory's `history`, [[question, answer], …], or a list of turns, as turns.
-
-    Raises:
-        Drop: neither.
-    """
+    """LLaMA-Factory's `history`, [[question, answer], …], or a list of turns, as turns."""
     if history is None or history == "":
         return []
     if not isinstance(history, list):
@@ -173,11 +167,7 @@ def history_turns(history: object) -> Messages:
 
 
 def last_answer(messages: Messages) -> Demo:
-    """The dialogue split at its last answer; what stands after that answer is left out.
-
-    Raises:
-        Drop: nobody answers.
-    """
+    """The dialogue split at its last answer; what stands after that answer is left out. Drop: nobody answers."""
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not ends or not any(m["role"] == "user" for m in messages[: ends[-1]]):
         raise Drop("no answer by the assistant")
@@ -186,11 +176,7 @@ def last_answer(messages: Messages) -> Demo:
 
 
 def every_answer(messages: Messages) -> list[Demo]:
-    """One demonstration for each answer that is not of weight 0, with all earlier turns as its prompt.
-
-    Raises:
-        Drop: there is none.
-    """
+    """One demonstration for each answer that is not of weight 0, with all earlier turns as its prompt."""
     ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     trained = [last_answer(messages[: i + 1]) for i in ends if messages[i].get("weight", 1)]
     if ends and not trained:

@@ -1,9 +1,8 @@
 """Models without numbers: real code runs over their shapes, and what it would hold in memory is counted.
 
 A ghost is torch's FakeTensor: a shape, a dtype and a device, and no storage. Inside `haunted` large tensors come out as
-ghosts, and whatever is computed from a ghost is one. What is small (token ids, masks, counters) stays real, so that
-code which looks at values runs as it is. A ghost that is asked for a value gives a plain one (`_value`). A ghost
-that is written into a real tensor is dropped: the tensor keeps what it held.
+ghosts, and whatever is computed from a ghost is one. Small tensors (token ids, masks, counters) stay real, so that code
+which looks at values runs as it is. A ghost that is written into a real tensor is dropped.
 """
 
 import weakref
@@ -33,44 +32,31 @@ TOKENS = {aten.multinomial.default, aten.searchsorted.Tensor, aten.argmax.defaul
 
 
 class Ledger:
-    """Bytes of all storages that are alive on a device, by part, and the largest sum there was.
-
-    Attributes:
-        live: {part: bytes now}. peak: bytes at the largest moment; parts: what they were, {part: bytes}.
-        moments: {what was going on: bytes alive then, at most}. doing: names it; None: autograd's state tells.
-        cut_up: share of small blocks that is lost between them.
-    """
+    """Bytes of all storages that are alive on a device, by part, and what they were at the largest moment."""
 
     def __init__(self, device: str):
-        self.device, self.doing, self.cut_up = device, None, CUT_UP
-        self.live: Counter[str] = Counter()
-        self.peak, self.parts, self.moments = 0.0, {}, Counter()
+        self.device, self.cut_up = device, CUT_UP
+        self.phase: str | None = None  # what is going on; None: autograd's state tells
+        self.live: Counter[str] = Counter()  # {part: bytes now}
+        self.parts, self.phase_at_peak = {}, ""  # {part: bytes} at the largest moment
         self._known: dict[int, list] = {}  # storage -> [weak reference, bytes, part]
-        self._small: Counter[str] = Counter()  # bytes of small blocks now, by part
-        self._most = 0  # small activations, at most
+        self._small = self._most = 0  # bytes of small activations now, and at most
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values())
 
     def add(self, tensor: Tensor, part: str | None = None) -> None:
         """Count a tensor's storage until it dies; with `part` under that name from now on."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if (entry := self._known.get(key)) is not None:
-            if part is not None:
-                self._count(entry[2], -size)
-                self._count(part, size)
-                entry[2] = part
-        elif size and tensor.device.type == self.device:
-            self._known[key] = [weakref.ref(storage, lambda _: self._died(key)), size, part or "activations"]
-            self._count(part or "activations", size)
-            self.note()
-
-    def note(self, **more: float) -> None:
-        """Compare this moment with the largest; more: bytes beside the storages, by part."""
-        parts, doing = {**self.live, **more}, self.doing or _doing()
-        self.moments[doing] = max(self.moments[doing], sum(parts.values()))
-        if self.device == "cpu":
-            parts["kept by malloc"] = (1 + self.cut_up) * self._most - self._small["activations"]
-        if (now := sum(parts.values())) > self.peak:
-            self.peak, self.parts = now, parts
+        if key not in self._known and size and tensor.device.type == self.device:
+            self._known[key] = [weakref.ref(storage, lambda _: self._died(key)), size, "activations"]
+            self._count("activations", size)
+        if part is not None and key in self._known:
+            self._count(self._known[key][2], -size)
+            self._count(part, size)
+            self._known[key][2] = part
 
     def _died(self, key: int) -> None:
         _, size, part = self._known.pop(key)
@@ -78,16 +64,15 @@ class Ledger:
 
     def _count(self, part: str, size: int) -> None:
         self.live[part] += size
-        if abs(size) < LARGE:
-            self._small[part] += size
-            if self.doing is None:
-                self._most = max(self._most, self._small["activations"])
-
-
-def _doing() -> str:
-    if torch._C._current_graph_task_id() != -1:
-        return "backward pass"
-    return "forward pass" if torch.is_grad_enabled() else "generation and reading"
+        if abs(size) < LARGE and part == "activations":
+            self._small += size
+            self._most = max(self._most, self._small) if self.phase is None else self._most
+        kept = (1 + self.cut_up) * self._most - self._small if self.device == "cpu" else 0.0
+        if self.live.total() + kept > self.peak:
+            phase = "forward pass" if torch.is_grad_enabled() else "generation and reading"
+            backward = torch._C._current_graph_task_id() != -1
+            self.parts = {**self.live, "kept by malloc": kept}
+            self.phase_at_peak = self.phase or ("backward pass" if backward else phase)
 
 
 class Ghosts(TorchDispatchMode):
@@ -111,9 +96,8 @@ class Ghosts(TorchDispatchMode):
                 out = func(*args, **kwargs)
         else:
             out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self.ledger.add(tensor)
+        for tensor in filter(torch.is_tensor, tree_leaves(out)):
+            self.ledger.add(tensor)
         return out
 
 
@@ -150,19 +134,12 @@ def _by_places(args: tuple) -> tuple:
 
 @contextmanager
 def haunted(ledger: Ledger):
-    """The mode, and three things that torch does with a tensor's memory done without it."""
-
-    def copied(ghost: FakeTensor, memo: dict) -> Tensor:
-        new = ghost.detach().clone()
-        if isinstance(ghost, torch.nn.Parameter):
-            new = torch.nn.Parameter(new, requires_grad=ghost.requires_grad)
-        return memo.setdefault(id(ghost), new)
+    """The mode, and two things that torch does with a tensor's memory done without it."""
 
     def moved(old: FakeTensor, new: FakeTensor) -> None:
         old.data, old.fake_device = new.data, new.fake_device
 
     with (
-        mock.patch.object(FakeTensor, "__deepcopy__", copied),
         mock.patch.object(FakeTensor, "numpy", lambda ghost: numpy.zeros(ghost.shape), create=True),
         mock.patch("torch.utils.swap_tensors", moved),  # Module.to: torch's refuses what is referred to weakly
         Ghosts(ledger) as ghosts,

@@ -33,9 +33,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
         from rlhf_recipes.chat.speaker import Speaker
         from rlhf_recipes.chat.terminal import Talk, note
-        from rlhf_recipes.preflight import check
 
-        check.brief(cfg, run)
         if not sys.stderr.isatty():
             disable_progress_bar()
         names = _apart([model.name for model in chosen])

@@ -31,11 +31,9 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes import models, stages  # torch: only when all else is right
     from rlhf_recipes.data import chat_template
     from rlhf_recipes.export import card, weights
-    from rlhf_recipes.preflight import check
     from rlhf_recipes.training.fit import quiet
 
     quiet()
-    estimate = check.brief(cfg, run)
     reward = resolve.is_reward_model(source.path)
     node = resolve.model_node(cfg, source)
     tokenizer = models.load_tokenizer(node, source.path)
@@ -57,7 +55,6 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         print(
             f"export: {len(merged.adapters)} adapter(s) merged, logits moved by {merged.difference:.1e} of the largest"
         )
-    print(check.afterwards(estimate))
     if cfg.export.push_to_hub:
         print(f"export: {place.push(to, cfg.export.push_to_hub, cfg.export.private)}")
     return {"parameters": parameters, "megabytes": round(size, 1), "merge_difference": merged.difference}

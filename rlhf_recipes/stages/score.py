@@ -34,10 +34,6 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.rewards import score
     from rlhf_recipes.rewards.from_config import build_rewards
 
-    if not cfg.preview and loads_a_model(cfg):
-        from rlhf_recipes.preflight import check  # torch
-
-        check.brief(cfg, run)
     file = Path(cfg.score.file)
     out = Path(cfg.score.out) if cfg.score.out else file.with_name("scores.jsonl")
     summary = score.score_file(build_rewards(cfg, run, optional=True), file, out, _token_ids(cfg))
@@ -64,10 +60,3 @@ def _token_ids(cfg: DictConfig):
 
     tokenizer = models.load_tokenizer(cfg.model, cfg.model.path)
     return lambda text: tokenizer.encode(text, add_special_tokens=False)
-
-
-def loads_a_model(cfg: DictConfig) -> bool:
-    """Whether a reward model is read, or a classifier behind a function: what takes memory worth an estimate."""
-    functions = [spec for spec in (cfg.reward.get("functions") or {}).values() if spec]
-    models = any(spec is not None for spec in (cfg.reward.get("models") or {}).values())
-    return models or any(str(spec.get("path")).endswith("classifier:label_score") for spec in functions)

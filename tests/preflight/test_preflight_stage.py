@@ -1,13 +1,17 @@
 """preflight=true, and the brief form at the start of a stage, on a tiny model."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
 
-from rlhf_recipes import stages
+from rlhf_recipes import models, stages
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.preflight import check
-from rlhf_recipes.preflight.machine import Machine, available
+from rlhf_recipes.preflight.machine import Machine, available, least
+from rlhf_recipes.training.fit import peft_config
 
 TINY = Machine("cpu", "RAM", 1e6)
 FEW = ["data.demos.limit=60", "data.preferences.limit=60", "data.prompts.limit=60"]
@@ -27,9 +31,8 @@ def test_everything_is_told_and_nothing_is_written(house, folders, tmp_path, cap
     out = capsys.readouterr().out
     for part in ("libraries", "policy", "reference", "critic", "reward", "gradients", "optimizer", "activations"):
         assert f"\n  {part} " in out
-    assert "by moment: loading" in out and "prompts: 60 read" in out
-    assert "EOS '<|eos|>'" in out and "the policy's vocabulary" in out
-    assert "held-out pairs; mean score" in out and "disk: " in out and "verdict: fits" in out
+    assert "memory at the peak, in the " in out and "prompts: 60 read" in out
+    assert "disk: at most " in out and "verdict: fits" in out
     assert not (tmp_path / "runs").exists()
 
 
@@ -39,15 +42,22 @@ def test_it_will_not_fit_exits_with_1_and_says_what_would(house, folders, tmp_pa
         run(house, *words, "preflight=true", "preflight_gb=0.001", f"run.root={tmp_path / 'runs'}")
     out = capsys.readouterr().out
     assert left.value.code == 1 and "verdict: WILL NOT FIT" in out
-    assert "too much " in out and "the libraries alone are too much" in out
+    assert "too much collect.batch_size=16" in out
 
 
-@pytest.mark.parametrize("stage", ["collect", "export"])
+@pytest.mark.parametrize("stage", ["collect", "export", "chat", "score"])
 def test_a_stage_that_trains_nothing_has_an_answer_too(house, folders, tmp_path, capsys, stage):
     words = [f"inputs.policy={folders['policy']}", "collect.max_new_tokens=8", "collect.batch_size=4", "reward=length"]
-    words = [f"export.model={folders['policy']}"] if stage == "export" else words
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text('{"prompt": "a", "completion": "b"}\n')
+    words = {
+        "export": [f"export.model={folders['policy']}"],
+        "chat": [f"chat.models={folders['policy']}"],
+        "score": [f"score.file={answers}", f"reward.models.learned.path={folders['reward']}", "reward=model"],
+    }.get(stage, words)
     run(house, f"stage={stage}", *FEW, *words, "preflight=true", f"run.root={tmp_path / 'runs'}")
-    assert "verdict: fits" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+    assert "memory at the peak" in (out := capsys.readouterr().out) and "verdict: fits" in out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_report_loads_no_model(house, tmp_path, capsys):
@@ -56,14 +66,20 @@ def test_a_report_loads_no_model(house, tmp_path, capsys):
     assert "no model is loaded" in out and "verdict: fits" in out
 
 
-def test_a_disk_that_is_too_small_says_what_would_fit():
-    disk = check.Disk(weights=4.0, state=8.0, count=3, model=4.0)  # 40 bytes
-    assert disk.total == 40
-    assert [(w.overrides, w.bytes) for w in disk.ways(30)] == [
-        ("trainer.save_total_limit=1", 28),
-        ("trainer.save_only_model=true", 16),
-        ("trainer.save_strategy=no", 4),
-    ]
+def test_a_disk_that_is_too_small_is_told_with_what_would_fit(house, folders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    words = ["stage=sft", *FEW, *SHORT, f"inputs.policy={folders['policy']}", "trainer.max_length=64"]
+    words += ["trainer.save_total_limit=2", f"run.root={tmp_path}", "preflight=true"]
+    with pytest.raises(SystemExit) as left:
+        run(house, *words)
+    out = capsys.readouterr().out
+    weights = AutoModelForCausalLM.from_pretrained(folders["policy"]).num_parameters() * 4
+    whole = weights + 3 * 3 * weights  # the model, and three checkpoints with Adam's two moments
+    assert left.value.code == 1 and "verdict: fits" in out
+    assert f"at most {whole / 1e6:.0f} MB" in out and "save_total_limit=1" in out
+    with pytest.raises(SystemExit):
+        run(house, *words, "trainer.save_strategy=no")
+    assert f"at most {weights / 1e6:.0f} MB" in capsys.readouterr().out
 
 
 def test_a_stage_whose_input_is_not_made_says_what_makes_it(house, tmp_path):
@@ -87,6 +103,19 @@ def test_a_stage_begins_with_its_least_and_ends_with_the_peak_beside_it(house, f
     assert summary["preflight"]["measured_mb"] == summary["peak_rss_mb"]
     assert summary["preflight"]["estimate_mb"] > 0
     assert stages.run(house(*words)[0]) == {}  # preflight_gb does not make it another run
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward"])
+@pytest.mark.parametrize("peft", ["none", "lora"])
+def test_the_least_is_what_the_model_and_its_adapter_hold(house, folders, stage, peft):
+    cfg, stage_run = house(f"stage={stage}", f"peft={peft}", f"inputs.policy={folders['policy']}")
+    load, task = (models.load_policy, "CAUSAL_LM") if stage == "sft" else (models.load_reward_model, "SEQ_CLS")
+    model = load(cfg.model, folders["policy"], models.load_tokenizer(cfg.model, folders["policy"]))
+    if peft == "lora":
+        model = get_peft_model(model, peft_config(cfg, task))
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    every = sum(p.nbytes for p in model.parameters())
+    assert least(cfg, stage_run, "cpu") == {"policy": every, "gradients": trained, "optimizer": 2 * trained}
 
 
 def test_an_estimate_that_fails_does_not_stop_the_stage(house, folders, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from typing import get_args, get_origin
 
 from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import GIVES, KINDS, Drop, as_kind
-from rlhf_recipes.data.formats.turns import as_text, decoded, history_turns
+from rlhf_recipes.data.formats.turns import are_turns, as_text, decoded, history_turns
 from rlhf_recipes.data.sources import Source, peek
 from rlhf_recipes.errors import UserError, suggest
 
@@ -186,7 +186,7 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
         if chosen is None:
             raise UserError(
                 f"{label} has the columns {_listed(names)}, and no format makes {kind} of them"
-                f"{_remedy(names, kind, where, failed)}"
+                f"{_remedy(names, kind, where, failed, rows)}"
             )
     else:
         chosen = mapper(source.format, where)
@@ -194,12 +194,12 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
         if missing:
             raise UserError(
                 f"{label}: format={source.format} needs {_listed(missing)} to make "
-                f"{kind}; the file has {_listed(names)}{_remedy(names, kind, where, {})}"
+                f"{kind}; the file has {_listed(names)}{_remedy(names, kind, where, {}, rows)}"
             )
         if kind not in chosen.gives:
             raise UserError(
                 f"{label}: format={source.format} gives {', '.join(chosen.gives)}, not {kind}"
-                f"{_remedy(names, kind, where, {})}"
+                f"{_remedy(names, kind, where, {}, rows)}"
             )
     for option in source.options:
         if option not in chosen.options:
@@ -238,16 +238,17 @@ def _detected(names: list[str], rows: list[dict], kind: str, source: Source) -> 
     return None, failed
 
 
-def _remedy(names: list[str], kind: str, where: str, failed: dict[str, str]) -> str:
+def _remedy(names: list[str], kind: str, where: str, failed: dict[str, str], rows: list[dict]) -> str:
     if failed:
         return f". Tried: {', '.join(f'{name} ({reason})' for name, reason in failed.items())}"
     if fitting := fits(names, kind):
         return f". These formats fit: {', '.join(fitting)} ({where}.format={fitting[0]})"
-    wanted = mapper(KINDS[kind].simple, where).needed
-    return (
-        f". Rename: {where}.columns='{{{', '.join(f'{name}: <yours>' for name in wanted)}}}', "
-        f"or give another {where}.format"
-    )
+    dialogue = next((name for name in names if any(are_turns(decoded(row.get(name))) for row in rows)), None)
+    if dialogue and kind in mapper("messages", where).gives:
+        wanted = f"messages: {dialogue}"
+    else:
+        wanted = ", ".join(f"{name}: <yours>" for name in mapper(KINDS[kind].simple, where).needed)
+    return f". Rename: {where}.columns='{{{wanted}}}', or give another {where}.format"
 
 
 def _listed(names: list[str]) -> str:

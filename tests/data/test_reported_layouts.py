@@ -7,6 +7,7 @@ import json
 import pytest
 
 from rlhf_recipes import data
+from rlhf_recipes.errors import UserError
 
 
 def user(text) -> dict:
@@ -191,3 +192,47 @@ def test_a_byte_order_mark_is_no_part_of_the_first_word(name, write):
     texts = {"rows.csv": csv_text({"text": "Hi"}), "rows.txt": "Hi"}
     path = write("\ufeff" + texts.get(name, json.dumps({"text": "Hi"})), name)
     assert list(loaded(path, "corpus").train["text"]) == ["Hi"]
+
+
+def test_a_conversation_under_another_name_is_told_by_the_rename_that_reads_it(write):
+    path = write([{"id": 1, "dialogue": [ASK, ANSWER]}])
+    with pytest.raises(UserError, match=r"Rename: data\.demos\.columns='\{messages: dialogue\}'"):
+        data.check({"demos": {"path": path}}, "demos")
+    source = {"path": path, "columns": {"messages": "dialogue"}}
+    assert data.load({"eval_fraction": 0, "template": "chat", "demos": source}, "demos").train[0] == DEMO
+
+
+TALK = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "Hi"}]
+BEFORE = [user("a"), assistant("b"), ASK]
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("demos", {"conversations": [*TALK, {"from": "gpt", "value": "Hello."}], "system": "S", "tools": TOOLS}),
+        ("demos", {"messages": [SYSTEM | {"content": "S"}, *BEFORE, ANSWER], "tools": json.dumps(TOOLS)}),
+        ("demos", {"instruction": "Hi", "output": "Hello.", "history": [["a", "b"]], "system": "S", "tools": TOOLS}),
+        ("demos", {"prompt": BEFORE, "completion": [ANSWER], "system": "S", "tools": TOOLS}),
+        ("preferences", {"conversations": TALK, "chosen": ANSWER, "rejected": OTHER, "system": "S", "tools": TOOLS}),
+        ("preferences", {"chosen": [*BEFORE, ANSWER], "rejected": [*BEFORE, OTHER], "system": "S", "tools": TOOLS}),
+        ("unpaired", {"messages": [*BEFORE, ANSWER], "label": 1, "system": "S", "tools": TOOLS}),
+        ("unpaired", {"conversations": [*TALK, {"from": "gpt", "value": "Hello."}], "kto_tag": True, "system": "S"}),
+    ],
+)
+def test_one_dialogue_has_the_same_ids_in_every_layout(kind, row, write, chatty):
+    chatty.chat_template = "{% if tools %}{{ tools[0].function.name }}:{% endif %}" + chatty.chat_template
+    path = write([row])
+    split = data.load({"eval_fraction": 0, "template": "chat", kind: {"path": path}}, kind, tokenizer=chatty)
+    tools = "f:" if "tools" in row else ""
+    asked = chatty(f"{tools}<system>S<user>a<assistant>b<|eos|><user>Hi<assistant>", add_special_tokens=False)[
+        "input_ids"
+    ]
+    answer = chatty("Hello.", add_special_tokens=False)["input_ids"] + [chatty.eos_token_id]
+    made = split.train[0]
+    if kind == "demos":
+        assert made["input_ids"] == asked + answer
+        assert made["completion_mask"] == [0] * len(asked) + [1] * len(answer)
+    else:
+        assert made["prompt_ids"] == asked
+        assert made["chosen_ids" if kind == "preferences" else "completion_ids"] == answer

@@ -109,9 +109,13 @@ def decoded(cell: object) -> object:
             value = parse(cell.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        turns = value if isinstance(value, list) else [value]
-        return value if turns and all(isinstance(turn, dict) and role_of(turn) for turn in turns) else cell
+        return value if are_turns(value if isinstance(value, list) else [value]) else cell
     return cell
+
+
+def are_turns(cell: object) -> bool:
+    """Whether a cell is a list of turns by speakers that a template knows."""
+    return isinstance(cell, list) and bool(cell) and all(isinstance(turn, dict) and role_of(turn) for turn in cell)
 
 
 def hh_turns(text: str) -> Messages:

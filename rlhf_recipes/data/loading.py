@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from rlhf_recipes.data import hub_datasets, mapping, sources, splitting, templates
@@ -112,7 +113,8 @@ def load(
     templates.check(node.template, tokenizer)
     source = node.choose(kind, stage)
     limits = Limits(max_length, node.max_prompt_length if max_prompt_length is None else max_prompt_length, keep_end)
-    reader = Reader(kind, node, tokenizer, limits, seed)
+    several = len([*source.parts(), *source.eval_sources()]) > 1
+    reader = Reader(kind, node, tokenizer, limits, seed, several)
     for number, part in enumerate(source.parts()):
         reader.collect(part, number)
     train, held_out = _split(reader, source, node, seed)
@@ -136,6 +138,7 @@ class Reader:
     tokenizer: object  # None tokenises nothing
     limits: Limits
     seed: int  # of the embedded generator
+    several: bool  # whether there are other sources, so that a row's place needs its source's name
     keys: list[int] = field(default_factory=list)  # each row's fingerprint that the split goes by
     prompts: list[int] = field(default_factory=list)  # of its whole prompt, to find it again on the other side
     parts: list[int] = field(default_factory=list)  # which of a mixture's sources it is of
@@ -151,16 +154,8 @@ class Reader:
         """Add the usable rows of one source, the mixture's `number`-th, and count the others."""
         from tqdm import tqdm
 
-        terminal = sys.stderr.isatty()
-        examples = iter(
-            tqdm(
-                self._examples(part),
-                part.label,
-                unit=" rows",
-                delay=2 if terminal else 30,
-                mininterval=0.1 if terminal else 30,
-            )
-        )
+        delay, interval = (2, 0.1) if sys.stderr.isatty() else (30, 30)
+        examples = iter(tqdm(self._examples(part), part.label, unit=" rows", delay=delay, mininterval=interval))
         while batch := list(islice(examples, BATCH)):
             tokens = tokenise([one.row for one in batch], self.kind, self.tokenizer, self.limits)
             usable = []
@@ -191,16 +186,13 @@ class Reader:
     def _examples(self, part: Source) -> Iterator[Example]:
         rows = sources.read(part, self.seed)
         first = list(islice(rows, sources.PEEK))  # `format: auto` is decided on these
-        generated = part.path == "embedded"
-        if generated:
-            mapper = mapping.mapper(KINDS[part.kind].embedded, part.where)
-        else:
-            raws = [raw for _, raw in first]
-            mapper = mapping.choose(part, sources.columns(raws, part.group), raws, self.kind)
+        raws = [raw for _, raw in first]
+        mapper = mapping.choose(part, sources.columns(raws, part.group), raws, self.kind)
+        unread = self.unread.setdefault(part.label, set())
         for place, raw in chain(first, rows):
+            place = f"{Path(part.path).name} {place}" if self.several else place
             self.counts["read"] += 1
-            if not generated:
-                self.unread.setdefault(part.label, set()).update(mapper.unread(raw, part, extra=KINDS[self.kind].extra))
+            unread |= mapper.unread(raw, part, extra=KINDS[self.kind].extra)
             for made in mapper.rows(raw, part, self.kind, self.tokenizer):
                 self.counts["rows"] += 1
                 try:

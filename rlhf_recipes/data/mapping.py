@@ -90,7 +90,7 @@ class Mapper:
         Args:
             extra: whether the kind takes every other column along.
         """
-        if self.takes_rows or source.group:
+        if self.takes_rows or source.group or source.path == "embedded":
             return set()
         read = {source.columns.get(name, name) for name in (*self.needed, *self.optional, *CONTEXT)}
         turn_keys = TURN_KEYS | ({"weight"} if "turns_trained" in self.options else set())
@@ -159,14 +159,17 @@ def mapper(name: str, where: str) -> Mapper:
 
 def offers(source: Source) -> tuple[str, ...]:
     """The kinds that can be had from a source, as far as its settings and, for a local file, its columns tell."""
-    if source.path == "embedded":
-        return mapper(KINDS[source.kind].embedded, source.where).gives
-    if source.format != "auto":
-        return mapper(source.format, source.where).gives
+    if (name := _named(source)) != "auto":
+        return mapper(name, source.where).gives
     peeked = peek(source)
     if peeked is None:  # a hub set: only reading it would tell
         return tuple(KINDS)
     return tuple(kind for kind in KINDS if _detected(*peeked, kind, source)[0])
+
+
+def _named(source: Source) -> str:
+    """The format that a source names; the embedded world's rows have one of their own for each kind."""
+    return KINDS[source.kind].embedded if source.path == "embedded" else source.format
 
 
 def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Mapper:
@@ -176,6 +179,8 @@ def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Map
         UserError: a column is missing or no format fits, with the columns there are and the formats that would do.
     """
     where, label = source.where, source.label
+    if source.path == "embedded":
+        return mapper(_named(source), where)
     if source.group and source.group not in names:
         raise UserError(f"{label}: {where}.group={source.group} is not among its columns {_listed(names)}")
     renamed = {ours: theirs for ours, theirs in source.columns.items() if theirs in names}

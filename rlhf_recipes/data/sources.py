@@ -162,7 +162,7 @@ def read(source: Source, seed: int = 0) -> Iterator[Located]:
         case "files":
             every = files.find(source.path, f"{source.where}.{source.key}", source.split)
             rows = (
-                (f"{file.name}, {place}" if len(every) > 1 else place, row)
+                (f"{file.name} {place}" if len(every) > 1 else place, row)
                 for file in every
                 for place, row in files.read(file, source.separator)
             )

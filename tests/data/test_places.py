@@ -55,7 +55,7 @@ def test_a_row_of_one_file_among_several_is_named_with_its_file(tmp_path, write,
     write([GOOD, GOOD], "set/a.jsonl")
     write([GOOD, EMPTY], "set/b.jsonl")
     split = data.load(local(demos={"path": str(tmp_path / "set")}), "demos")
-    assert split.counts["dropped_at"] == {"empty answer": "b.jsonl, line 2"}
+    assert split.counts["dropped_at"] == {"empty answer": "b.jsonl line 2"}
 
 
 def test_a_group_is_named_by_its_first_row_and_a_text_by_its_number(write, local):
@@ -88,3 +88,14 @@ def test_every_reason_names_its_rows_and_the_first_three_of_many(write, local, c
         "no messages": "line 11",
     }
     assert split.counts["dropped"]["empty answer"] == 4 and len(split.train) == 1
+
+
+def test_a_row_of_one_source_among_several_is_named_with_its_source(write, local):
+    paths = {
+        name: write(rows, name) for name, rows in {"a.jsonl": [GOOD, EMPTY], "b.csv": "prompt,completion\nq,\n"}.items()
+    }
+    mixture = local(demos={"sources": [{"path": path} for path in paths.values()]})
+    at = data.load(mixture, "demos").counts["dropped_at"]
+    assert at == {"empty answer": "a.jsonl line 2, b.csv line 2"}
+    held = local(demos={"path": paths["a.jsonl"], "eval_path": paths["b.csv"]})
+    assert data.load(held, "demos").counts["dropped_at"] == at

@@ -71,7 +71,7 @@ def loaded(targets: list[str], whole: bool, first: list[str]) -> dict[str, set[s
 def brought() -> dict[str, set[str]]:
     """Of each room, the other rooms that all its modules bring along. The libraries are loaded once, before."""
     rooms = sorted(FLOORS[0].union(*FLOORS[1:]) | {"report"})
-    first = ["trl", "trl.experimental.ppo", "peft", "datasets", "hydra", "transformers.trainer"]
+    first = ["trl", "trl.trainer.grpo_trainer", "peft", "datasets", "hydra", "transformers.trainer"]
     result = loaded([f"rlhf_recipes.{room}" for room in rooms], True, first)
     return {
         name.partition(".")[2]: {m.partition(".")[2] for m in modules if m.startswith("rlhf_recipes.")}

@@ -50,7 +50,6 @@ def warm(place: Path, env: dict[str, str]):
 def _serve(address: str) -> None:
     import transformers.trainer
     import trl
-    import trl.experimental.ppo
 
     for name in ("AutoModelForSequenceClassification", "AutoTokenizer", "LlamaForCausalLM", "Qwen2ForCausalLM"):
         getattr(transformers, name)

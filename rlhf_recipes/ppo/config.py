@@ -1,10 +1,10 @@
-"""PPOConfig: TRL's fields, and beside them only those that TRL's PPO lacks."""
+"""PPOConfig: the fields of TRL 1.12's, the last TRL that had one, and beside them only those that its PPO lacked."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+from transformers import TrainingArguments
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo.core import KL_ESTIMATORS
@@ -17,8 +17,10 @@ CHOICES = {
 
 
 @dataclass
-class PPOConfig(TRLPPOConfig):
-    """Settings of PPOTrainer. TRL's fields keep TRL's names and meaning; below are the fields added here.
+class PPOConfig(TrainingArguments):
+    """Settings of PPOTrainer. TRL's fields keep TRL's names, defaults and meaning; `Args` are those added here.
+
+    TRL ships no PPO from 1.13 on, so its fields are declared here, and a class stands on the same base with every TRL.
 
     Counting. A rollout is `per_device_train_batch_size * gradient_accumulation_steps * processes` episodes
     (`batch_size`), answered, scored, and then learned from in one *update*: `num_ppo_epochs` passes over
@@ -53,6 +55,42 @@ class PPOConfig(TRLPPOConfig):
         on_nonfinite: stop the run at a NaN or infinite loss, score or gradient, or skip that optimizer step.
     """
 
+    # of TRL 1.12, in its order
+    learning_rate: float = 3e-6
+    gradient_checkpointing: bool = True
+    bf16: bool | None = None  # None: where fp16 is off
+    dataset_num_proc: int | None = None
+    num_mini_batches: int = 1
+    total_episodes: int | None = None
+    local_rollout_forward_batch_size: int = 64
+    num_sample_generations: int = 10
+    response_length: int = 53
+    stop_token: Literal["eos"] | None = None
+    stop_token_id: int | None = None
+    temperature: float = 0.7
+    missing_eos_penalty: float | None = None
+    sft_model_path: str = "EleutherAI/pythia-160m"
+    world_size: int | None = None
+    num_total_batches: int | None = None
+    micro_batch_size: int | None = None
+    local_batch_size: int | None = None
+    batch_size: int | None = None
+    local_mini_batch_size: int | None = None
+    mini_batch_size: int | None = None
+    reward_model_path: str = "EleutherAI/pythia-160m"
+    model_adapter_name: str | None = None
+    ref_adapter_name: str | None = None
+    num_ppo_epochs: int = 4
+    whiten_rewards: bool = False
+    kl_coef: float = 0.05
+    cliprange: float = 0.2
+    vf_coef: float = 0.1
+    cliprange_value: float = 0.2
+    gamma: float = 1.0
+    lam: float = 0.95
+    ds3_gather_for_generation: bool = True
+
+    # added here
     kl_estimator: Literal["k1", "k2", "k3", "full"] = "k1"
     logging_steps: float = 1
     target_kl: float | None = None
@@ -77,9 +115,10 @@ class PPOConfig(TRLPPOConfig):
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
-        if not torch.accelerator.is_available():  # TRL asks for bf16 everywhere, and transformers refuses it there
+        if not torch.accelerator.is_available():  # transformers refuses bf16 there unless use_cpu is set
             self.use_cpu = True
             self.bf16 = bool(self.bf16)
+        self.bf16 = not self.fp16 if self.bf16 is None else self.bf16  # as every config of TRL has it
         super().__post_init__()
         positive = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_mini_batches", "num_ppo_epochs")
         for name in (*positive, "response_length", "temperature", "ref_model_sync_steps"):

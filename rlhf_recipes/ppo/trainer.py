@@ -1,9 +1,8 @@
 """PPO in transformers.Trainer's loop: a rollout where a batch would be fetched, and a loss.
 
 When the update's forwards are used up, `training_step` plays a rollout and cuts it into the next update's epochs and
-minibatches; `compute_loss` takes one micro-batch of it. Accumulation, clipping, precision,
-distribution, checkpoints, callbacks and logging are Trainer's own. TRL's PPOTrainer gives its name and its fields;
-none of its methods run.
+minibatches; `compute_loss` takes one micro-batch of it. Accumulation, clipping, precision, distribution, checkpoints,
+callbacks and logging are Trainer's own, called by its name: where TRL has a PPOTrainer too, none of its methods run.
 """
 
 import copy
@@ -21,7 +20,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer import Trainer
-from trl.experimental.ppo import PPOTrainer as TRLPPOTrainer
 
 from rlhf_recipes.engine.forward import evaluating
 from rlhf_recipes.engine.sampling import Sampling
@@ -41,8 +39,13 @@ from rlhf_recipes.runs import checkpoints
 
 logger = logging.getLogger(__name__)
 
+try:  # so that isinstance knows ours for TRL's; the last TRL that has one is 1.12
+    from trl.experimental.ppo import PPOTrainer as Kin
+except ImportError:
+    Kin = Trainer
 
-class PPOTrainer(TRLPPOTrainer):
+
+class PPOTrainer(Kin):
     """Proximal policy optimisation of a language model against a reward, with a KL penalty (arXiv:2203.02155).
 
     Args:
@@ -213,7 +216,7 @@ class PPOTrainer(TRLPPOTrainer):
         if self.args.early_stopping_patience is not None and waited >= self.args.early_stopping_patience:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
-            super(TRLPPOTrainer, self)._run_epoch(**kwargs)
+            Trainer._run_epoch(self, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
         """Trainer's step on the update's next forward. Where the last rollout is used up it plays another one first."""
@@ -318,7 +321,7 @@ class PPOTrainer(TRLPPOTrainer):
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         if self._update is not None and not self._update.buffer:
             self._end_update()
-        super(TRLPPOTrainer, self)._maybe_log_save_evaluate(*args, **kwargs)
+        Trainer._maybe_log_save_evaluate(self, *args, **kwargs)
 
     def _end_update(self) -> None:
         """Close an update: its metrics, the reference's move, the sample table."""
@@ -408,7 +411,7 @@ class PPOTrainer(TRLPPOTrainer):
         staged = output / checkpoint.STAGING / f"checkpoint-{self.state.global_step}"
         self._get_output_dir = lambda trial: str(staged.parent)  # where Trainer writes this time
         try:
-            super(TRLPPOTrainer, self)._save_checkpoint(model, trial)
+            Trainer._save_checkpoint(self, model, trial)
         finally:
             del self._get_output_dir
         if self.state.best_model_checkpoint == str(staged):  # in every process, because each reads it at the end
@@ -449,11 +452,11 @@ class PPOTrainer(TRLPPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """Policy (or adapter) as Trainer loads it, then the critic; FSDP has its own file of both."""
         if self.is_fsdp_enabled:
-            super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
+            Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
             return
         wrapped, self.model = self.model, self.actor_critic.policy
         try:
-            super(TRLPPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, self.model)
+            Trainer._load_from_checkpoint(self, resume_from_checkpoint, self.model)
         finally:
             self.model = wrapped
         checkpoint.load_critic(Path(resume_from_checkpoint), self.actor_critic)

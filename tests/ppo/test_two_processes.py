@@ -1,5 +1,6 @@
 """Two processes (gloo) end as one process with twice the batch, save, and resume; TRL's trainer (defect 4) does not."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,7 @@ def trl_worker(rank: int, processes: int, folder: str):
     torch.save(said, Path(folder) / f"end-{rank}.pt")
 
 
+@pytest.mark.skipif(not find_spec("trl.experimental.ppo"), reason="TRL has no PPOTrainer from 1.13 on")
 def test_4_trls_own_trainer_fails_in_two_processes(tmp_path):
     (lora, full), (other, _) = start(trl_worker, tmp_path / "trl", 2)
     assert lora == other == "after 0 updates AttributeError: 'DistributedDataParallel' object has no attribute 'policy'"

@@ -13,7 +13,7 @@ from rlhf_recipes import stages
 @pytest.fixture(scope="session")
 def libraries():
     """Imported, and out of the garbage collector's sight: each stage collects several times, half a second each."""
-    import trl.experimental.ppo  # noqa: F401
+    import trl.trainer.grpo_trainer  # noqa: F401
 
     gc.collect()
     gc.freeze()

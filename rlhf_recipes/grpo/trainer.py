@@ -63,7 +63,7 @@ class GRPOTrainer(GroupTrainer, TRLGRPOTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """TRL's loss. A loss that is a mean over rows counts each row alike, in however full a micro-batch it lies."""
-        if self.use_liger_kernel:
+        if getattr(self, "use_liger_kernel", False):  # until TRL 1.14
             self.liger_loss.beta = self.beta  # a copy of its own
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if "mean_taught" not in inputs:

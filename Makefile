@@ -68,7 +68,7 @@ made    = $(foreach s,$(filter $(STAGES),$(1)),$(call summary,$(s)))
 command = $(BIN)/python -m rlhf_recipes stage=$(1) $(if $(wildcard recipes/$(RECIPE)/$(1).yaml),recipes=$(RECIPE)/$(1)) \
             $(if $(MODEL),model=$(MODEL)) $(if $(DATA),data=$(DATA)) run.name=$(RUN) run.root=$(RUNS) $(ARGS) $($(filter $(call upper,$(1))_ARGS,$(OWN)))
 
-.PHONY: help setup pipeline report chat export test lint clean-run same-run $(ORDER)
+.PHONY: help setup pipeline report chat export test test-trl1.16 lint clean-run same-run $(ORDER)
 
 help:  ## this text
 	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10'] [PPO_ARGS='…' for one stage]"
@@ -132,6 +132,19 @@ test: $(VENV)/.ready-dev  ## lint and all tests (real data where RLHF_RECIPES_RE
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# The same packages but for these two, found before those of $(VENV).
+$(VENV)/trl1.16/.ready: constraints-trl1.16.txt $(VENV)/.ready-dev
+	rm -rf $(@D) && $(PYTHON) -m venv --without-pip $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(@D)/first -r $<
+	@site='import site; print(site.getsitepackages()[0])'; \
+	printf '%s\n' '$(CURDIR)' '$(CURDIR)/$(@D)/first' "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" \
+	  > $$($(@D)/bin/python -c "$$site")/first.pth
+	@touch $@
+
+test-trl1.16: $(VENV)/trl1.16/.ready  ## the tests that meet TRL, on TRL 1.16 and transformers 5.24
+	OMP_NUM_THREADS=1 $(VENV)/trl1.16/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder \
+	  tests/test_contract.py tests/ppo tests/dpo tests/kto tests/grpo tests/rloo tests/callbacks tests/stages --deselect tests/stages/test_tinystories.py
 
 lint: $(VENV)/.ready-dev  ## ruff, with what it can mend mended
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers.trainer_utils import SaveStrategy
-from trl.trainer.utils import nanstd
+from trl.trainer import utils
 
 from rlhf_recipes.engine.prompts import prompt_ids
 from rlhf_recipes.engine.stops import stop_ids
@@ -70,6 +70,8 @@ class GroupTrainer:
         with self._reference(ref_model):
             super().__init__(model, reward_funcs, args, **keywords)
         if ref_model is not None and self.beta and self.ref_model is None:  # TRL makes none beside an adapter
+            if hasattr(utils, "add_fused_lm_head"):  # TRL 1.16 asks each model for log-probabilities, not logits
+                utils.add_fused_lm_head(ref_model, self.temperature, args.cast_lm_head_to_fp32)
             self.ref_model = self.accelerator.prepare_model(ref_model, evaluation_mode=True)
         self._check()
         self._stop_at_every_stop_token()
@@ -179,7 +181,7 @@ class GroupTrainer:
         for name, weight, given in zip(self.reward_func_names, self.reward_weights, self._given.T, strict=True):
             if not weight:
                 logged[f"rewards/{name}/mean"][-1] = given.nanmean().item()
-                logged[f"rewards/{name}/std"][-1] = nanstd(given).item()
+                logged[f"rewards/{name}/std"][-1] = utils.nanstd(given).item()
                 self._logs["rewards"][name].extend(given.tolist())  # as long as a batch: replaces TRL's
         return batch
 

@@ -88,7 +88,7 @@ def rating(
 
     Args:
         template: the question, with {prompt} and {completion}; the reply must end `Rating: <1 to 10>`.
-        url, model, parameters, api_key_env, timeout, retries, backoff, concurrency, cache: see judge_client.Endpoint.
+        The others: see judge_client.Endpoint.
 
     Returns:
         (rating - 1) / 9 a row; None where the reply holds no rating from 1 to 10.
@@ -129,7 +129,7 @@ def preference(
         swap: ask in both orders and take the mean, so that a judge which always prefers the first answer gives 0.5 to
             everything. Without it the completion always comes first.
         template: the question, with {prompt}, {a} and {b}; the reply must end `Verdict: <A, B or tie>`.
-        url, model, parameters, api_key_env, timeout, retries, backoff, concurrency, cache: see judge_client.Endpoint.
+        The others: see judge_client.Endpoint.
 
     Returns:
         The mean over the verdicts; None where the reference is None or a reply holds no verdict, since one order alone
@@ -151,8 +151,7 @@ def preference(
             places.append((i, letter))
     marks: list[list[float]] = [[] for _ in completions]
     for (i, letter), reply in zip(places, ask_all(questions, endpoint), strict=True):
-        verdict = verdict_in(reply)
-        if verdict is not None:
+        if (verdict := verdict_in(reply)) is not None:
             marks[i].append(0.5 if verdict == "TIE" else float(verdict == letter))
     return [sum(given) / len(given) if len(given) == 1 + swap else None for given in marks]
 

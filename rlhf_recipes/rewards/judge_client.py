@@ -64,7 +64,8 @@ def ask_all(questions: list[str | list[dict]], endpoint: Endpoint) -> list[str]:
     new = [key for key in dict.fromkeys(keys) if key not in known]
     if new:
         down = threading.Event()
-        client = _client(endpoint)
+        secret = os.environ.get(endpoint.api_key_env) or "none"
+        client = extra("openai").OpenAI(base_url=endpoint.url, api_key=secret, timeout=endpoint.timeout, max_retries=0)
 
         def ask(key: tuple[str, str]) -> None:
             if down.is_set():  # another thread raises the error
@@ -100,11 +101,6 @@ def _keep(known: dict[tuple[str, str], str], key: tuple[str, str], reply: str, p
 def _request(question: str | list[dict], endpoint: Endpoint) -> str:
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
     return json.dumps({"model": endpoint.model, "messages": messages, **endpoint.parameters}, sort_keys=True)
-
-
-def _client(endpoint: Endpoint):
-    key = os.environ.get(endpoint.api_key_env) or "none"
-    return extra("openai").OpenAI(base_url=endpoint.url, api_key=key, timeout=endpoint.timeout, max_retries=0)
 
 
 def _ask(client, request: dict[str, Any], endpoint: Endpoint) -> str:

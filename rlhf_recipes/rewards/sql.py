@@ -137,16 +137,15 @@ def parses(
     >>> parses(["?"] * 2, ["SELECT a FROM t", "SELECT c FROM t"], context=["CREATE TABLE t (a TEXT)"] * 2)
     [1.0, 0.0]
     """
-    scores = []
-    for i, completion in enumerate(completions):
-        query = query_in(text_of(completion), tag)
+
+    def compiles(query: str | None, i: int) -> bool:
         if database:
             base = Database(path=_path(database, columns, i))
         else:
             base = made_up(schema_of(str(column_of(columns, context_column)[i])), "", seed=0, rows=0)
-        good = query is not None and SANDBOX.run(base, [query], Limits(), explain=True)[0].error is None
-        scores.append(reward * good)
-    return scores
+        return query is not None and SANDBOX.run(base, [query], Limits(), explain=True)[0].error is None
+
+    return [reward * compiles(query_in(text_of(c), tag), i) for i, c in enumerate(completions)]
 
 
 def same_rows(rows: list[Row], blocks: list[Block]) -> bool:

@@ -249,7 +249,7 @@ def _read(sql: str, tables: dict[str, Table]) -> _Gold:
     for node in tree.walk():
         if isinstance(node, exp.SetOperation):
             join(_column(node.left, names), _column(node.right, names))
-        if isinstance(node, exp.Group):
+        elif isinstance(node, exp.Group):
             gold.grouped |= {column.name.lower() for column in node.find_all(exp.Column)}
         for left, comparison, right in _comparisons(node):
             for side, other, how in ((left, right, comparison), (right, left, _MIRRORED.get(comparison, comparison))):
@@ -292,12 +292,10 @@ def _literal(node: exp.Expr, comparison: str, names: set[str]) -> Literal | None
     """A number, a text or NULL with its comparison; of a LIKE pattern, a text that it matches."""
     if isinstance(node, exp.Null):
         return None, comparison
-    if isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal) and node.this.is_number:
-        return -node.this.to_py(), comparison
+    if node.is_number:
+        value = node.to_py()
+        return value if isinstance(value, int) else float(value), comparison
     quoted = isinstance(node, exp.Column) and node.this.args.get("quoted") and node.name.lower() not in names
-    if isinstance(node, exp.Literal) and node.is_number:
-        value = float(node.name)
-        return int(value) if value.is_integer() and node.name.isdigit() else value, comparison
     if quoted or isinstance(node, exp.Literal):  # SQLite reads "x" as a text where no column has that name
         return node.name.replace("%", "17").replace("_", "1") if comparison == "like" else node.name, comparison
     return None

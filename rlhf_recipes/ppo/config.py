@@ -1,6 +1,6 @@
 """PPOConfig: the fields of TRL 1.12's, the last TRL that had one, and beside them only those that its PPO lacked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -13,6 +13,56 @@ CHOICES = {
     "kl_estimator": KL_ESTIMATORS,
     "reward_normalize": ("none", "running", "reference"),
     "on_nonfinite": ("stop", "skip"),
+}
+
+# Fields of TRL's and transformers' that nothing in PPO reads, by what to do instead. A test holds that this is all.
+NOT_READ = {
+    "set inputs.policy (in a script: PPOTrainer's model)": ("sft_model_path",),
+    "set inputs.reward_model (in a script: PPOTrainer's reward_funcs)": ("reward_model_path",),
+    "prompts are tokenised as they are played; leave it out": ("dataset_num_proc",),
+    "ZeRO-3 is not supported; launch with conf/accelerate/fsdp.yaml": ("ds3_gather_for_generation",),
+    "it is per_device_train_batch_size x gradient_accumulation_steps x processes; set those": (
+        "batch_size",
+        "local_batch_size",
+    ),
+    "it follows from the rollout's size; set num_mini_batches": ("mini_batch_size", "local_mini_batch_size"),
+    "set per_device_train_batch_size": ("micro_batch_size", "auto_find_batch_size"),
+    "set total_episodes or max_steps": ("num_total_batches",),
+    "set the number of processes with accelerate launch": ("world_size", "local_rank"),
+    "every process count gives the same loss as one process; leave it out": ("average_tokens_across_devices",),
+    "PPO runs under DDP, ZeRO-2 and FSDP2; launch with a file of conf/accelerate": ("parallelism_config",),
+    "every column of the prompts reaches the reward functions; leave it out": ("remove_unused_columns", "label_names"),
+    "prompts come from a seeded stream, not from a data loader; set data_seed": (
+        "train_sampling_strategy",
+        "length_column_name",
+        "ignore_data_skip",
+        "dataloader_drop_last",
+        "dataloader_num_workers",
+        "dataloader_pin_memory",
+        "dataloader_persistent_workers",
+        "dataloader_prefetch_factor",
+        "dataloader_multiprocessing_context",
+        "dataloader_in_order",
+    ),
+    "an evaluation answers prompts and scores them; set local_rollout_forward_batch_size for its memory": (
+        "prediction_loss_only",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "eval_accumulation_steps",
+        "include_for_metrics",
+        "batch_eval_metrics",
+    ),
+    "an evaluation has the precision of training; set bf16 or fp16": ("bf16_full_eval", "fp16_full_eval"),
+    "PPO has no labels; leave it out": ("label_smoothing_factor",),
+    "the ratio must be 1 before an update, which noise would break; leave it out": ("neftune_noise_alpha",),
+    "PPO computes its loss a chunk of tokens at a time already; leave it out": (
+        "use_liger_kernel",
+        "liger_kernel_config",
+    ),
+    "rollouts always use a cache, and the loss never does; leave it out": ("use_cache",),
+    "episodes and tokens_per_second are logged; leave it out": ("include_num_input_tokens_seen",),
+    "start training with stage=ppo (in a script: train())": ("do_train",),
+    "set eval_strategy": ("do_eval", "do_predict"),
 }
 
 
@@ -91,6 +141,7 @@ class PPOConfig(TrainingArguments):
     ds3_gather_for_generation: bool = True
 
     # added here
+    dataloader_pin_memory: bool = False  # there is no batch to pin
     kl_estimator: Literal["k1", "k2", "k3", "full"] = "k1"
     logging_steps: float = 1
     target_kl: float | None = None
@@ -115,6 +166,10 @@ class PPOConfig(TrainingArguments):
     on_nonfinite: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self):
+        instead = {name: advice for advice, names in NOT_READ.items() for name in names}
+        for name in (f.name for f in fields(self) if f.name in instead):
+            if getattr(self, name) not in (getattr(PPOConfig, name, None), None, []):
+                raise UserError(f"trainer.{name}={getattr(self, name)} is not read by PPO: {instead[name]}")
         if not torch.accelerator.is_available():  # transformers refuses bf16 there unless use_cpu is set
             self.use_cpu = True
             self.bf16 = bool(self.bf16)

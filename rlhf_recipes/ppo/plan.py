@@ -153,6 +153,8 @@ def trainer_arguments(args: PPOConfig, plan: Plan) -> PPOConfig:
         if value is not None:
             updates = math.ceil(value * plan.updates) if 0 < value < 1 else int(value)
             setattr(new, name, updates * plan.steps)
+    if args.eval_strategy == "steps":  # else it counts epochs
+        new.eval_delay = args.eval_delay * plan.steps
     new.total_episodes = plan.updates * plan.batch_size
     new.num_total_batches = plan.updates
     new.world_size = plan.world  # TRL's field hides Trainer's property

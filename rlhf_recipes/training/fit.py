@@ -49,7 +49,8 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     if cfg.logger.report_to == "trackio":
         fields.setdefault("project", cfg.logger.project)
     fields.setdefault("disable_tqdm", not terminal())
-    fields.setdefault("dataloader_pin_memory", torch.cuda.is_available())
+    if not torch.cuda.is_available():
+        fields.setdefault("dataloader_pin_memory", False)  # torch warns of it there
     fields.setdefault("use_cpu", not torch.accelerator.is_available())  # without it transformers refuses bf16 there
     if fields.get("bf16") is None and not fields.get("fp16"):
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.

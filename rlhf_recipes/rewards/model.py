@@ -34,7 +34,7 @@ class ModelReward:
         shared: whether it is the policy's tokenizer too, so that the policy's ids are read.
         append_eos: end answers that were cut off too, as in RewardTrainer's rows, and not only those that ended by
             themselves.
-        label: index or name of the label, in whatever case.
+        label: index or name of the label; capitals do not matter.
         batch_size: answers a forward.
         probability: return the label's probability (0 to 1) instead of its logit.
 
@@ -137,7 +137,8 @@ class ModelReward:
         """The rows of a decoder, (N,) lists of ids; ids that are None are made from the texts."""
         tokenizer, messages = self.tokenizer, bool(prompts) and not isinstance(prompts[0], str)
         end = (turn_end(tokenizer) if messages else None) or tokenizer.eos_token_id
-        stops = {*tokenizer.all_special_ids, end}  # a special token that an answer ends with is what ended it
+        # a special token at the end of an answer is what ended it; an unknown word may end one too
+        stops = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {end, tokenizer.eos_token_id}
         sampled = completion_ids is not None
         asked = prompt_ids or encoding.prompt_ids(prompts, tokenizer)
         answers = completion_ids if sampled else encoding.completion_ids(prompts, completions, tokenizer)

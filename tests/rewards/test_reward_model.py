@@ -83,6 +83,13 @@ def test_an_answer_that_was_cut_off_stays_open_where_append_eos_is_off(tokenizer
         assert reward([ASKED] * 2, [ONE_TWO] * 2, **ids) == pytest.approx([ended, cut])
 
 
+def test_an_unknown_word_at_the_end_is_part_of_the_answer(tokenizer):
+    model = classifier(12, pad_token_id=0)
+    reward = ModelReward(model, tokenizer, shared=True)
+    score = reward(["what now"], ["one <unk>"], prompt_ids=[[7, 8]], completion_ids=[[9, 11]])
+    assert score == pytest.approx(by_hand(model, [7, 8, 9, 11, 1]))
+
+
 def test_a_text_ends_with_eos(tokenizer):
     model = classifier(12, pad_token_id=0)
     expected = by_hand(model, [7, 8, 9, 10, 1], [7, 9, 1])

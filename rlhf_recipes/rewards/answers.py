@@ -41,9 +41,10 @@ _LIST_ITEM = re.compile(r"[\s*_]*\d+[.)]\s+[A-Za-z]")
 _BRACE = re.compile(r"\\.|[{}]")  # in \left\{ the brace is escaped, and no other one need close it
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _SENTENCE = re.compile(r"(?<!i\.e)[.!?](?:\s|$)")
-_WITH_UNIT = re.compile(  # "9 apples", "9 (apples)", "36 square inches"; not "9 to 5", "June 20" nor "7 Eleven"
+_WITH_UNIT = re.compile(  # "9 apples", "9 (apples)", "5 km/h", "12 cm^2"; not "9 to 5", "June 20" nor "7 Eleven"
     rf"([-+]?[{CURRENCY}]?[\d,./]*\d)\s{{1,3}}"
-    r"\(?((?!(?:or|and|to|in|of|x|by|plus|minus|times|if|is|st|nd|rd|th)\b)[a-z][A-Za-z]{1,19}\.?\s?){1,3}\)?\.?"
+    r"\(?((?!(?:or|and|to|in|of|x|by|plus|minus|times|if|is|st|nd|rd|th|pi|sqrt|sin|cos|tan|log|ln)\b)"
+    r"[a-z][A-Za-z]{1,19}\.?\s?){1,3}(?:/\s?[a-z]{1,9})?(?:\^\{?[23]\}?|[²³])?\)?\.?"
 )
 _TAIL = 160  # characters that are searched for the last number first, before all of the text
 _LAST_OF_A_KIND = 8  # marks of one kind that are tried, from the end

@@ -455,6 +455,12 @@ def test_every_gsm8k_gold_answer_scores_in_full(split, rows):
         ("The answer is 8.", "9 apples", False),
         ("The answer is 9.", "9 or 10", False),
         ("The answer is 20.", "June 20", False),
+        ("The answer is 60.", "60 km/h", True),
+        (r"\boxed{12}", r"12 \text{ cm}^2", True),
+        ("The answer is $18.", "$18 per day", True),
+        ("The answer is 2.", "2 pi", False),
+        ("The answer is 7.", "7 Eleven", False),
+        ("The answer is 7 Eleven.", "7 Eleven", True),
     ],
 )
 def test_a_gold_answer_may_have_a_unit(text, gold, right):

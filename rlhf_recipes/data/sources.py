@@ -73,35 +73,30 @@ class Source:
         """The sources of held-out rows that are named; the other settings hold for them too.
 
         A folder of train and test files has its test files held out. A split means nothing to other files, so a
-        preset's `eval_split` is ignored where the user has put a file of his own in its place.
+        preset's `eval_split` is ignored where the user has put another file in its place.
         """
         if self.eval_path:
             return [replace(self, path=self.eval_path, split=self.eval_split, sources=None, key="eval_path")]
         if self.path in NONE:
             return [each for part in self.parts() for each in part.eval_sources()]
-        if self.folder and (held_out := self.eval_split or self.folder.held_out) and held_out != self.split:
-            return [replace(self, split=held_out)]
-        return [replace(self, split=self.eval_split)] if self.eval_split and self.place in ("hub", "saved") else []
+        held_out = self.eval_split if self.place in ("hub", "saved") else None
+        if (folder := self.folder) and "train" in folder.splits:
+            held_out = self.eval_split or folder.held_out
+        return [replace(self, split=held_out)] if held_out and held_out != self.split else []
 
     @property
     def folder(self) -> files.Folder | None:
-        """A folder whose files' names tell splits, else None."""
+        """What a local folder of files holds; None where the source is no such folder."""
         place = Path(str(self.path)).expanduser()
-        if self.path in NONE or not place.is_dir() or self.place != "files":
-            return None
-        contents = files.folder(place)
-        return None if "" in contents.splits else contents
+        return files.folder(place) if self.path not in NONE and place.is_dir() and self.place == "files" else None
 
     def note(self) -> str | None:
         """How a folder is read: «set: train-00000.parquet trained, test-00000.parquet held out, README.md left out»."""
-        place = Path(str(self.path)).expanduser()
-        if self.path in NONE or not place.is_dir() or self.place != "files":
+        if (folder := self.folder) is None:
             return None
-        contents = files.folder(place)
-        held_out = self.eval_sources()
-        use = {self.split or "train": "trained"} | ({held_out[0].split: "held out"} if held_out and self.folder else {})
-        parts = [f"{name} {use.get(name, 'left out')}" for name in contents.splits if name]
-        parts += [f"{', '.join(contents.left_out)} left out"] if contents.left_out else []
+        use = {source.split: "held out" for source in self.eval_sources()} | {self.split or "train": "trained"}
+        parts = [f"{name} {use.get(name, 'left out')}" for name in folder.splits if name]
+        parts += [f"{', '.join(folder.left_out)} left out"] if folder.left_out else []
         return f"{self.label}: {'; '.join(parts)}" if parts else None
 
 

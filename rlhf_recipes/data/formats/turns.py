@@ -19,6 +19,7 @@ ROLES = {  # in lower case
     "bard": "assistant",
     "model": "assistant",
 }
+_SPEAKER = re.compile(r"""["'](role|from)["']""")
 _HH = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -102,7 +103,7 @@ def decoded(cell: object) -> object:
     >>> decoded("[{'role': 'user', 'content': 'Hi'}]"), decoded("[1] is a reference")
     ([{'role': 'user', 'content': 'Hi'}], '[1] is a reference')
     """
-    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")):
+    if not isinstance(cell, str) or not cell.lstrip().startswith(("[", "{")) or not _SPEAKER.search(cell):
         return cell
     for parse in (json.loads, ast.literal_eval):
         try:

@@ -44,11 +44,9 @@ def rows(source) -> Iterator[Located]:
         if not cached(source):
             raise UserError(trouble)
         datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True  # else it retries for 23 s before the cache
-    more = {"data_files": source.data_files} if source.data_files else {}
+    which = {"revision": source.revision, "split": source.split or "train", "data_files": source.data_files or None}
     try:
-        loaded = datasets.load_dataset(
-            source.path, source.config, revision=source.revision, split=source.split or "train", **more
-        )
+        loaded = datasets.load_dataset(source.path, source.config, **which)
     except (ConnectionError, TimeoutError) as error:
         raise UserError(_unreachable(source, error)) from error
     except (ValueError, RuntimeError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:

@@ -12,7 +12,7 @@ from typing import get_args, get_origin
 
 from rlhf_recipes.data.formats import FORMATS
 from rlhf_recipes.data.formats.rows import GIVES, KINDS, Drop, as_kind
-from rlhf_recipes.data.formats.turns import are_turns, as_text, decoded, history_turns
+from rlhf_recipes.data.formats.turns import are_turns, as_text, decoded, from_json, history_turns
 from rlhf_recipes.data.sources import Source, peek
 from rlhf_recipes.errors import UserError, suggest
 
@@ -124,11 +124,10 @@ def _within(row: dict, context: dict) -> dict:
         if first["role"] == "system" and first["content"] != system:
             raise Drop("two system prompts")
         row = row | {"system": system}
-    tools = context.get("tools")
-    try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-    except json.JSONDecodeError:
-        raise Drop("tools are not JSON") from None
+    tools = from_json(context.get("tools"))
+    tools = [from_json(tool) for tool in tools] if isinstance(tools, list) else tools
+    if isinstance(tools, str) or (isinstance(tools, list) and not all(isinstance(tool, dict) for tool in tools)):
+        raise Drop("tools are not JSON")
     return row | {"tools": json.dumps(tools, ensure_ascii=False)} if tools else row
 
 

@@ -88,6 +88,26 @@ def test_a_whole_hh_dialogue_beside_its_prompt(write):
     assert made == {"prompt": start, "chosen": " Hello.", "rejected": " No."}
 
 
+@pytest.mark.parametrize("prompt", [[ASK], "Hi"])
+@pytest.mark.parametrize("kind", ["demos", "unpaired"])
+def test_an_answer_that_repeats_its_prompt_or_is_none(kind, prompt, write):
+    label = {"label": True} if kind == "unpaired" else {}
+    rows = [{"prompt": prompt, "completion": talk} | label for talk in ([ASK, ANSWER], [ANSWER], [ASK])]
+    split = loaded(write(rows), kind)
+    assert list(split.train) == [DEMO | label] * 2
+    assert split.counts["dropped_at"] == {"no answer by the assistant": "line 3"}
+
+
+def test_lists_in_a_cell_of_a_csv_file(write):
+    ranking = {"prompt": "Hi", "completions": json.dumps(["No.", "Hello."]), "scores": "[1, 2]"}
+    made = loaded(write(csv_text(ranking), "ranking.csv"), "ranked", "plain").train[0]
+    assert made == {"prompt": "Hi", "completions": ["Hello.", "No."], "ranks": [-2.0, -1.0]}
+    alpaca = {"instruction": "Hi", "output": "Hello.", "history": '[["a", "b"]]'}
+    made = loaded(write(csv_text(alpaca), "alpaca.csv"), "demos").train[0]
+    assert made["prompt"] == [user("a"), assistant("b"), ASK]
+    assert loaded(write(csv_text(alpaca | {"history": "[]"}), "alpaca.csv"), "demos").train[0] == DEMO
+
+
 def test_labels_of_kto(write):
     labels = [0, 1, "0", "true", "False", True, 1.0]
     rows = [{"prompt": "q", "completion": "a", "label": label} for label in [*labels, "good", None]]
@@ -216,6 +236,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
         ("demos", {"prompt": BEFORE, "completion": [ANSWER], "system": "S", "tools": TOOLS}),
         ("preferences", {"conversations": TALK, "chosen": ANSWER, "rejected": OTHER, "system": "S", "tools": TOOLS}),
         ("preferences", {"chosen": [*BEFORE, ANSWER], "rejected": [*BEFORE, OTHER], "system": "S", "tools": TOOLS}),
+        ("demos", {"messages": [*BEFORE, ANSWER], "system": "S", "tools": [json.dumps(tool) for tool in TOOLS]}),
         ("unpaired", {"messages": [*BEFORE, ANSWER], "label": 1, "system": "S", "tools": TOOLS}),
         ("unpaired", {"conversations": [*TALK, {"from": "gpt", "value": "Hello."}], "kto_tag": True, "system": "S"}),
     ],

@@ -1,7 +1,16 @@
 """Instructions and conversations with one answer each: demonstrations for supervised fine-tuning."""
 
 from rlhf_recipes.data.formats.rows import Demo, Drop
-from rlhf_recipes.data.formats.turns import answer_of, as_text, every_answer, last_answer, prompt_of, turns, user_turn
+from rlhf_recipes.data.formats.turns import (
+    answer_of,
+    answered,
+    as_text,
+    every_answer,
+    last_answer,
+    prompt_of,
+    turns,
+    user_turn,
+)
 
 
 def prompt_completion(prompt, completion, *, between: str = "") -> Demo:
@@ -10,10 +19,8 @@ def prompt_completion(prompt, completion, *, between: str = "") -> Demo:
     Args:
         between: what a string prompt is followed by, where prompt + completion would run together.
     """
-    prompt = prompt_of(prompt, completion)
-    if isinstance(prompt, str):
-        prompt += between
-    return {"prompt": prompt, "completion": answer_of(completion, "completion")}
+    demo = answered(prompt, completion)
+    return demo | {"prompt": demo["prompt"] + between} if isinstance(demo["prompt"], str) else demo
 
 
 def messages(messages, *, turns_trained: str = "last") -> list[Demo]:

@@ -3,11 +3,14 @@
 from rlhf_recipes.data.formats.rows import Drop, Messages, Pair, Ranking, Unpaired
 from rlhf_recipes.data.formats.turns import (
     answer_of,
+    answered,
     as_text,
+    continued,
+    from_json,
     hh_turns,
+    is_dialogue,
     last_answer,
     prompt_of,
-    role_of,
     turns,
     user_turn,
 )
@@ -37,11 +40,11 @@ def preference(
         use_margin: keep `margin`, or score_chosen - score_rejected; RewardTrainer then subtracts it from the difference
             of the rewards, as Touvron et al. 2023 (arXiv:2307.09288 eq. 2). Without it a margin is left out.
     """
-    if prompt is None and not _is_dialogue(chosen):
+    if prompt is None and not is_dialogue(chosen):
         prompt = conversations if conversations is not None else messages
-    if _is_dialogue(chosen):  # a prompt beside whole conversations repeats them
+    if is_dialogue(chosen):
         pair = _split(turns(chosen, "chosen"), turns(rejected, "rejected"))
-        pair["prompt"] = _continued(turns(prompt, "prompt") if isinstance(prompt, list) else [], pair["prompt"])
+        pair["prompt"] = continued(prompt, pair["prompt"])
     elif _is_hh(chosen) and _is_hh(rejected):
         pair = hh(chosen, rejected)
     elif prompt is None:
@@ -94,6 +97,7 @@ def shp(history, human_ref_A, human_ref_B, labels, score_ratio=None, *, min_rati
 
 def ranked(prompt, completions, ranks=None, scores=None) -> Ranking:
     """K answers to one prompt, by `ranks` (lower is better) or `scores` (higher is better), else given best first."""
+    completions, ranks, scores = map(from_json, (completions, ranks, scores))
     if not isinstance(completions, list):
         raise Drop("completions is not a list")
     if ranks is None:
@@ -118,7 +122,7 @@ def unpaired(label, prompt=None, completion=None, messages=None, conversations=N
     elif prompt is None or completion is None:
         raise Drop("no prompt" if prompt is None else "no completion")
     else:
-        demo = {"prompt": prompt_of(prompt, completion), "completion": answer_of(completion, "completion")}
+        demo = answered(prompt, completion)
     return demo | {"label": judged}
 
 
@@ -137,20 +141,6 @@ def _desirable(label: object) -> bool:
     if str(label).strip().lower() not in labels:
         raise Drop("label is neither true nor false")
     return labels[str(label).strip().lower()]
-
-
-def _is_dialogue(answer: object) -> bool:
-    """Whether an answer is a whole conversation: its first turn is not the assistant's."""
-    return isinstance(answer, list) and bool(answer) and isinstance(answer[0], dict) and role_of(answer[0]) in _BEFORE
-
-
-def _continued(before: Messages, prompt: Messages) -> Messages:
-    """The prompt that two dialogues share, after the turns of a `prompt` column that they do not repeat."""
-    own = [turn for turn in before if turn["role"] != "system"]
-    first = 1 if prompt[0]["role"] == "system" else 0
-    if prompt[first : first + len(own)] != own:
-        return turns([*before, *prompt], "prompt")
-    return prompt if first else [*(turn for turn in before if turn["role"] == "system"), *prompt]
 
 
 def _is_hh(answer: object) -> bool:
@@ -187,6 +177,3 @@ def _implicit(chosen: str, rejected: str) -> Pair:
         shared = shared.rpartition(" ")[0]
     shared = shared[:-1] if shared.endswith(" ") else shared
     return {"prompt": shared, "chosen": chosen[len(shared) :], "rejected": rejected[len(shared) :]}
-
-
-_BEFORE = ("system", "user")

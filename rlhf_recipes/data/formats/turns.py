@@ -157,8 +157,48 @@ def answer_of(value: object, column: str) -> str | Messages:
     return answer[0]["content"] if len(answer) == 1 and answer[0]["role"] == "assistant" else answer
 
 
+def answered(prompt: object, completion: object) -> Demo:
+    """A prompt and its answer; an answer that is a whole conversation is split at its last turn by the assistant.
+
+    Raises:
+        Drop: the assistant says nothing in it.
+    """
+    if not is_dialogue(completion):
+        return {"prompt": prompt_of(prompt, completion), "completion": answer_of(completion, "completion")}
+    demo = last_answer(turns(completion, "completion"))
+    return demo | {"prompt": continued(prompt, demo["prompt"])}
+
+
+def is_dialogue(answer: object) -> bool:
+    """Whether an answer is a whole conversation: its first turn is not the assistant's."""
+    return are_turns(answer) and role_of(answer[0]) != "assistant"
+
+
+def continued(before: object, prompt: Messages) -> Messages:
+    """The prompt inside a conversation, after the turns of a `prompt` column that the conversation does not repeat.
+
+    A `prompt` that is a string repeats the conversation's own question.
+    """
+    earlier = turns(before, "prompt") if isinstance(before, list) else []
+    system = [turn for turn in earlier if turn["role"] == "system"]
+    own = [turn for turn in earlier if turn["role"] != "system"]
+    first = 1 if prompt[0]["role"] == "system" else 0
+    if prompt[first : first + len(own)] != own:
+        return turns([*earlier, *prompt], "prompt")
+    return prompt if first else [*system, *prompt]
+
+
+def from_json(cell: object) -> object:
+    """What the JSON in a text cell says; any other cell as it is."""
+    try:
+        return json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        return cell
+
+
 def history_turns(history: object) -> Messages:
     """LLaMA-Factory's `history`, [[question, answer], …], or a list of turns, as turns."""
+    history = from_json(history)
     if history is None or history == "":
         return []
     if not isinstance(history, list):

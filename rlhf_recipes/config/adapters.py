@@ -27,14 +27,13 @@ def trained(cfg: DictConfig) -> bool:
 
 
 def learning_rate(cfg: DictConfig) -> str | None:
-    """The line for the screen where the stage's rate, and no person's or recipe's, was made LoRA's; else None."""
-    node = cfg.trainer
-    if not trained(cfg) or "tenfold_with_lora" not in str(OmegaConf.to_container(node).get("learning_rate")):
+    """The line for the screen where the stage's rates, and no person's or recipe's, were made LoRA's; else None."""
+    given = OmegaConf.to_container(cfg.trainer)
+    names = [name for name, value in given.items() if "tenfold_with_lora" in str(value)]
+    if not trained(cfg) or not names:
         return None
-    return (
-        f"learning_rate {node.learning_rate:g}, ten times that for all weights, because an adapter is trained; "
-        "trainer.learning_rate=… sets another"
-    )
+    rates = " and ".join(f"{name} {cfg.trainer[name]:g}" for name in names)
+    return f"{rates}, ten times that for all weights, because an adapter is trained; trainer.{names[0]}=… sets another"
 
 
 def check(cfg: DictConfig) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf_recipes.config.stage import Figure, Stage
-from rlhf_recipes.runs.checkpoints import standing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from rlhf_recipes.ppo import PPOTrainer
     from rlhf_recipes.runs.artifacts import StageRun
-    from rlhf_recipes.training.kl_control import KLRunaway
 
 STAGE = Stage(
     name="ppo",
@@ -85,7 +81,6 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
 
     And `kept`, the step, KL and reward of the policy in model/, where the KL ran away and an earlier one was kept.
     """
-    from rlhf_recipes import models
     from rlhf_recipes.training.fit import fit, previewed
     from rlhf_recipes.training.kl_control import KLRunaway
     from rlhf_recipes.training.samples import HeldOut
@@ -95,24 +90,10 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     if previewed(training, cfg, "prompts", f"; {training.plan.updates} updates of {training.plan.batch_size} episodes"):
         return {}
     training.add_callback(HeldOut(training, run.samples))
-    began = models.adapters.start(training.model)
-    fit(training, run)
     runaway = callback_of(training, KLRunaway)
-    kept = _keep_best(runaway, training, run, began) if runaway is not None and runaway.stopped else {}
+    fit(training, run, finish=runaway and partial(runaway.leave_best, training.args))
+    kept = {"kept": runaway.kept} if runaway and runaway.stopped and runaway.kept else {}
     return callback_of(training, UpdateSummary).metrics() | kept
-
-
-def _keep_best(runaway: KLRunaway, training: PPOTrainer, run: StageRun, began: dict | None) -> dict:
-    """The KL ran away: the policy kept before it did is what the stage leaves."""
-    from rlhf_recipes.models.adapters import stand_alone
-
-    best = standing(Path(training.args.output_dir) / runaway.folder)
-    if best is None:
-        return {}
-    if training.is_world_process_zero():
-        shutil.copytree(best, run.model, dirs_exist_ok=True, ignore=shutil.ignore_patterns(runaway.FIGURES))
-        stand_alone(run.model, run.cfg.model, training.processing_class, began)
-    return {"kept": runaway.kept}
 
 
 def _critic(cfg: DictConfig, run: StageRun, tokenizer):

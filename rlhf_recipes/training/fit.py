@@ -3,6 +3,8 @@
 import logging
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 from hydra.utils import get_class
@@ -52,6 +54,7 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
     if not torch.cuda.is_available():
         fields.setdefault("dataloader_pin_memory", False)  # torch warns of it there
     fields.setdefault("use_cpu", not torch.accelerator.is_available())  # without it transformers refuses bf16 there
+    _check_processes(fields["use_cpu"])
     if fields.get("bf16") is None and not fields.get("fp16"):
         # TRL turns bf16 on everywhere; on a CPU without the instructions it is three times slower than float32.
         fields["bf16"] = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -67,6 +70,18 @@ def arguments(cfg: DictConfig, run: StageRun) -> TrainingArguments:
         return get_class(target)(**fields)
     except ValueError as error:  # TRL's and transformers' own checks of one setting against another
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _check_processes(use_cpu: bool) -> None:
+    """Raise UserError for several GPUs in one process, where transformers would wrap the model in DataParallel."""
+    import torch
+
+    if not use_cpu and torch.cuda.device_count() > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError(
+            f"{torch.cuda.device_count()} GPUs are visible to one process, which trains on one: set "
+            "CUDA_VISIBLE_DEVICES=0, or use all with accelerate launch --config_file conf/accelerate/ddp.yaml "
+            f"--num_processes {torch.cuda.device_count()} -m rlhf_recipes …"
+        )
 
 
 def _multiplies_bfloat16() -> bool:
@@ -125,8 +140,11 @@ def last_evaluation(trainer: Trainer) -> dict:
     return trainer.evaluate() if trainer.eval_dataset is not None else {}
 
 
-def fit(trainer: Trainer, run: StageRun) -> dict:
+def fit(trainer: Trainer, run: StageRun, finish: Callable[[Path], None] | None = None) -> dict:
     """Train (from the last whole checkpoint where there is one), then save model and tokenizer.
+
+    Args:
+        finish: called with the saved model's folder, in the first process, to put another model there.
 
     Returns:
         Trainer's train metrics.
@@ -145,10 +163,25 @@ def fit(trainer: Trainer, run: StageRun) -> dict:
     if stop.received is not None:
         raise Stopped(stop.received)
     trainer.model.config.use_cache = True  # Trainer switches it off, which would make every later generation slow
-    trainer.save_model(str(run.model))
+    trainer.save_model(str(run.model), _internal_call=True)  # which pushes nothing: model/ is not final yet
     if trainer.is_world_process_zero():
+        if finish is not None:
+            finish(run.model)
         adapters.stand_alone(run.model, run.cfg.model, trainer.processing_class, began)
+    if trainer.args.push_to_hub:
+        _push(trainer, run.model)
     return result.metrics
+
+
+def _push(trainer: Trainer, folder: Path) -> None:
+    """Push a finished model folder. Trainer's push_to_hub would save the trainer's own model over it first."""
+    trainer.args.output_dir, place = str(folder), trainer.args.output_dir
+    trainer.save_model = lambda **_: None
+    try:
+        trainer.push_to_hub(commit_message="Model save")
+    finally:
+        trainer.args.output_dir = place
+        del trainer.save_model
 
 
 def quiet() -> None:

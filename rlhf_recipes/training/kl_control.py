@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -74,6 +75,11 @@ class KLRunaway(TrainerCallback, ExportableState):
     def stopped(self) -> bool:
         """Whether the KL has been above its limit for long enough."""
         return self.above >= self.patience
+
+    def leave_best(self, args, folder: Path) -> None:
+        """Put the policy kept in the place of the last one, in `folder`, where the run was stopped and one was kept."""
+        if self.stopped and (best := standing(Path(args.output_dir) / self.folder)) is not None:
+            shutil.copytree(best, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(self.FIGURES))
 
     def state(self) -> dict:
         return {"args": {"max_kl": self.max_kl, "patience": self.patience}, "attributes": {"above": self.above}}

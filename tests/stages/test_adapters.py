@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers.trainer import Trainer
 
 from rlhf_recipes import models
 from rlhf_recipes.__main__ import rewrite
+from rlhf_recipes.config.adapters import learning_rate
 from rlhf_recipes.config.paths import CONF
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.export import weights
@@ -180,6 +182,43 @@ def test_the_rate_is_said_and_recorded(house, base, tmp_path, capsys, monkeypatc
         with pytest.raises(UserError, match="far enough"):
             house("sft", f"run.root={tmp_path}", f"inputs.policy={base}", *words)
         assert ("learning_rate 0.0002, ten times that for all weights" in capsys.readouterr().out) is said
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "kto", "ppo", "grpo", "rloo"])
+def test_every_stage_says_each_rate_that_it_multiplied(stage):
+    line = learning_rate(config(f"stage={stage}", "peft=lora"))
+    assert line.startswith("learning_rate ") and "ten times" in line
+    assert ("value_learning_rate 5e-05" in line) is (stage == "ppo")
+    assert learning_rate(config(f"stage={stage}")) is None
+
+
+def test_the_hub_gets_what_the_model_folder_holds_at_the_end(house, root, monkeypatch):
+    """Trainer's own push would save the second adapter alone again, without the one below it."""
+    pushed = {}
+
+    class Hub:
+        def create_repo(self, name, **kwargs):
+            return SimpleNamespace(repo_id=name)
+
+        def upload_folder(self, folder_path, commit_message, **kwargs):
+            pushed[commit_message] = {f.name: f.read_bytes() for f in Path(folder_path).iterdir() if f.is_file()}
+
+    monkeypatch.setattr("transformers.trainer.hf_api", Hub)
+    words = ("trainer.push_to_hub=true", "trainer.hub_model_id=me/model", "trainer.hub_strategy=end")
+    house("dpo", f"run.root={root.parent}", "run.name=pushed", "run.parent=default", *LORA, *words)
+    folder = root.parent / "pushed" / "dpo" / "model"
+    assert list(pushed) == ["Model save"] and "README.md" in pushed["Model save"]
+    left = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    assert pushed["Model save"] == left
+    assert json.loads(left["adapter_config.json"])["r"] == 8  # both adapters
+
+
+def test_several_gpus_in_one_process_are_refused_before_a_model_loads(house, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(models, "load_policy", None)
+    with pytest.raises(UserError, match=r"^2 GPUs are visible to one process.*accelerate launch"):
+        house("sft", f"run.root={tmp_path}", f"inputs.policy={base}")
 
 
 @pytest.mark.parametrize("init", ["corda", "eva", "loftq"])

@@ -32,8 +32,7 @@ class ModelReward:
         model: one label, or several and `label` says whose logit is the reward.
         tokenizer: the model's; None for rows that come as `prompt_ids` and `completion_ids`, whole.
         shared: whether it is the policy's tokenizer too, so that the policy's ids are read.
-        append_eos: end answers that were cut off too, as in RewardTrainer's rows, and not only those that ended by
-            themselves.
+        append_eos: end answers that were cut off too, as in RewardTrainer's rows.
         label: index or name of the label; capitals do not matter.
         batch_size: answers a forward.
         probability: return the label's probability (0 to 1) instead of its logit.
@@ -87,8 +86,8 @@ class ModelReward:
                 "the prompts are conversations and the reward model's tokenizer has no chat template, so that it would "
                 "not read what it was trained on. Save the template with it, or give texts with data.template=plain"
             )
-        template = policy_tokenizer.chat_template if policy_tokenizer is not None else self.tokenizer.chat_template
-        if not messages and self.tokenizer.chat_template and self.tokenizer.chat_template != template:
+        own, template = self.tokenizer.chat_template, getattr(policy_tokenizer, "chat_template", None)
+        if not messages and own and policy_tokenizer is not None and own != template:
             logger.warning(
                 "the reward model has a chat template of its own and the prompts are plain text: it reads them "
                 "without; data.template=chat gives it turns"
@@ -130,7 +129,7 @@ class ModelReward:
 
     @property
     def _is_decoder(self) -> bool:
-        """Whether it reads an answer's last token, as transformers' causal classifiers do; their heads are `score`."""
+        """Whether it reads the last token, as transformers' causal classifiers do; their heads are called `score`."""
         return hasattr(self.model, "score")
 
     def _tokens(self, prompts, completions, prompt_ids, completion_ids, finished) -> list[list[int]]:
@@ -155,8 +154,8 @@ class ModelReward:
         eos_id = self.tokenizer.eos_token_id
         room = self.limit - (eos_id is not None)
         rows = self.tokenizer(texts, truncation=True, max_length=room)["input_ids"]
-        ends = [eos_id is not None and (self.append_eos or by_itself) for by_itself in finished]
-        return [[*row, eos_id] if e and row[-1:] != [eos_id] else row for row, e in zip(rows, ends, strict=True)]
+        closed = [eos_id is not None and (self.append_eos or by_itself) for by_itself in finished]
+        return [[*row, eos_id] if end and row[-1:] != [eos_id] else row for row, end in zip(rows, closed, strict=True)]
 
     def _read(self, rows: list[list[int]]) -> Tensor:
         """Scores (B,) of rows of tokens."""
@@ -188,9 +187,8 @@ class Ensemble:
         min              min_m r_m                         worst-case optimization
         mean_minus_std   mean_m r_m - k std_m r_m          uncertainty-weighted, in score units
 
-    An answer that one model overrates is rated lower by models of other seeds or data. A reward model may add any
-    constant to all its scores: train the members with `trainer.center_rewards_coefficient` (or from the same start and
-    data), so that `min` compares like with like.
+    An answer that one model overrates is rated lower by models of other seeds or data. For `min` train the members with
+    `trainer.center_rewards_coefficient`, or from the same start and data: a model may add any constant to its scores.
 
     Args:
         members: reward functions, each giving one number an answer; two at least.

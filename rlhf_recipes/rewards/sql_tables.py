@@ -274,9 +274,8 @@ def _comparisons(node: exp.Expr) -> Iterator[tuple[exp.Expr, str, exp.Expr]]:
         yield node.this, ">=", node.args["low"]
         yield node.this, "<=", node.args["high"]
     elif isinstance(node, exp.In):
-        for choice in node.expressions or [node.args.get("query")]:
-            if choice is not None:
-                yield node.this, "=", choice
+        for choice in node.expressions or filter(None, [node.args.get("query")]):
+            yield node.this, "=", choice
 
 
 def _column(node: exp.Expr, names: set[str]) -> str | None:

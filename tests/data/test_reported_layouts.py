@@ -51,7 +51,18 @@ def test_turns_in_a_cell_of_a_csv_file(kind, row, expected, spelled, write):
     assert made == expected
 
 
-@pytest.mark.parametrize("text", ["[1] is a reference", "{x: 1}", "[[]]", "[]", '{"a": 1}', "[" * 5000])
+def test_a_turn_by_a_tool_in_a_cell_of_a_csv_file_costs_its_row(write):
+    cells = [json.dumps([ASK, {"role": "tool", "content": "1"}]), json.dumps([ASK])]
+    table = io.StringIO()
+    csv.writer(table).writerows([("prompt", "completion"), *((cell, "Hello.") for cell in cells)])
+    split = loaded(write(table.getvalue(), "rows.csv"), "demos")
+    assert list(split.train) == [DEMO]
+    assert split.counts["dropped_at"] == {"a turn by 'tool'": "line 2"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[1] is a reference", "{x: 1}", "[[]]", "[]", '{"from": "Rome", "to": "Pisa"}', "[" * 5000]
+)
 def test_a_text_with_brackets_stays_a_text(text, write):
     path = write(csv_text({"prompt": text, "completion": "a"}), "rows.csv")
     assert loaded(path, "demos", "plain").train[0]["prompt"] == text

@@ -115,8 +115,11 @@ def decoded(cell: object) -> object:
 
 
 def are_turns(cell: object) -> bool:
-    """Whether a cell is a list of turns by speakers that a template knows."""
-    return isinstance(cell, list) and bool(cell) and all(isinstance(turn, dict) and role_of(turn) for turn in cell)
+    """Whether a cell is a list of turns, at least one of them by a speaker that a template knows."""
+    if not isinstance(cell, list) or not all(isinstance(turn, dict) for turn in cell):
+        return False
+    complete = all({"role", "from"} & turn.keys() and _SPOKEN & turn.keys() for turn in cell)
+    return complete and any(map(role_of, cell))
 
 
 def hh_turns(text: str) -> Messages:

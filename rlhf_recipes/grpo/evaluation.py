@@ -96,6 +96,7 @@ def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
         ids, completions = answers[1], answers[2 if len(answers) == 3 else 3]
         rewards = trainer._own(trainer._calculate_rewards(part, prompts, completions, ids)).tolist()
         trainer._pending_metrics.clear()  # what reward functions log of themselves is meant for training
+        extra = {name: values for name, values in trainer._pending_extra_logs.items() if len(values) == len(part)}
         trainer._pending_extra_logs.clear()
         columns = {name: [row[name] for row in part] for name in part[0] if name not in ("prompt", "index")}
         judged = trainer.eval_settings.accuracy and trainer.eval_settings.accuracy(
@@ -106,7 +107,8 @@ def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
             right = None if not judged or judged[i] is None else float(judged[i] > 0)
             kept = {"index": row["index"], "prompt": row["prompt"], "completion": completions[i]}
             kept |= {"length": len(ids[i]), "cut_off": ids[i][-1] != trainer._tokenizer.eos_token_id}
-            done.append(kept | {"rewards": rewards[i], "right": right, "vote": votes[i]})
+            kept |= {"rewards": rewards[i], "right": right, "vote": votes[i]}
+            done.append(kept | {"extra": {name: values[i] for name, values in extra.items()}})
     return done
 
 
@@ -141,7 +143,8 @@ def _sample(trainer, row: dict) -> dict:
     sample = {"step": trainer.state.global_step, "prompt": row["prompt"], "completion": row["completion"]}
     sample["score"] = _weighted(trainer, row["rewards"])
     sample |= {f"reward/{n}": _or_none(r) for n, r in zip(trainer.reward_func_names, row["rewards"], strict=True)}
-    return sample | ({} if row["right"] is None else {"accuracy": row["right"]})
+    sample |= {} if row["right"] is None else {"accuracy": row["right"]}
+    return row["extra"] | sample
 
 
 def _weighted(trainer, rewards: list[float]) -> float | None:

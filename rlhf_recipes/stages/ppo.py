@@ -83,13 +83,13 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     """
     from rlhf_recipes.training.fit import fit, previewed
     from rlhf_recipes.training.kl_control import KLRunaway
-    from rlhf_recipes.training.samples import HeldOut
+    from rlhf_recipes.training.samples import ComparedSamples
     from rlhf_recipes.training.updates import UpdateSummary, callback_of
 
     training = trainer(cfg, run)
     if previewed(training, cfg, "prompts", f"; {training.plan.updates} updates of {training.plan.batch_size} episodes"):
         return {}
-    training.add_callback(HeldOut(training, run.samples))
+    training.add_callback(ComparedSamples(training, run.samples))
     runaway = callback_of(training, KLRunaway)
     fit(training, run, finish=runaway and partial(runaway.leave_best, training.args))
     kept = {"kept": runaway.kept} if runaway and runaway.stopped and runaway.kept else {}

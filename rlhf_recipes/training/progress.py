@@ -69,12 +69,13 @@ class PlainProgress(TrainerCallback):
         if not state.is_world_process_zero or not state.max_steps or not logs:
             return
         tenth = 10 * state.global_step // state.max_steps
-        if tenth == self.printed:
+        figures = _figures(logs)
+        if tenth == self.printed or not figures:
             return
         self.printed = tenth
         pace = (time.time() - self.began) / max(state.global_step - self.first, 1)
         left = pace * (state.max_steps - state.global_step)
-        line = f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {_figures(logs)}"
+        line = f"  step {state.global_step}/{state.max_steps} · {left:.0f} s left · {figures}"
         print(line, file=sys.stderr, flush=True)
 
 

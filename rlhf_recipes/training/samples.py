@@ -9,6 +9,9 @@ from transformers import TrainerCallback
 from rlhf_recipes.runs.jsonl import read_jsonl
 from rlhf_recipes.training.progress import JsonLines
 
+ANSWER = ("prompt", "completion")
+COUNTERS = ("step", "episode")  # in samples.jsonl, and in no table
+
 
 class SamplesFile(JsonLines):
     """samples.jsonl, an object an answer to a held-out prompt: step, prompt, completion, score ..."""
@@ -26,7 +29,7 @@ class TokensFile(JsonLines):
             self.append(state, [{"step": state.global_step, "tokens": list(tokens)}])
 
 
-class HeldOut(SamplesFile):
+class ComparedSamples(SamplesFile):
     """PPO's answers to held-out prompts as it trains: samples.jsonl, and how often they beat the SFT model's.
 
     The prompts and the random numbers are the same every time, so that two rows differ by the policy alone. Answers are
@@ -78,38 +81,57 @@ class SamplesTable(TrainerCallback):
     def on_samples(self, args, state, control, samples=()):
         if not samples or not state.is_world_process_zero:
             return
-        keys = dict.fromkeys(key for row in samples for key in row)  # not every prompt can be judged: rows may differ
-        columns = [key for key in keys if key not in ("step", "episode")]
         if self.rows:
-            self._print(f"step {state.global_step}", columns, samples[: self.rows])
+            _print_answers(f"step {state.global_step}", samples[: self.rows])
         if "wandb" in (args.report_to or []):
             import wandb
 
             if wandb.run is not None:
-                table = wandb.Table(columns=columns, data=[[row.get(c) for c in columns] for row in samples])
+                keys = dict.fromkeys(key for row in samples for key in row if key not in COUNTERS)
+                table = wandb.Table(columns=[*keys], data=[[row.get(key) for key in keys] for row in samples])
                 wandb.log({"completions": table})
 
     def on_experience(self, args, state, control, tokens=()):
         if self.tokens and tokens and state.is_world_process_zero:
-            self._print(f"step {state.global_step}, one answer", list(tokens[0]), tokens)
+            _print_tokens(f"step {state.global_step}, one answer", tokens)
 
-    @staticmethod
-    def _print(title: str, columns: list[str], rows) -> None:
-        from rich.console import Console
-        from rich.table import Table
 
-        table = Table(*columns, title=title, show_lines=True)
-        for row in rows:
-            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else _text(v) for v in (row.get(c) for c in columns)))
-        Console().print(table)
+def _print_answers(title: str, rows) -> None:
+    """Prompt and answer side by side, and what else a row has in one line below them."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text(title, style="bold"))
+    for row in rows:
+        grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        for _ in ANSWER:
+            grid.add_column(ratio=1, overflow="fold")
+        grid.add_row(*(Text(f"{name}: {_text(row.get(name))}") for name in ANSWER))
+        figures = [f"{k} {_text(v)}" for k, v in row.items() if k not in (*ANSWER, *COUNTERS) and v is not None]
+        console.print(grid, Text(" · ".join(figures), style="dim"))
+        console.print()
+
+
+def _print_tokens(title: str, rows) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*rows[0], title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(_text(value)) for value in row.values()))
+    Console().print(table)
 
 
 def _text(value) -> str:
-    from rich.markup import escape
-
+    if isinstance(value, float):
+        return f"{value:.3g}"
     if isinstance(value, list):
-        value = "\n".join(f"{m['role']}: {m['content']}" for m in value)
-    return escape("" if value is None else str(value))
+        value = "\n".join(f"{m['role']}: {m['content']}" if isinstance(m, dict) else str(m) for m in value)
+    return "" if value is None else str(value)
 
 
 def _judged(row: dict) -> float:

@@ -11,6 +11,7 @@ from transformers import TrainerControl, TrainerState
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.training.kl import AdaptiveKL
 from rlhf_recipes.training.kl_control import KLControl, KLRunaway
+from rlhf_recipes.training.progress import PlainProgress
 from rlhf_recipes.training.samples import SamplesFile, SamplesTable
 from rlhf_recipes.training.stop import GracefulStop
 from rlhf_recipes.training.updates import PracticeWarnings, UpdateSummary, steps_an_update
@@ -173,14 +174,31 @@ def test_tables_reach_the_screen(capsys):
     table.on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
     table.on_experience(None, TrainerState(), None, tokens=[{"token": "x", "kl": 0.25}])
     out = capsys.readouterr().out
-    assert out.count("assistant") == 1 and "[b]" in out and "0.250" in out
+    assert out.count("assistant") == 1 and "[b]" in out and "0.25" in out
 
 
-def test_rows_need_not_have_the_same_columns(capsys):
-    rows = [{"prompt": "a", "score": 0.5}, {"prompt": "b", "score": 0.25, "accuracy": 1.0}]
+def test_answers_are_read_in_80_columns_and_rows_need_not_have_the_same_figures(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    figures = {"score": 0.5, "kl": 1.25, "length": 12.0, "eos_rate": 1.0, "reward/gold": 0.25}
+    rows = [{"step": 2, "prompt": "How many apples?", "completion": "Ann has five apples. " * 4} | figures]
+    rows += [{"prompt": "b", "completion": "c", "score": 0.25, "accuracy": 1.0}]
     SamplesTable().on_samples(SimpleNamespace(report_to=[]), TrainerState(), None, samples=rows)
-    out = capsys.readouterr().out
-    assert "accuracy" in out and "1.000" in out and "None" not in out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("prompt: How many apples?") and "completion: Ann has" in line for line in lines)
+    assert [line.rstrip() for line in lines if line.startswith("score")] == [
+        "score 0.5 · kl 1.25 · length 12 · eos_rate 1 · reward/gold 0.25",
+        "score 0.25 · accuracy 1",
+    ]
+
+
+def test_a_log_without_figures_prints_no_line(capsys):
+    progress, state = PlainProgress(), TrainerState(global_step=5, max_steps=10)
+    progress.on_train_begin(None, TrainerState(max_steps=10), None)
+    progress.on_log(None, state, None, logs={"epoch": 1.0})
+    assert capsys.readouterr().err == ""
+    progress.on_log(None, state, None, logs={"loss": 0.5})
+    assert capsys.readouterr().err.endswith("s left · loss 0.5\n")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from rlhf_recipes.grpo.evaluation import EvalSettings, majority
 
@@ -50,6 +51,22 @@ def test_held_out_figures_in_closed_form(scripted):
     assert metrics["eval_majority_at_3"] == pytest.approx(1 / 2)  # 4 by two votes of three; 9 outvotes 1
     assert metrics["eval_reward"] == pytest.approx((4 + 5 + 4 + 9 + 9 + 1 + 3 + 2 + 1) / 9)
     assert scripted.state.log_history[-1]["eval_accuracy"] == metrics["eval_accuracy"]
+
+
+def test_what_a_reward_logs_of_each_answer_is_in_the_samples(scripted):
+    def reward(completions, log_extra, **columns):
+        log_extra("read_as", [f"<{c}>" for c in completions])
+        return [float(c) for c in completions]
+
+    class Keep(TrainerCallback):
+        def on_samples(self, args, state, control, samples=()):
+            self.samples = samples
+
+    scripted.reward_funcs[0], keep = reward, Keep()
+    scripted.add_callback(keep)
+    scripted.evaluate()
+    assert [row["read_as"] for row in keep.samples] == [f"<{row['completion']}>" for row in keep.samples]
+    assert len(keep.samples) == 3
 
 
 def test_an_answer_that_only_a_metric_scores_has_no_reward(scripted):

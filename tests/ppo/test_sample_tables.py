@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.runs.jsonl import read_jsonl
-from rlhf_recipes.training.samples import HeldOut, SamplesFile, SamplesTable
+from rlhf_recipes.training.samples import ComparedSamples, SamplesFile, SamplesTable
 
 
 class Count(TrainerCallback):
@@ -52,7 +52,7 @@ def test_held_out_means_leave_out_answers_without_a_number(tmp_path):
     logged, nan = [], float("nan")
     trainer = SimpleNamespace(log=logged.append, control=SimpleNamespace(should_log=False))
     state = SimpleNamespace(is_world_process_zero=True, global_step=0)
-    held_out = HeldOut(trainer, tmp_path / "samples.jsonl")
+    held_out = ComparedSamples(trainer, tmp_path / "samples.jsonl")
 
     def table(*scores):
         return [{"step": 0, "score": s, "kl": nan if math.isnan(s) else 1.0, "length": 3.0} for s in scores]

@@ -7,6 +7,10 @@ class UserError(Exception):
     """Bad input. The message is one line: what failed, what was expected, the fix. Exit code 2 at the shell."""
 
 
+class HubError(UserError):
+    """The hub does not answer, or has no such data set."""
+
+
 class RowError(UserError):
     """One row of a batch is bad. The other rows can still be scored."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_recipes.data.files import Located, indexed
-from rlhf_recipes.errors import UserError
+from rlhf_recipes.errors import HubError, UserError
 from rlhf_recipes.runs.hub import ANSWER, no_answer
 
 
@@ -18,7 +18,7 @@ def probe(source) -> None:
         UserError: no network, no such set, no such revision, or a set that asks for a login.
     """
     if not cached(source) and (trouble := _ask(source)):
-        raise UserError(trouble)
+        raise HubError(trouble)
 
 
 def cached(source) -> bool:
@@ -112,11 +112,11 @@ def _ask(source) -> str | None:
     try:
         error = no_answer(HfApi().dataset_info, source.path, revision=source.revision, timeout=ANSWER)
     except errors.GatedRepoError as gated:
-        raise UserError(f"{source.label}: its terms must be accepted on the hub first; then `hf auth login`") from gated
+        raise HubError(f"{source.label}: its terms must be accepted on the hub first; then `hf auth login`") from gated
     except errors.RevisionNotFoundError as missing:
-        raise UserError(f"{source.where}.revision={source.revision}: {source.path} has no such revision") from missing
+        raise HubError(f"{source.where}.revision={source.revision}: {source.path} has no such revision") from missing
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as missing:
-        raise UserError(
+        raise HubError(
             f"{source.label}: no such file or folder here and no such set on the hub (a private one needs "
             f"`hf auth login`); give {source.where}.{source.key}=<file>"
         ) from missing

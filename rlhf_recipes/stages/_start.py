@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_recipes import data
 from rlhf_recipes.config import adapters, settings, sweeps
 from rlhf_recipes.config.stage import inputs, maker
-from rlhf_recipes.errors import UserError, suggest
+from rlhf_recipes.errors import HubError, UserError, suggest
 from rlhf_recipes.rewards import RewardFunctions
 from rlhf_recipes.runs import belongs
 from rlhf_recipes.runs.artifacts import StageRun, from_parents
@@ -42,8 +42,13 @@ def run(cfg: DictConfig, words: Sequence[str] | None = None) -> dict:
     stage_run, stage = StageRun(cfg, catalogue(), words), catalogue()[cfg.stage]
     belongs.take_on(stage_run)
     from_parents(cfg)
-    for kind in stage.rows:
-        data.check(cfg.data, kind, stage=stage.name)
+    try:
+        for kind in stage.rows:
+            data.check(cfg.data, kind, stage=stage.name)
+    except HubError:  # what is wrong on this machine is said first
+        stage_run.resolve()
+        belongs.check_data(stage_run)
+        raise
     stage_run.resolve()
     belongs.check_data(stage_run)
     for name, model in stage_run.inputs.items():

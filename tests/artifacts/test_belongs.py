@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from rlhf_recipes.__main__ import main
 from rlhf_recipes.chat import chosen_models
+from rlhf_recipes.errors import HubError
 from rlhf_recipes.stages import _start
 
 TINY = {"name": "tiny", "path": None, "init": {"hidden_size": 192}}
@@ -27,13 +28,13 @@ def typed(tmp_path, monkeypatch, capsys):
         given.update(cfg=cfg)
         return {}
 
-    def type_(*words):
+    def type_(*words, check_data=lambda *args, **kwargs: None):
         given.clear()
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         monkeypatch.setattr(sys, "argv", ["rlhf-recipes", *words])
         monkeypatch.setattr(_start, "module_of", lambda stage: SimpleNamespace(run=keep))
         monkeypatch.setattr(_start, "_preflight", lambda: SimpleNamespace(brief=lambda cfg, run: None))
-        monkeypatch.setattr(_start.data, "check", lambda *args, **kwargs: None)  # which asks the hub
+        monkeypatch.setattr(_start.data, "check", check_data)  # which asks the hub
         monkeypatch.setattr(_start, "reach_hub", lambda path, setting: None)
         code = 0
         try:
@@ -147,3 +148,11 @@ def test_another_data_set_is_refused_unless_a_recipe_says_so(typed, tutorial):
     assert typed("stage=dpo", "data=hh_rlhf", "run.name=new", "run.parent=default")[0] == 0
     assert typed("stage=evaluate", "data=hh_rlhf")[0] == 0  # nothing is trained on it
     assert typed("stage=report")[0] == 0
+
+
+def test_another_model_is_refused_before_the_hub_is_asked_for_the_data(typed, tutorial):
+    def unreachable(*args, **kwargs):
+        raise HubError("the hub cannot be reached")
+
+    code, _, err, _ = typed("stage=dpo", "model=qwen0.5b", "data=ultrafeedback", check_data=unreachable)
+    assert code == 2 and "holds" in err and "hub cannot be reached" not in err

@@ -1,11 +1,11 @@
-"""What every loader here shares: from_pretrained with our settings, adapters merged, vocabularies fitted."""
+"""What every loader here shares: from_pretrained with our settings, adapters merged, vocabularies fitted, context."""
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_recipes.errors import UserError
-from rlhf_recipes.models.adapters import base_of
+from rlhf_recipes.models.adapters import base_of, bottom_of
 from rlhf_recipes.runs.hub import reach_hub
 
 # A softmax over a vocabulary has subnormal floats, slow ones on a CPU: one in two thousand tripled the time of exp.
@@ -21,6 +21,35 @@ def from_hub(cls, place: str, **keywords):
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path={place} could not be loaded as {cls.__name__}: {first}") from error
+
+
+def context_length(model: DictConfig, path: str | None) -> int | None:
+    """Tokens the model at `path` (None: that of `model.init`) can read at once; None where it does not say."""
+    if path is None:
+        return model.init.get("max_position_embeddings")
+    config = from_hub(AutoConfig, bottom_of(path), revision=model.revision, trust_remote_code=model.trust_remote_code)
+    return getattr(config, "max_position_embeddings", None)
+
+
+def room_for_prompt(cfg: DictConfig, path: str, answer: int) -> int | None:
+    """Longest prompt, in tokens: what `answer` tokens leave of the context, and at most data.max_prompt_length.
+
+    Raises:
+        UserError: the answer alone fills the context.
+    """
+    context = context_length(cfg.model, path)
+    if context is not None and answer >= context:
+        raise UserError(
+            f"answers of {answer} tokens leave no room for a prompt: the model reads {context}; ask for fewer"
+        )
+    limits = [cfg.data.get("max_prompt_length"), None if context is None else context - answer]
+    return min((n for n in limits if n is not None), default=None)
+
+
+def plain(model: DictConfig) -> DictConfig:
+    """The `model` node without what is the policy's own: for another model, which brings its tokenizer and revision."""
+    own = ("tokenizer", "chat_template", "pad_token", "eos_token", "quantization", "revision")
+    return OmegaConf.merge(model, dict.fromkeys(own))
 
 
 def pretrained(cls, model: DictConfig, path: str, tokenizer, frozen: bool, **more) -> PreTrainedModel:

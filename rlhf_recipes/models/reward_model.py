@@ -1,6 +1,5 @@
 """Models that score: reward models with one scalar head, and classifiers with any number of labels."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -11,6 +10,7 @@ from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.adapters import base_of
 from rlhf_recipes.models.pretrained import fit_vocabulary, from_hub, pretrained
 from rlhf_recipes.models.tokenizer import tokenizer_place
+from rlhf_recipes.runs.resolve import is_reward_model
 
 
 def load_reward_model(
@@ -23,7 +23,7 @@ def load_reward_model(
     torch.manual_seed(seed)
     loaded = pretrained(AutoModelForSequenceClassification, model, path, tokenizer, frozen, num_labels=1)
     head = getattr(loaded, "score", None)
-    if head is not None and not _has_head(path):
+    if head is not None and Path(path).exists() and not is_reward_model(path):  # a hub id is believed to have one
         torch.nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
         if head.bias is not None:  # a constant added to every score moves no preference
             torch.nn.init.zeros_(head.bias)
@@ -53,14 +53,3 @@ def load_classifier(model: DictConfig, path: str, tokenizer: PreTrainedTokenizer
     if loaded.config.pad_token_id is None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     return loaded.eval()
-
-
-def _has_head(path: str) -> bool:
-    """Whether what lies at `path` brings a trained scalar head; a hub id is believed to."""
-    folder = Path(path)
-    if (adapter := folder / "adapter_config.json").is_file():
-        return "score" in (json.loads(adapter.read_text(encoding="utf-8")).get("modules_to_save") or [])
-    if not (folder / "config.json").is_file():
-        return not folder.exists()
-    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    return any("SequenceClassification" in a for a in architectures)

@@ -37,7 +37,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from rlhf_recipes import data
 from rlhf_recipes.data.examples import length
 from rlhf_recipes.engine.prompts import prompt_ids
-from rlhf_recipes.preflight.ghosts import CUT_UP_BY_ADAPTER, Ghosts, Ledger, haunted
+from rlhf_recipes.preflight.ghosts import Ghosts, Ledger, haunted
 from rlhf_recipes.runs.artifacts import StageRun
 
 ANSWER = ("response_length", "max_completion_length", "max_new_tokens")  # what trainers and stages call its longest
@@ -257,8 +257,7 @@ def _steps(seen: Rehearsal) -> Iterator:
 def _parts(seen: Rehearsal, trainer: Trainer) -> None:
     """Name the models after what the trainer does with them; those that it does not know are the reward's."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if any("lora_" in name for name, _ in model.named_parameters()):
-        seen.ledger.cut_up = CUT_UP_BY_ADAPTER
+    seen.ledger.adapter = any("lora_" in name for name, _ in model.named_parameters())
     critic = getattr(model, "value_model", None) or getattr(model, "value_head", None)
     known = {"policy": getattr(model, "policy", model), "critic": critic}
     known["reference"] = getattr(trainer, "ref_model", None)

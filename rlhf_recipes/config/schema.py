@@ -39,14 +39,21 @@ class Logger:
 
 
 @dataclass
-class Collect:
+class Drawing:
+    """How answers are drawn outside training. An answer does not depend on `batch_size`, the prompts at once."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+
+@dataclass
+class Collect(Drawing):
     prompts: int = 1000
     answers: int = 4
     keep: str = "best_worst"
-    temperature: float = 1.0
-    top_p: float = 1.0
     max_new_tokens: int = 48
-    batch_size: int = 64
 
 
 @dataclass
@@ -58,12 +65,9 @@ class Harness:
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Drawing):
     prompts: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
     max_new_tokens: int = 128
-    batch_size: int = 64
     ppl_rows: int = 256
     corpus_rows: int = 256
     ref: str | None = None

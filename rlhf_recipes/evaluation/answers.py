@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlhf_recipes.config.schema import Drawing
 from rlhf_recipes.engine.prompts import Text, prompt_ids
 from rlhf_recipes.engine.stops import stop_ids, stop_string_test
 from rlhf_recipes.errors import UserError
@@ -13,29 +14,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How answers are drawn.
+@dataclass
+class Draw(Drawing):
+    """How answers are drawn: at most `max_new_tokens`, at temperature 0 the likeliest token, among the nucleus `top_p`.
 
     Args:
-        max_new_tokens: the most tokens an answer may have.
-        temperature: 0 takes the likeliest token.
-        top_p: nucleus, 1.0 for all of it. top_k: 0 for all tokens.
-        batch_size: prompts at once; they are sorted by length, so that little is padding.
         seed: of the sampling. An answer depends on it and on the prompt's place among the prompts, on nothing else.
     """
 
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    batch_size: int = 64
     seed: int = 0
 
     @classmethod
     def of(cls, node, seed: int) -> "Draw":
         """From the `evaluate` or the `collect` node."""
-        return cls(node.max_new_tokens, node.temperature, node.top_p, batch_size=node.batch_size, seed=seed)
+        return cls(node.temperature, node.top_p, node.max_new_tokens, node.batch_size, seed)
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,6 @@ def generate(
         max_length=draw.max_new_tokens,
         temperature=draw.temperature,
         stop_ids=stop_ids(tokenizer, model, stops),
-        top_k=draw.top_k,
         top_p=draw.top_p,
         stopped=stop_string_test(stops.stop_strings, tokenizer),
     )

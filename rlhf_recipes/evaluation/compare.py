@@ -7,6 +7,9 @@ from rlhf_recipes.engine.prompts import as_completion
 from rlhf_recipes.evaluation import statistics, text
 from rlhf_recipes.evaluation.answers import Draw, tokens_of
 from rlhf_recipes.evaluation.measure import Contestant, Measured, Questions, measure_all
+from rlhf_recipes.report.tables import wilson
+from rlhf_recipes.rewards.combine import RewardFunctions
+from rlhf_recipes.rewards.logged import Logged
 
 Reward = Callable[..., list[float | None]]  # TRL's f(prompts, completions, **columns)
 Judge = Callable[[list, list, list], list[float | None]]  # f(prompts, ours, theirs): above 0 where ours is better
@@ -27,7 +30,6 @@ class Judging:
         pairs: which (ours, theirs) to compare. None: every pair of models, the later against the earlier. A `judge`
             with `pairs` compares no checkpoints, since each comparison has its price.
         tie: half-width of the tie band, in the judge's unit.
-        seed: of the bootstrap.
     """
 
     rewards: Callable[[list, list, dict], tuple[Sequence[float], dict[str, Sequence[float]]]] | None = None
@@ -38,7 +40,6 @@ class Judging:
     ref: str | None = None
     pairs: Sequence[tuple[str, str]] | None = None
     tie: float = 0.0
-    seed: int = 0
 
     @property
     def decides(self) -> str | None:
@@ -62,34 +63,42 @@ def evaluate_models(
 
     Returns:
         The summary, ready for JSON (`models: {name: {...}}`, `win_rate: {"ppo_vs_sft": {...}}`, `judge`, `ref`,
-        `prompts`, `notes`), and one row a model and prompt for samples.jsonl.
+        `prompts`, `notes`, and `logged`: the metrics among a model's figures that the reward functions logged), and one
+        row a model and prompt for samples.jsonl.
     """
     prompts = questions.prompts
     columns = {key: [row[key] for row in questions.rows] for key in questions.rows[0] if key != "prompt"}
 
-    def judged_right(texts: Sequence[str]) -> list[float | None]:
-        return _numbers(judging.exact(prompts=prompts, completions=_completions(prompts, texts), **columns))
+    truth = RewardFunctions({"gold": judging.gold, "exact": judging.exact}, on_nonfinite="skip")
+
+    def judged_right(texts: Sequence[str], **given) -> list[float | None]:
+        return _numbers(truth.score_by("exact", prompts, _completions(prompts, texts), columns | given))
 
     measured = measure_all(contestants, questions, draw, ref=judging.ref, judged_right=judging.exact and judged_right)
     summaries, samples, scores = {}, [], {}
+    names: dict[str, float] = {}  # of what the reward functions logged
     for name, contestant in contestants.items():
         of = measured[name]
         completions = _completions(prompts, of.texts)
-        scored = {}
+        scored, logged = {}, Logged()
+        given = columns | ({} if of.answers is None else tokens_of(of.answers)) | logged.keywords()
         if judging.rewards:
-            tokens = {} if of.answers is None else tokens_of(of.answers)
-            scored["score"], by_name = judging.rewards(prompts, completions, columns | tokens)
+            scored["score"], by_name = judging.rewards(prompts, completions, given)
             scored |= {f"reward/{key}": values for key, values in by_name.items()}
         if judging.gold:
-            scored["gold"] = judging.gold(prompts=prompts, completions=completions, **columns)
+            scored["gold"] = truth.score_by("gold", prompts, completions, given)
         scored = {key: _numbers(values) for key, values in scored.items()}
         if judging.exact:
-            scored["accuracy"] = judged_right(of.texts)
+            scored["accuracy"] = judged_right(of.texts, **given)
         if of.elected:
             right = judged_right([of.elected.get(i, answer) for i, answer in enumerate(of.texts)])
             scored[f"majority_at_{questions.votes}"] = [v if i in of.elected else None for i, v in enumerate(right)]
-        summaries[name], scores[name] = summarise(of, scored), scored
-        samples += [] if contestant.checkpoint else _samples(name, questions.rows, of, scored)
+        own, scores[name] = summarise(of, scored), scored
+        metrics = {key: value for key, value in logged.means().items() if key not in own}
+        names.update(metrics)
+        summaries[name] = own | metrics
+        extra = logged.columns(len(prompts))
+        samples += [] if contestant.checkpoint else _samples(name, questions.rows, of, scored, extra)
 
     win_rate = {}
     for ours, theirs in _pairs(contestants, judging):
@@ -98,8 +107,9 @@ def evaluate_models(
         else:
             verdicts = _differences(scores[ours], scores[theirs], judging.decides)
         if verdicts is not None:
-            win_rate[f"{ours}_vs_{theirs}"] = statistics.compare(verdicts, tie=judging.tie, seed=judging.seed)._asdict()
+            win_rate[f"{ours}_vs_{theirs}"] = statistics.compare(verdicts, tie=judging.tie)._asdict()
     summary = {"models": summaries, "win_rate": win_rate, "judge": judging.decides, "ref": judging.ref}
+    summary |= {"logged": list(names)} if names else {}
     return summary | {"prompts": len(prompts), "notes": _notes(contestants, measured, judging.ref)}, samples
 
 
@@ -109,6 +119,8 @@ def summarise(of: Measured, scored: Mapping[str, Sequence[float | None]]) -> dic
     for key, values in scored.items():
         mean = statistics.mean(values)
         summary |= {key: mean.mean, f"{key}_std": mean.std, f"{key}_se": mean.se}
+        if key == "accuracy" or key.startswith("majority_at_"):
+            summary[f"{key}_ci95"] = wilson(sum(value or 0 for value in values), mean.n)
     summary["kl"] = None
     if of.k1 is not None:
         kl = statistics.mean(of.k1)
@@ -127,8 +139,14 @@ def summarise(of: Measured, scored: Mapping[str, Sequence[float | None]]) -> dic
     return summary | ({} if of.benchmarks is None else {"benchmarks": of.benchmarks})
 
 
-def _samples(name: str, rows: Sequence[dict], of: Measured, scored: Mapping[str, Sequence[float | None]]) -> list[dict]:
-    """A row a prompt: the prompt, the answer, and every score of it."""
+def _samples(
+    name: str,
+    rows: Sequence[dict],
+    of: Measured,
+    scored: Mapping[str, Sequence[float | None]],
+    extra: Mapping[str, Sequence],
+) -> list[dict]:
+    """A row a prompt: the prompt, the answer, every score of it, and the columns that reward functions logged."""
     samples = []
     for i, row in enumerate(rows):
         sample = {"step": 0, "model": name, "index": i, "prompt": row["prompt"], "completion": of.texts[i]}
@@ -136,7 +154,7 @@ def _samples(name: str, rows: Sequence[dict], of: Measured, scored: Mapping[str,
         sample |= {} if of.k1 is None else {"kl": of.k1[i]}
         if of.answers is not None:
             sample |= {"tokens": len(of.answers[i].ids), "finished": of.answers[i].finished}
-        samples.append(sample)
+        samples.append({key: values[i] for key, values in extra.items()} | sample)
     return samples
 
 

@@ -72,7 +72,6 @@ def read(cfg: DictConfig, inputs: Mapping[str, dict], stages: Stages) -> Lineup:
         ref=ref,
         pairs=None if pairs is None else [_pair(pair, names) for pair in pairs],
         tie=settings["tie"],
-        seed=cfg.seed,
     )
     checkpoints = _checkpoints(inputs, aligned(stages)) if settings["checkpoints"] else {}
     return Lineup(paths, endpoints, checkpoints, judging)

@@ -1,10 +1,12 @@
-"""Means with their errors, and paired comparisons with bootstrap intervals. numpy only."""
+"""Means with their errors, and paired comparisons with Wilson's intervals. numpy only."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from rlhf_recipes.report.tables import wilson
 
 Scores = Sequence[float | None]
 
@@ -47,41 +49,32 @@ def mean(values: Scores) -> Mean:
     return Mean(float(kept.mean()), std, std / math.sqrt(len(kept)), len(kept))
 
 
-def compare(verdicts: Scores, *, tie: float = 0.0, resamples: int = 2000, seed: int = 0) -> Comparison:
+def compare(verdicts: Scores, *, tie: float = 0.0) -> Comparison:
     """Who wins, prompt by prompt.
 
     Args:
         verdicts: `(n,)` the score of our answer less that of theirs to the same prompt, or a judge's verdict, above 0
             where ours is better. None and NaN take their prompt out: it is not counted in `n`.
         tie: half-width of the tie band, in the score's unit: |verdict| <= tie is a tie.
-        resamples: bootstrap samples over prompts.
-        seed: of the resampling.
 
     Returns:
-        Shares of wins, ties and losses, and of wins among the decided, with their 95 % percentile intervals.
+        Shares of wins, ties and losses, and of wins among the decided, with Wilson's 95 % intervals over prompts.
 
     >>> compare([1, 0, -1, 2]).win, compare([1, 0, -1, 2]).decided
     (0.5, 0.6666666666666666)
     """
     difference = _finite(verdicts)
     n = len(difference)
-    if n == 0:
-        unknown = (0.0, 1.0)
-        return Comparison(0.0, 0.0, 0.0, unknown, None, None, 0, unknown, unknown)
-    wins, losses = int((difference > tie).sum()), int((difference < -tie).sum())
-    shares = np.array([wins, n - wins - losses, losses]) / n
-    # n prompts drawn with replacement from three outcomes are one multinomial draw: the bootstrap without its loop
-    win, tied, loss = np.random.default_rng(seed).multinomial(n, shares, size=resamples).T  # (resamples,) each
-    decided = win + loss
-    some = decided > 0
+    win, loss = int((difference > tie).sum()), int((difference < -tie).sum())
+    tied, decided = n - win - loss, win + loss
     return Comparison(
-        *(float(share) for share in shares),
-        ci95=_interval(win / n),
-        decided=wins / (wins + losses) if wins + losses else None,
-        decided_ci95=_interval(win[some] / decided[some]) if wins + losses else None,
+        *(count / n if n else 0.0 for count in (win, tied, loss)),
+        ci95=wilson(win, n),
+        decided=win / decided if decided else None,
+        decided_ci95=wilson(win, decided) if decided else None,
         n=n,
-        tie_ci95=_interval(tied / n),
-        loss_ci95=_interval(loss / n),
+        tie_ci95=wilson(tied, n),
+        loss_ci95=wilson(loss, n),
     )
 
 
@@ -89,8 +82,3 @@ def _finite(values: Scores) -> np.ndarray:
     """The numbers among `values` as float64 `(n,)`: None, NaN and the infinite are left out."""
     array = np.asarray([float(value) for value in values if value is not None], dtype=np.float64)
     return array[np.isfinite(array)]
-
-
-def _interval(samples: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(low), float(high)

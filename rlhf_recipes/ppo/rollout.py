@@ -16,12 +16,12 @@ from rlhf_recipes.engine.forward import causal_lm
 from rlhf_recipes.engine.generation import Generated, generate
 from rlhf_recipes.engine.prompts import as_completion, row_prompt_ids
 from rlhf_recipes.engine.sequences import Kept, Sequences
-from rlhf_recipes.errors import UserError
 from rlhf_recipes.ppo import core, guards
 from rlhf_recipes.ppo.actor_critic import ActorCritic, Reference
 from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.plan import Plan
 from rlhf_recipes.rewards import RewardFunctions
+from rlhf_recipes.rewards.logged import Logged
 
 
 @dataclass
@@ -137,15 +137,9 @@ class Player:
         completions = [as_completion(text, prompt) for text, prompt in zip(texts, prompts, strict=True)]
         columns = {k: [row[k] for row in rows] for k in rows[0] if k not in ("prompt", "input_ids", "attention_mask")}
         columns |= {"prompt_ids": tokens, "completion_ids": completion_ids, "finished": finished.tolist()}
-        extra, logged = defaultdict(list), defaultdict(list)
-        columns |= {
-            "trainer_state": state,
-            "log_metric": lambda name, value: logged[name].append(float(value)),
-            "log_extra": lambda name, values: extra[name].extend(map(_for_json, values)),
-        }
-        scores, by_name = self.rewards(prompts, completions, columns)
-        if wrong := next((name for name, values in extra.items() if len(values) != len(rows)), None):
-            raise UserError(f"log_extra got {len(extra[wrong])} values of {wrong!r} for {len(rows)} completions")
+        logged = Logged()
+        scores, by_name = self.rewards(prompts, completions, columns | {"trainer_state": state} | logged.keywords())
+        extra = logged.columns(len(rows))
         clock.append(time.perf_counter())
         logprobs, kl, values = self.judge(sequences, logprobs)
         clock.append(time.perf_counter())
@@ -162,8 +156,8 @@ class Player:
             values=values,
             prompts=prompts,
             completions=completions,
-            extra=dict(extra),
-            logged={name: sum(values) / len(values) for name, values in logged.items()},
+            extra=extra,
+            logged=logged.means(),
             seconds=dict(zip(("rollout", "score", "value"), seconds, strict=True)),
         )
 
@@ -223,7 +217,3 @@ def means(rows: list[dict], prefix: str) -> dict[str, float]:
     if "reward/gold" in numbers:
         numbers["gold"] = numbers["reward/gold"]
     return {f"{prefix}_{name}": sum(v) / len(v) if v else math.nan for name, v in numbers.items()}
-
-
-def _for_json(value):
-    return value if value is None or isinstance(value, str | int | float) else str(value)

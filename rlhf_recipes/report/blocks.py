@@ -7,10 +7,14 @@ from rlhf_recipes.report.svg import Drawing
 
 
 class Column(NamedTuple):
-    """A column's heading and how its numbers are shown: digits after the point, `%` for shares, None for text."""
+    """A column's heading and how its numbers are shown: digits after the point, `%` for shares, None for text.
+
+    A terminal that has no room for all columns shows the first and those with `keep` before the others.
+    """
 
     label: str
     digits: int | str | None = 2
+    keep: bool = False
 
 
 class Table(NamedTuple):

@@ -124,28 +124,45 @@ def versions_table(run: Run) -> Table:
 
 
 def comparison(runs: Sequence[Run]) -> Table:
-    """Several runs, a row each: the settings in which they differ, then what came of them."""
+    """Several runs, a row each: the settings in which they differ, then what came of them.
+
+    Runs of other stages, models or recipes differ in so many settings that what came of them stands first.
+    """
     settings = varying(runs)
     shown = list(settings.items())[:6]
     policies = {run.policy.name for run in runs if run.policy}  # their score and KL have columns of their own
     stages = {stage.name: stage for run in runs for stage in run.stages.values() if stage.name not in policies}
     figures = [(name, *figure) for name, stage in stages.items() for figure in stage.figures if figure[2] != 0]
-    columns = [Column("run", None), *(Column(key, None) for key, _ in shown), Column("score", 3), Column("KL")]
-    columns += [Column("gold", 3), Column("win, of decided", "%"), Column("95 %", None)]
-    columns += [*(Column(f"{name} {label}", digits) for name, _, label, digits in figures), Column("minutes", 1)]
+    differing = [Column(key, None) for key, _ in shown]
+    results = [Column("score", 3, keep=True), Column("KL", keep=True), Column("gold", 3, keep=True)]
+    results += [Column("win, of decided", "%", keep=True), Column("95 %", None, keep=True)]
+    results += [*(Column(f"{name} {label}", digits) for name, _, label, digits in figures), Column("minutes", 1)]
+    similar = alike(runs)
     rows = []
     for i, run in enumerate(runs):
         final = run.contestants.get(run.final, {})
         if run.policy and not final:
             final = {name: (run.policy.series(name)[1] or [None])[-1] for name in ("score", "kl")}
         won = run.evaluation.get("win_rate", {}).get(f"{run.final}_vs_{run.evaluation.get('ref')}", {})
-        row = [run.name, *(None if values[i] is MISSING else values[i] for _, values in shown)]
-        row += [*map(final.get, ("score", "kl", "gold")), decided(won), interval(won.get("decided_ci95"))]
-        row += [run.stages[name].metrics.get(metric) if name in run.stages else None for name, metric, *_ in figures]
-        rows.append([*row, run.seconds / 60])
+        own = [None if values[i] is MISSING else values[i] for _, values in shown]
+        came = [*map(final.get, ("score", "kl", "gold")), decided(won), interval(won.get("decided_ci95"))]
+        came += [run.stages[name].metrics.get(metric) if name in run.stages else None for name, metric, *_ in figures]
+        came.append(run.seconds / 60)
+        rows.append([run.name, *own, *came] if similar else [run.name, *came, *own])
+    columns = [Column("run", None), *(differing + results if similar else results + differing)]
     left_out = len(settings) - len(shown)
     note = f"{left_out} more settings differ; they are in the table of settings." if left_out > 0 else ""
     return Table("Runs", columns, rows, note, sortable=True).without_empty_columns()
+
+
+def alike(runs: Sequence[Run]) -> bool:
+    """Whether the runs have the same stages, models and recipes."""
+
+    def kind(run: Run) -> list[tuple]:
+        configs = {name: stage.config for name, stage in run.stages.items()}
+        return [(name, of.get("recipe"), (of.get("model") or {}).get("path")) for name, of in configs.items()]
+
+    return all(kind(run) == kind(runs[0]) for run in runs)
 
 
 def differences(title: str, sides: Sequence[str], settings: Mapping[str, Sequence]) -> Table:

@@ -80,6 +80,12 @@ class Stage:
         return read_rows(self.path / "samples.jsonl")
 
     @cached_property
+    def scored_pairs(self) -> list[tuple[float, float]]:
+        """(score of chosen, score of rejected) of held-out preferences, where the samples have them."""
+        pairs = [(row.get("score_chosen"), row.get("score_rejected")) for row in self.samples]
+        return [(c, r) for c, r in pairs if isinstance(c, int | float) and isinstance(r, int | float)]
+
+    @cached_property
     def tokens(self) -> list[dict]:
         """tokens.jsonl, a row an answer: `{"step", "prompt", "tokens": [{"token", "value", "kl", "reward", …}]}`."""
         rows = read_rows(self.path / "tokens.jsonl")

@@ -1,5 +1,8 @@
 """The tables of a run. Which table a stage gets follows from the metrics it has, never from its name."""
 
+import math
+import re
+
 from rlhf_recipes.report.blocks import Column, Table, duration, show, thinned
 from rlhf_recipes.report.run import Run, Stage, pick
 
@@ -26,8 +29,12 @@ def held_out(stage: Stage) -> Table:
     columns["eval_loss"] = Column("held-out loss", 3)
     columns |= {"eval_ppl": Column("perplexity")} if text else {"eval_margin": Column("margin", 3)}
     note = "Loss in nats a trained token." if text else ""
+    accuracy, pairs = pick(stage.metrics, "eval_accuracy"), len(stage.scored_pairs)
+    if pairs and accuracy is not None:
+        bounds = interval(wilson(accuracy * pairs, pairs))
+        note = f"Accuracy at the end over {pairs} pairs: {bounds} % (95 % interval by Wilson). "
     if (ceiling := stage.metrics.get("label_ceiling")) is not None:
-        note = f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
+        note += f"The labels agree with the gold scorer in {show(ceiling, '%')}: expect no model to do better."
     steps = [] if text else [row for row in stage.rows if pick(row, "eval_loss") is not None]
     evaluated = epochs or thinned(steps, STEPS_SHOWN)
     rows = [[pick(row, "epoch" if epochs else "step"), *(pick(row, name) for name in columns)] for row in evaluated]
@@ -79,13 +86,24 @@ def by_step(stage: Stage) -> Table:
 def models(run: Run) -> Table:
     """The models that were evaluated, side by side, then the checkpoints (`ppo@100`) that led to them."""
     figures, ref = run.evaluation.get("models", {}), run.evaluation.get("ref")
-    keys = sorted({key for of in figures.values() for key in of if not key.endswith(("_std", "_se"))})
-    votes = [(key, key.replace("_at_", "@"), "%") for key in keys if key.startswith("majority_at_")]
-    rewards = [(key, key.removeprefix("reward/"), 3) for key in keys if key.startswith("reward/")]
+    figures = {
+        name: of | {f"{key} in %": interval(bounds) for key, bounds in of.items() if key.endswith("_ci95")}
+        for name, of in figures.items()
+    }
+    keys = sorted({key for of in figures.values() for key in of})
+    votes = [key for key in keys if re.fullmatch(r"majority_at_\d+", key)]
+    exact = [
+        column
+        for key, label in (("accuracy", "accuracy"), *((key, key.replace("_at_", "@")) for key in votes))
+        for column in ((key, label, "%"), (f"{key}_ci95 in %", f"95 % of {label}", None))
+    ]
+    rewards = [key for key in keys if key.startswith("reward/") and not key.endswith(("_std", "_se"))]
     shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
-    shown += [("corpus_ppl", "corpus perplexity", 2), ("accuracy", "accuracy", "%"), *votes, ("length", "length", 1)]
+    shown += [("corpus_ppl", "corpus perplexity", 2), *exact, ("length", "length", 1)]
     shown += [("eos_rate", "ended by EOS", "%"), ("distinct_2", "distinct-2", 3), ("self_similarity", "similarity", 3)]
-    shown += rewards if len(rewards) > 1 else []  # a single one is the score
+    # a single reward is the score
+    shown += [(key, key.removeprefix("reward/"), 3) for key in rewards] if len(rewards) > 1 else []
+    shown += [(key, key, 3) for key in run.evaluation.get("logged", [])]
     names = sorted(figures, key=lambda name: "@" in name)
     if names and "@" in names[-1]:  # the pairs of checkpoints are in no other table
         shown.append(("won", f"win over {ref}, of decided", "%"))
@@ -109,8 +127,9 @@ def wins(run: Run) -> Table:
             row += [decided(outcome), interval(outcome.get("decided_ci95")), outcome.get("n")]
             rows.append([pair.replace("_vs_", " over "), *row])
     columns = [column for share in shares for column in (Column(share, "%"), Column(f"95 % of {share}", None))]
-    columns = [Column("pair", None), *columns, Column("of decided", "%"), Column("95 %", None), Column("prompts", 0)]
-    note = "Intervals by bootstrap over prompts."
+    columns = [Column("pair", None), *columns]
+    columns += [Column("of decided", "%", keep=True), Column("95 %", None, keep=True), Column("prompts", 0)]
+    note = "Intervals by Wilson."
     if judge := judge_name(run):
         note = f"Judged by {judge}. {note}"
     return Table("Who beats whom", columns, rows, note).without_empty_columns()
@@ -172,10 +191,26 @@ def decided(outcome: dict) -> float | None:
 
 def interval(pair) -> str | None:
     """
-    >>> interval([0.613, 0.701])
-    '61 to 70'
+    >>> interval([0.613, 0.701]), interval([0.0, 0.0004])
+    ('61 to 70', '0.00 to 0.04')
     """
-    return f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f}" if pair else None
+    if not pair:
+        return None
+    low, high = (min(max(100 * bound, 0.0), 100.0) for bound in pair)
+    digits = next((digits for digits in range(3) if f"{low:.{digits}f}" != f"{high:.{digits}f}"), 3)
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927); 0 to 1 where nothing was counted.
+
+    >>> [round(bound, 3) for bound in (*wilson(8, 10), *wilson(0, 10), *wilson(0, 0))]
+    [0.49, 0.943, 0.0, 0.278, 0.0, 1.0]
+    """
+    z = 1.96
+    centre = (hits + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / max(n, 1) + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def flow(run: Run) -> list[tuple[str, str, str]]:

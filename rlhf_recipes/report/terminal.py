@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from itertools import accumulate
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -41,17 +42,19 @@ def write(report: Report, console: Console | None = None) -> None:
 
 
 def table(of: Table, width: int) -> Group:
-    """A rich table; the note names the columns at the right that the terminal has no room for."""
+    """A rich table; the note names the columns that the terminal has no room for."""
     cells = of.cells()
     widths = [max(map(len, (*of.columns[i].label.split(), *(row[i] for row in cells)))) for i in range(len(of.columns))]
-    fits = max(2, sum(sum(w + 3 for w in widths[: i + 1]) <= width for i in range(len(widths))))
-    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for column, widest in list(zip(of.columns, widths, strict=True))[:fits]:
+    ranked = sorted(range(len(widths)), key=lambda i: (i > 0, not of.columns[i].keep))
+    fits = max(2, sum(used <= width for used in accumulate(widths[i] + 2 for i in ranked)))
+    shown = sorted(ranked[:fits])
+    grid = Grid(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for column, widest in ((of.columns[i], widths[i]) for i in shown):
         head = textwrap.fill(column.label, widest, break_on_hyphens=False)
         grid.add_column(head, justify="left" if column.digits is None else "right", no_wrap=True, vertical="bottom")
     for row in cells:
-        grid.add_row(*row[:fits])
-    left_out = ", ".join(column.label for column in of.columns[fits:])
+        grid.add_row(*(row[i] for i in shown))
+    left_out = ", ".join(of.columns[i].label for i in sorted(ranked[fits:]))
     note = f"{of.note} No room here for: {left_out}." if left_out else of.note
     return Group(Text(of.title, style="bold"), grid, *([Text(note.strip(), style="dim"), Text()] if note else []))
 

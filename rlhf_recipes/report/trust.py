@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from rlhf_recipes.report.blocks import Chart, show
 from rlhf_recipes.report.run import Run, Stage, pick
 from rlhf_recipes.report.svg import Line, downsample, histogram, line_chart
+from rlhf_recipes.report.tables import wilson
 
 
 def of_runs(runs: Sequence[Run]) -> list[Chart]:
@@ -22,7 +23,7 @@ def of_runs(runs: Sequence[Run]) -> list[Chart]:
         lines = [(quantity if alone else run.name, frontier(run, quantity)) for run in runs]
         charts += _over_root_kl(f"{quantity}_over_root_kl", title, how, quantity, lines)
     if alone:
-        scoring = runs[0].first(lambda stage: bool(scored_pairs(stage)))
+        scoring = runs[0].first(lambda stage: bool(stage.scored_pairs))
         return [*charts, *(calibration(scoring) if scoring else []), *histograms(runs[0], scoring)]
     for quantity, title in (("score", "Proxy where each run ended"), ("gold", "Gold where each run ended")):
         finals = [run.contestants.get(run.final, {}) for run in runs]
@@ -67,18 +68,12 @@ def _points(pairs: Iterable[tuple]) -> list[tuple[float, float]]:
     return sorted((math.sqrt(max(0.0, kl)), value) for kl, value in pairs if kl is not None and value is not None)
 
 
-def scored_pairs(stage: Stage) -> list[tuple[float, float]]:
-    """(score of chosen, score of rejected) on held-out preferences, from the samples of a stage that scores them."""
-    pairs = [(row.get("score_chosen"), row.get("score_rejected")) for row in stage.samples]
-    return [(c, r) for c, r in pairs if isinstance(c, int | float) and isinstance(r, int | float)]
-
-
 def calibration(stage: Stage, bins: int = 8) -> list[Chart]:
     """How often people chose the answer that the model prefers, by how sure the model is.
 
     Sure means sigmoid(|difference of scores|), Bradley-Terry's probability; bars are Wilson's 95 % intervals.
     """
-    pairs = scored_pairs(stage)
+    pairs = stage.scored_pairs
     if len(pairs) < 2 * bins:
         return []
     members: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]  # (probability, whether it was right)
@@ -102,23 +97,11 @@ def calibration(stage: Stage, bins: int = 8) -> list[Chart]:
     return [Chart(f"{stage.name}_calibration", f"{stage.title}: calibration", how, (), drawing)]
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson(8, 10)]
-    [0.49, 0.943]
-    """
-    z = 1.96
-    centre = (hits + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(hits * (n - hits) / n + z * z / 4)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def histograms(run: Run, scoring: Stage | None) -> list[Chart]:
     """Scores of chosen against rejected, and the score and gold of every evaluated model."""
     charts = []
     if scoring:
-        chosen, rejected = zip(*scored_pairs(scoring), strict=True)
+        chosen, rejected = zip(*scoring.scored_pairs, strict=True)
         how = "Held-out preferences. The further apart, the better it tells good answers from bad."
         drawing = histogram([chosen, rejected], "score")
         title = f"{scoring.title}: scores"

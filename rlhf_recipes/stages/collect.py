@@ -26,10 +26,12 @@ STAGE = Stage(
 
 
 def run(cfg: DictConfig, run: StageRun) -> dict:
-    """Writes preferences.jsonl (prompt, chosen, rejected, margin); `data.preferences.path` may name it.
+    """Writes preferences.jsonl (prompt, chosen, rejected, margin), which `data.preferences.path` may name, and
+    samples.jsonl: every answer with its scores and what the reward functions logged about it.
 
     Returns:
-        prompts, answers, pairs, ties (prompts whose answers all score alike: no pair), score_mean, margin_mean.
+        prompts, answers, pairs, ties (prompts whose answers all score alike: no pair), score_mean, margin_mean, and the
+        means of what the reward functions logged.
     """
     from rlhf_recipes import data, models
     from rlhf_recipes.data import preview
@@ -37,6 +39,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     from rlhf_recipes.errors import UserError
     from rlhf_recipes.evaluation.answers import Draw, generate, tokens_of
     from rlhf_recipes.rewards.from_config import build_rewards
+    from rlhf_recipes.rewards.logged import Logged
     from rlhf_recipes.runs import resolve
     from rlhf_recipes.runs.jsonl import rewrite_jsonl
     from rlhf_recipes.training.fit import quiet
@@ -56,7 +59,12 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     policy = models.load_policy(cfg.model, path, tokenizer, frozen=True)
     answers = generate(policy, tokenizer, prompts, Draw.of(settings, cfg.seed), stops=resolve.at(path).stops)
     completions = [as_completion(answer.text, prompt) for prompt, answer in zip(prompts, answers, strict=True)]
-    scores, _ = build_rewards(cfg, run, tokenizer=tokenizer)(prompts, completions, columns | tokens_of(answers))
+    logged = Logged()
+    columns |= tokens_of(answers) | logged.keywords()
+    scores, by_name = build_rewards(cfg, run, tokenizer=tokenizer)(prompts, completions, columns)
+    figures = logged.columns(len(prompts)) | {"prompt": prompts, "completion": completions, "score": scores}
+    figures |= {f"reward/{name}": values for name, values in by_name.items()}
+    samples = [{"step": 0} | {name: values[i] for name, values in figures.items()} for i in range(len(prompts))]
     pairs, ties = [], 0
     for k, row in enumerate(rows):
         group = slice(k * settings.answers, (k + 1) * settings.answers)
@@ -74,10 +82,11 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
         print(f"collect: {len(scores) - len(known)} answers are left out: no reward scores them")
     out = run.dir / "preferences.jsonl"
     rewrite_jsonl(out, pairs)
+    rewrite_jsonl(run.samples, samples)
     print(
         f"collect: {len(prompts)} answers to {len(rows)} prompts, {len(pairs)} pairs in {out}, {ties} prompts all tied"
     )
-    return {
+    return logged.means() | {
         "prompts": len(rows),
         "answers": len(prompts),
         "pairs": len(pairs),

@@ -63,6 +63,32 @@ def test_summary_keeps_the_contract_and_is_json(loaders):
     assert summary["models"]["ppo"]["score"] == pytest.approx(mean)
 
 
+def test_what_a_reward_logs_is_kept_once_a_model(loaders):
+    """By hand: the metric's mean over its two calls is 1.5, and the column has the answer's place."""
+
+    def logging(prompts, completions, log_metric, log_extra, **_):
+        for value in (1.0, 2.0):
+            log_metric("mine", value)
+        log_metric("length", -1.0)  # a name of ours keeps our figure
+        log_extra("place", list(range(len(completions))))
+        log_extra("score", ["no"] * len(completions))
+        return [0.5] * len(completions)
+
+    from rlhf_recipes.rewards.combine import RewardFunctions
+
+    right = [1.0, None, *[0.0] * 16]
+    summary, rows = evaluated(
+        loaders, ROWS, rewards=RewardFunctions({"logging": logging}), exact=lambda completions, log_extra: right
+    )
+    assert summary["logged"] == ["mine"]
+    for of in summary["models"].values():
+        assert (of["mine"], of["length"] > 0) == (1.5, True)
+        assert of["accuracy"] == pytest.approx(1 / 17)
+        # one of 17 by hand: centre 2.9208 / 20.8416, half width 1.96 / 20.8416 * sqrt(16 / 17 + 0.9604)
+        assert of["accuracy_ci95"] == pytest.approx((0.0105, 0.2698), abs=1e-4)
+    assert [(row["place"], row["score"]) for row in rows] == [(i, 0.5) for i in range(18)] * 3
+
+
 def test_the_judge_is_the_score_where_there_is_no_gold(loaders):
     def constant(prompts, completions, columns):
         return [1.0] * len(prompts), {}

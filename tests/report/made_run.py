@@ -5,6 +5,8 @@ import math
 import random
 from pathlib import Path
 
+from rlhf_recipes.evaluation import statistics
+
 ADJECTIVES = ["small", "red", "quiet", "old", "bright", "cold"]
 NOUNS = ["cat", "river", "garden", "train", "letter", "lamp"]
 VERSIONS = {"python": "3.11.2", "rlhf_recipes": "0.1.0", "torch": "2.13.0", "trl": "1.12.0", "transformers": "5.23.0"}
@@ -170,20 +172,7 @@ def _evaluate(
 
 
 def _wins(ours: list[float], theirs: list[float]) -> dict:
-    win = sum(a > b for a, b in zip(ours, theirs, strict=True)) / len(ours)
-    loss = sum(a < b for a, b in zip(ours, theirs, strict=True)) / len(ours)
-    half = 1.96 * math.sqrt(win * (1 - win) / len(ours))
-    ci = [max(0.0, win - half), min(1.0, win + half)]
-    decided = win / (win + loss)
-    return {
-        "win": win,
-        "tie": max(0.0, 1 - win - loss),
-        "loss": loss,
-        "ci95": ci,
-        "decided": decided,
-        "decided_ci95": ci,
-        "n": len(ours),
-    }
+    return statistics.compare([a - b for a, b in zip(ours, theirs, strict=True)])._asdict()
 
 
 def _prompt(rng: random.Random) -> str:

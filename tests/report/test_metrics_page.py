@@ -34,7 +34,7 @@ def test_every_figure_of_an_evaluated_model_is_defined():
     ppl = Perplexity(2.0, 5, 0)
     of = Measured(["a b"], [Answer("a b", (4, 2), (3,), True)], None, None, ppl, ppl, [1.0], [1.0], {}, {})
     summary = summarise(of, {"score": [1.0], "gold": [1.0], "accuracy": [1.0], "majority_at_<k>": [1.0]})
-    stems = {re.sub(r"_(std|se|tokens|dropped)$", "", key) for key in summary}
+    stems = {re.sub(r"_(std|se|ci95|tokens|dropped)$", "", key) for key in summary}
     assert [stem for stem in stems if f"`{stem}`" not in PAGE] == []
 
 

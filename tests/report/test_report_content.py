@@ -14,7 +14,7 @@ from rlhf_recipes.report import blocks, content, curves, pages, provenance, svg,
 from rlhf_recipes.report.run import Run, Stage, read
 
 
-@pytest.mark.parametrize("module", [blocks, pages, provenance, svg, tables, trust])
+@pytest.mark.parametrize("module", [blocks, pages, provenance, svg, tables])
 def test_doctests(module):
     results = doctest.testmod(module)
     assert results.attempted and not results.failed

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import made_run
 import pytest
+import yaml
 from rich.console import Console
 
 from rlhf_recipes.report import content, pages, terminal
@@ -209,6 +210,29 @@ def test_terminal_tables_fit_their_width_without_colour(run_dir, report, width):
     assert all(part in words for part in (*titles, "Prompt:", "Where it lies"))
     side_by_side = any(line.split() == ["base", "sft", "ppo"] for line in screen.splitlines())
     assert side_by_side == (width > 3 * terminal.COLUMN_WIDTH)
+
+
+def test_at_80_columns_the_terminal_keeps_who_wins_of_the_decided(run_dir, sweep, report):
+    """The head may stand on several lines; the note names what was left out, and never these two columns."""
+    for of, title in ((report(run_dir), "Who beats whom"), (report(*sweep), "Runs")):
+        screen = printed(of, 80)
+        shown = screen.partition(title)[2].partition("\n\n")[0]
+        left_out = " ".join(shown.split()).partition("No room here for: ")[2]
+        assert "decided" in shown.partition("\u2500")[0] and left_out
+        assert "decided" not in left_out and ", 95 %," not in f", {left_out},"
+        assert " to " in shown.partition("\u2500")[2]
+
+
+def test_runs_that_are_not_alike_show_results_before_settings(sweep, report, tmp_path):
+    for key, value in (("recipe", "gsm8k"), ("model", {"path": "another"})):
+        other = tmp_path / key
+        shutil.copytree(sweep[1], other)
+        file = other / "sft" / "config.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {key: value}))
+        of = report(sweep[0], other).sections["Runs"][0]
+        labels = [column.label for column in of.columns]
+        assert labels[:4] == ["run", "score", "KL", "gold"] and labels.index("minutes") < labels.index("seed")
+        assert of.rows[0][labels.index("seed")] == 0
 
 
 def test_betas_chart_stands_under_the_kls_and_the_losses_are_drawn(run_dir, page):

@@ -115,7 +115,21 @@ def test_collect_makes_pairs_that_reward_and_dpo_can_train_on(made, house, tmp_p
     from rlhf_recipes import data
 
     root, _ = made
-    metrics, _cfg = house("collect", f"run.root={tmp_path}", f"inputs.policy={root}/default/sft/model")
+    (tmp_path / "logs.py").write_text(
+        "def logs(completions, log_metric, log_extra, **_):\n"
+        "    log_metric('letters', sum(map(len, completions)))\n"
+        "    log_extra('first', [text[:1] for text in completions])\n"
+        "    return [None] * len(completions)\n"
+    )
+    metrics, _cfg = house(
+        "collect",
+        f"run.root={tmp_path}",
+        f"inputs.policy={root}/default/sft/model",
+        f"reward.functions.logs={{path: '{tmp_path}/logs.py:logs', weight: 0}}",
+    )
+    samples = [json.loads(line) for line in (tmp_path / "default/collect/samples.jsonl").read_text().splitlines()]
+    assert metrics["letters"] == sum(len(row["completion"]) for row in samples) and len(samples) == metrics["answers"]
+    assert all(row["first"] == row["completion"][:1] and row["score"] == row["reward/gold"] for row in samples)
     file = tmp_path / "default" / "collect" / "preferences.jsonl"
     pairs = rows(file)
     assert len(pairs) == metrics["pairs"]

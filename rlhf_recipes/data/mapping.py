@@ -168,7 +168,8 @@ def offers(source: Source) -> tuple[str, ...]:
 
 def _named(source: Source) -> str:
     """The format that a source names; the embedded world's rows have one of their own for each kind."""
-    return KINDS[source.kind].embedded if source.path == "embedded" else source.format
+    kind = KINDS[source.kind]
+    return (kind.embedded or kind.simple) if source.path == "embedded" else source.format
 
 
 def choose(source: Source, names: list[str], rows: list[dict], kind: str) -> Mapper:

@@ -65,15 +65,9 @@ def openmath(
     thoughts = as_text(generated_solution, "generated_solution").replace("<think>", "").replace("</think>", "").strip()
     prompt = user_turn(problem, "problem")
     completion = f"{thoughts}{reasoning_end}{solution_start}{answer}{solution_end}"
-    if (
-        max_tokens is not None
-        and tokenizer is not None
-        and _longer(prompt[0]["content"] + completion, max_tokens, tokenizer)
-    ):
-        raise Drop(f"longer than {max_tokens} tokens")
+    if max_tokens is not None and tokenizer is not None:
+        text = prompt[0]["content"] + completion
+        # hardly any token of prose or TeX has more than 8 characters, and some of these texts have 100,000
+        if len(text) > 8 * max_tokens or len(tokenizer(text)["input_ids"]) > max_tokens:
+            raise Drop(f"longer than {max_tokens} tokens")
     return {"prompt": prompt, "completion": completion, "final_answer": answer}
-
-
-def _longer(text: str, tokens: int, tokenizer) -> bool:
-    # hardly any token of prose or TeX has more than 8 characters, and some of these texts have 100,000
-    return len(text) > 8 * tokens or len(tokenizer(text)["input_ids"]) > tokens

@@ -14,29 +14,28 @@ class Kind:
     Args:
         answers: the columns of its answers.
         made_from: kinds that hold this one too; the first that a domain gives serves where the domain does not list it.
-        embedded: the format of the embedded world's rows, or a mapper as `package.module:function`.
         simple: the format to offer a file whose columns fit none.
         preset: a domain that gives this kind.
+        embedded: the format of the embedded world's rows, or a mapper as `package.module:function`; None is `simple`.
         judged: columns of what somebody thought of the answers.
         extra: whether the source's other columns go along, for rewards to read.
     """
 
     answers: tuple[str, ...]
     made_from: tuple[str, ...]
-    embedded: str
     simple: str
     preset: str
+    embedded: str | None = None
     judged: tuple[str, ...] = ()
     extra: bool = False
 
 
 _ANSWERED = ("demos", "preferences", "ranked")
 KINDS = {
-    "corpus": Kind(answers=("completion",), made_from=_ANSWERED, embedded="text", simple="text", preset="tinystories"),
+    "corpus": Kind(answers=("completion",), made_from=_ANSWERED, simple="text", preset="tinystories"),
     "demos": Kind(
         answers=("completion",),
         made_from=("preferences", "ranked"),
-        embedded="prompt_completion",
         simple="prompt_completion",
         preset="alpaca",
     ),
@@ -60,7 +59,6 @@ KINDS = {
     "ranked": Kind(
         answers=("completions",),
         made_from=("preferences",),
-        embedded="ranked",
         simple="ranked",
         preset="oasst1",
         judged=("ranks",),
@@ -68,7 +66,6 @@ KINDS = {
     "unpaired": Kind(  # TRL's unpaired preference: one answer, and whether it is desirable
         answers=("completion",),
         made_from=("preferences", "ranked"),
-        embedded="unpaired",
         simple="unpaired",
         preset="ultrafeedback",
         judged=("label",),

@@ -25,25 +25,15 @@ STAGE = Stage(
 
 def trainer(cfg: DictConfig, run: StageRun):
     """RewardTrainer on preferences. `held_out_pairs` on it are the rows of its evaluation as they were read."""
-    from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import keywords
     from rlhf_recipes.training.pairwise import RewardTrainer
 
-    args = arguments(cfg, run)
-    path = run.inputs["policy"]["path"]
-    tokenizer = models.load_tokenizer(cfg.model, path)
-    rows = data.load(cfg.data, "preferences", tokenizer=tokenizer, max_length=args.max_length, seed=cfg.seed)
-    print(rows.describe())
+    given, path = keywords(cfg, run, "preferences", "SEQ_CLS"), run.inputs["policy"]["path"]
     made = RewardTrainer(
-        model=models.load_reward_model(cfg.model, path, tokenizer, seed=cfg.seed),
-        args=args,
-        train_dataset=rows.train,
-        eval_dataset=eval_rows(rows, args),
-        processing_class=tokenizer,
-        peft_config=peft_config(cfg, "SEQ_CLS"),
-        callbacks=callbacks(run),
+        model=models.load_reward_model(cfg.model, path, given["processing_class"], seed=cfg.seed), **given
     )
-    made.held_out_pairs = rows.eval  # the trainer joins prompt and answers
+    made.held_out_pairs = given["eval_dataset"]  # the trainer joins prompt and answers
     return made
 
 
@@ -59,7 +49,7 @@ def run(cfg: DictConfig, run: StageRun) -> dict:
     train = fit(training, run)
     last = last_evaluation(training)
     rows = training.held_out_pairs
-    if len(rows):
+    if rows is not None:
         model = training.accelerator.unwrap_model(training.model)
         with whole(model, training.accelerator):  # which takes every process
             samples = scored(model, rows)
@@ -94,7 +84,7 @@ def scored(model, rows, most: int = 1000) -> list[dict]:
 
 def ceiling(rows) -> dict:
     """Share of held-out labels that agree with the gold scorer, where the domain has one: no model can beat it."""
-    if "gold_chosen" not in rows.column_names or not len(rows):
+    if rows is None or "gold_chosen" not in rows.column_names:
         return {}
     agree = [c > r for c, r in zip(rows["gold_chosen"], rows["gold_rejected"], strict=True)]
     return {"label_ceiling": sum(agree) / len(agree)}

@@ -39,29 +39,16 @@ def check(cfg: DictConfig, run: StageRun) -> None:
 
 def trainer(cfg: DictConfig, run: StageRun):
     """SFTTrainer on demonstrations that are token ids already, prompt and answer apart."""
-    from rlhf_recipes import data, models
-    from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, peft_config
+    from rlhf_recipes import models
+    from rlhf_recipes.training.fit import keywords
     from rlhf_recipes.training.language import SFTTrainer
 
-    args = arguments(cfg, run)
-    path = run.inputs["policy"]["path"]
-    tokenizer = models.load_tokenizer(cfg.model, path)
-    keep_end = args.truncation_mode == "keep_end"
-    rows = data.load(
-        cfg.data, "demos", tokenizer=tokenizer, max_length=args.max_length, keep_end=keep_end, seed=cfg.seed
-    )
-    print(rows.describe())
-    if args.assistant_only_loss:  # every turn of a dialogue, which has no boundary that matters: TRL marks them itself
-        ready = ["input_ids", "completion_mask"]
-        rows.train, rows.eval = (part.remove_columns(ready) for part in (rows.train, rows.eval))
+    given = keywords(cfg, run, "demos")
+    if given["args"].assistant_only_loss:  # every turn of a dialogue, which has no boundary: TRL marks them itself
+        for name in ("train_dataset", "eval_dataset"):
+            given[name] = given[name] and given[name].remove_columns(["input_ids", "completion_mask"])
     return SFTTrainer(
-        model=models.load_policy(cfg.model, path, tokenizer),
-        args=args,
-        train_dataset=rows.train,
-        eval_dataset=eval_rows(rows, args),
-        processing_class=tokenizer,
-        peft_config=peft_config(cfg, "CAUSAL_LM"),
-        callbacks=callbacks(run),
+        model=models.load_policy(cfg.model, run.inputs["policy"]["path"], given["processing_class"]), **given
     )
 
 

@@ -14,9 +14,10 @@ from transformers.trainer import Trainer
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
+from rlhf_recipes import data
 from rlhf_recipes.config.adapters import learning_rate, trained
 from rlhf_recipes.errors import Stopped, UserError
-from rlhf_recipes.models import adapters, context_length, parameters
+from rlhf_recipes.models import adapters, context_length, load_tokenizer, parameters
 from rlhf_recipes.runs.artifacts import StageRun
 from rlhf_recipes.training.progress import Bar, MetricsFile, PlainProgress, TimeEstimate, terminal
 from rlhf_recipes.training.stop import GracefulStop
@@ -125,6 +126,28 @@ def peft_config(cfg: DictConfig, task_type: str):
     if task_type == "SEQ_CLS":
         fields["modules_to_save"] = [*(fields.get("modules_to_save") or []), "score"]
     return get_class(target)(**fields | {"task_type": task_type})
+
+
+def keywords(cfg: DictConfig, run: StageRun, kind: str, task_type: str = "CAUSAL_LM") -> dict:
+    """What TRL's trainers on ready rows take alike: arguments, tokenizer, rows, adapter and callbacks.
+
+    Args:
+        kind: of the rows.
+        task_type: of the adapter, by PEFT's names.
+    """
+    args = arguments(cfg, run)
+    tokenizer = load_tokenizer(cfg.model, run.inputs["policy"]["path"])
+    keep_end = getattr(args, "truncation_mode", None) == "keep_end"  # RewardConfig and KTOConfig have none
+    rows = data.load(cfg.data, kind, tokenizer=tokenizer, max_length=args.max_length, keep_end=keep_end, seed=cfg.seed)
+    print(rows.describe())
+    return {
+        "args": args,
+        "train_dataset": rows.train,
+        "eval_dataset": eval_rows(rows, args),
+        "processing_class": tokenizer,
+        "peft_config": peft_config(cfg, task_type),
+        "callbacks": callbacks(run),
+    }
 
 
 def callbacks(run: StageRun) -> list:

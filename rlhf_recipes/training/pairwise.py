@@ -5,10 +5,10 @@ from collections.abc import Callable
 import trl
 from omegaconf import DictConfig
 
-from rlhf_recipes import data, models
+from rlhf_recipes import models
 from rlhf_recipes.models import adapters
 from rlhf_recipes.runs.artifacts import StageRun
-from rlhf_recipes.training.fit import arguments, callbacks, eval_rows, fit, last_evaluation, peft_config, previewed
+from rlhf_recipes.training.fit import fit, keywords, last_evaluation, previewed
 from rlhf_recipes.training.means import weigh
 
 
@@ -98,25 +98,15 @@ def preference_trainer(kind: type, cfg: DictConfig, run: StageRun, rows: str, *,
         rows: the kind of rows it learns from.
         shuffle: shuffle them by the seed, for a trainer that reads them in order.
     """
-    args = arguments(cfg, run)
-    path = run.inputs["policy"]["path"]
-    tokenizer = models.load_tokenizer(cfg.model, path)
-    keep_end = getattr(args, "truncation_mode", None) == "keep_end"  # KTOConfig has none
-    split = data.load(cfg.data, rows, tokenizer=tokenizer, max_length=args.max_length, keep_end=keep_end, seed=cfg.seed)
-    print(split.describe())
+    given, path = keywords(cfg, run, rows), run.inputs["policy"]["path"]
     if shuffle:
-        split.train, split.eval = (part.shuffle(seed=cfg.seed) for part in (split.train, split.eval))
-    adapter = peft_config(cfg, "CAUSAL_LM")
-    copied = adapters.moves_base(adapter) or (not adapter and not args.precompute_ref_log_probs)
+        given |= {n: given[n] and given[n].shuffle(seed=cfg.seed) for n in ("train_dataset", "eval_dataset")}
+    adapter, tokenizer = given["peft_config"], given["processing_class"]
+    copied = adapters.moves_base(adapter) or (not adapter and not given["args"].precompute_ref_log_probs)
     return kind(
         model=models.load_policy(cfg.model, path, tokenizer),
         ref_model=models.load_policy(cfg.model, path, tokenizer, frozen=True) if copied else None,
-        args=args,
-        train_dataset=split.train,
-        eval_dataset=eval_rows(split, args),
-        processing_class=tokenizer,
-        peft_config=adapter,
-        callbacks=callbacks(run),
+        **given,
     )
 
 

@@ -114,7 +114,21 @@ def _reporters(cfg: DictConfig) -> list[str]:
         os.environ.setdefault("WANDB_PROJECT", cfg.logger.project)
         if cfg.logger.offline:
             os.environ["WANDB_MODE"] = "offline"
+        _check_wandb()
     return [cfg.logger.report_to]
+
+
+def _check_wandb() -> None:
+    """Raise UserError where wandb has no key: it would ask for one, or fail, once everything is loaded."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("logger=wandb needs wandb; install it: pip install 'rlhf-recipes[wandb]'") from error
+    if os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun") and not wandb.login(prompt=False):
+        raise UserError(
+            "logger=wandb finds no API key; run wandb login, set WANDB_API_KEY, or write without an account with "
+            "logger.offline=true"
+        )
 
 
 def peft_config(cfg: DictConfig, task_type: str):

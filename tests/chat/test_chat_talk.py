@@ -155,6 +155,7 @@ def test_a_saved_talk_is_demonstrations(chat, tmp_path):
         (["chat.models=[grpo]"], "no finished grpo"),
         (["chat.models=[/nowhere/at/all]"], "no such folder"),
         (["chat.models=[other:sft]"], "run other"),
+        (["chat.models=[ppoo]"], "no such stage or folder; did you mean ppo?"),
         (["chat.temperature=-1"], "chat.temperature"),
         (["chat.template=nonsense"], "chat.template=nonsense"),
         (["prompt=''"], "prompt= is empty"),

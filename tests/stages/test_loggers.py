@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from rlhf_recipes.errors import UserError
+
 
 def test_wandb_offline_holds_metrics_and_sample_tables(made, house, tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
@@ -39,3 +41,14 @@ def test_trackio_keeps_the_metrics_on_this_machine(made, house, tmp_path, monkey
         rows = base.execute("SELECT run_name, metrics FROM metrics").fetchall()
     assert {name for name, _ in rows} == {"default/sft"}
     assert any(b"train/loss" in metrics for _, metrics in rows)
+
+
+def test_wandb_without_a_key_is_one_line_before_a_model_is_loaded(house, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UserError, match="finds no API key; run wandb login") as error:
+        house("pretrain", f"run.root={tmp_path}", "logger=wandb")
+    assert "\n" not in str(error.value)

@@ -36,6 +36,7 @@ from rlhf_recipes.ppo.streams import PretrainingMix, PromptStream, as_corpus
 from rlhf_recipes.ppo.update import StepStatistics, Update, mean_of, micro_batches, ppo_loss
 from rlhf_recipes.rewards.model import as_reward_functions
 from rlhf_recipes.runs import checkpoints
+from rlhf_recipes.training.updates import tell
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ class PPOTrainer(Kin):
             self._globalstep_last_logged, self._unlogged = self._unlogged["since"], None
         if self._update is None:
             self._update = self._play()
-            self._tell("on_rollout", metrics=dict(self._update.metrics), trainer=self)
+            tell(self, "on_rollout", metrics=dict(self._update.metrics), trainer=self)
         batch = self._update.buffer[0]
         stopped = self._update.stop_at(batch, self.args.target_kl, self.args.num_mini_batches)
         if stopped or not len(batch.rows):
@@ -330,20 +331,14 @@ class PPOTrainer(Kin):
         self.state.episode = finished * self.plan.batch_size
         metrics = update.close(self.plan.batch_size) | {"episode": self.state.episode}
         self._logged.append(metrics)
-        self._tell("on_update", metrics=dict(metrics))
+        tell(self, "on_update", metrics=dict(metrics))
         if self.args.sync_ref_model and finished % self.args.ref_model_sync_steps == 0:
             self.reference.follow(self.args.ref_model_mixup_alpha)
         often = self.args.sample_every or self.plan.updates // max(1, self.args.num_sample_generations)
         if (self.args.sample_every or self.args.num_sample_generations > 0) and (finished - 1) % max(1, often) == 0:
-            self._tell("on_experience", tokens=update.experience.token_rows(0, self.processing_class))
+            tell(self, "on_experience", tokens=update.experience.token_rows(0, self.processing_class))
             if self.eval_dataset is not None:
                 self.generate_completions(sampling=True)
-
-    def _tell(self, event: str, **kwargs) -> None:
-        """Call our own events on the callbacks that have them."""
-        for callback in self.callback_handler.callbacks:
-            if hasattr(callback, event):
-                getattr(callback, event)(self.args, self.state, self.control, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's log; a training line carries the mean of the updates since the last one (`episode` the last)."""
@@ -384,7 +379,7 @@ class PPOTrainer(Kin):
         count = min(len(self.eval_dataset), self.args.per_device_eval_batch_size if sampling else 10**9)
         at = {"step": self.state.global_step, "episode": self.update * self.plan.batch_size}
         rows = [at | row for row in self._answer_held_out(self.eval_dataset, count)]
-        self._tell("on_samples", samples=rows)
+        tell(self, "on_samples", samples=rows)
         return rows
 
     def _answer_held_out(self, dataset: Dataset, count: int) -> list[dict]:

@@ -29,7 +29,7 @@ def steps_an_update(args) -> int:
     return 1
 
 
-def tell(trainer: Trainer, event: str, **kwargs) -> None:
+def tell(trainer: Trainer, event: str, /, **kwargs) -> None:
     """Call one of our own events on the callbacks that have it (see this room's docstring)."""
     for callback in trainer.callback_handler.callbacks:
         if hasattr(callback, event):

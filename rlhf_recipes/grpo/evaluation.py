@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 
 from rlhf_recipes.rewards.majority import answer_of
 from rlhf_recipes.rewards.messages import text_of
+from rlhf_recipes.training.means import known_mean
 
 Scorer = Callable[..., list[float | None]]
 
@@ -114,18 +115,18 @@ def _answer(trainer, rows: list[dict], group: int) -> list[dict]:
 
 def _figures(trainer, rows: list[dict], k: int) -> dict[str, float | None]:
     sampled = [answer for row in rows for answer in row["votes"]]
-    figures = {"reward": _mean(_weighted(trainer, answer["rewards"]) for answer in sampled)}
+    figures = {"reward": known_mean(_weighted(trainer, answer["rewards"]) for answer in sampled)}
     for i, name in enumerate(trainer.reward_func_names):
-        figures[f"rewards/{name}/mean"] = _mean(answer["rewards"][i] for answer in sampled)
-    figures["completions/clipped_ratio"] = _mean(float(answer["cut_off"]) for answer in sampled)
+        figures[f"rewards/{name}/mean"] = known_mean(answer["rewards"][i] for answer in sampled)
+    figures["completions/clipped_ratio"] = known_mean(float(answer["cut_off"]) for answer in sampled)
     ended = [answer["length"] for answer in sampled if not answer["cut_off"]] or [0]  # 0: as TRL has it
     for kind, lengths in (("", [answer["length"] for answer in sampled]), ("terminated_", ended)):
-        for name, value in (("mean", _mean(lengths)), ("min", min(lengths)), ("max", max(lengths))):
+        for name, value in (("mean", known_mean(lengths)), ("min", min(lengths)), ("max", max(lengths))):
             figures[f"completions/{name}_{kind}length"] = value
     if any(row["right"] is not None for row in rows):
-        figures["accuracy"] = _mean(row["right"] for row in rows)
-        figures[f"mean_at_{k}"] = _mean(answer["right"] for answer in sampled)
-        figures[f"majority_at_{k}"] = _mean(
+        figures["accuracy"] = known_mean(row["right"] for row in rows)
+        figures[f"mean_at_{k}"] = known_mean(answer["right"] for answer in sampled)
+        figures[f"majority_at_{k}"] = known_mean(
             majority([a["vote"] for a in row["votes"]], [a["right"] for a in row["votes"]]) for row in rows
         )
     return figures
@@ -155,11 +156,6 @@ def _weighted(trainer, rewards: list[float]) -> float | None:
 
 def _or_none(value: float) -> float | None:
     return value if value == value else None
-
-
-def _mean(values) -> float | None:
-    known = [value for value in values if value is not None and value == value]
-    return sum(known) / len(known) if known else None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rlhf_recipes.engine.stops import stop_ids
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.grpo import groups
 from rlhf_recipes.grpo.evaluation import EvalSettings, figures_of, measure
+from rlhf_recipes.training.means import known_mean
 from rlhf_recipes.training.updates import steps_an_update, tell
 
 REFERENCE_FILE = "reference.pt"  # in a checkpoint, under sync_ref_model
@@ -229,7 +230,7 @@ class GroupTrainer:
         args, step = self.args, self.state.global_step
         if step % steps_an_update(args) and step < self.state.max_steps:
             return
-        metrics = {name: _mean(values) for name, values in self._measured.items()}
+        metrics = {name: known_mean(values) for name, values in self._measured.items()}
         self._measured.clear()
         answers = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size  # a step
         metrics["episode"] = step * answers // args.num_iterations
@@ -297,9 +298,3 @@ class GroupTrainer:
         tell(self, "on_samples", samples=samples)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def _mean(values: list[float]) -> float | None:
-    """Of what is a number; None where nothing is."""
-    numbers = [value for value in values if not math.isnan(value)]
-    return sum(numbers) / len(numbers) if numbers else None

@@ -1,6 +1,6 @@
-"""Means over an evaluation's batches of unlike size."""
+"""Means over an evaluation's batches of unlike size, and over what was measured at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 def weigh(means: dict[str, list[float]], weights_of: Callable[[str], list[int]]) -> None:
@@ -14,3 +14,9 @@ def weigh(means: dict[str, list[float]], weights_of: Callable[[str], list[int]])
         weights = weights_of(name)
         if len(values) == len(weights) and sum(weights):
             means[name] = [sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)]
+
+
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are neither None nor NaN; None where there are none."""
+    known = [value for value in values if value is not None and value == value]
+    return sum(known) / len(known) if known else None

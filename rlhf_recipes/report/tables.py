@@ -86,17 +86,11 @@ def by_step(stage: Stage) -> Table:
 def models(run: Run) -> Table:
     """The models that were evaluated, side by side, then the checkpoints (`ppo@100`) that led to them."""
     figures, ref = run.evaluation.get("models", {}), run.evaluation.get("ref")
-    figures = {
-        name: of | {f"{key} in %": interval(bounds) for key, bounds in of.items() if key.endswith("_ci95")}
-        for name, of in figures.items()
-    }
     keys = sorted({key for of in figures.values() for key in of})
-    votes = [key for key in keys if re.fullmatch(r"majority_at_\d+", key)]
-    exact = [
-        column
-        for key, label in (("accuracy", "accuracy"), *((key, key.replace("_at_", "@")) for key in votes))
-        for column in ((key, label, "%"), (f"{key}_ci95 in %", f"95 % of {label}", None))
-    ]
+    exact = []
+    for key in ("accuracy", *(key for key in keys if re.fullmatch(r"majority_at_\d+", key))):
+        label = key.replace("_at_", "@")
+        exact += [(key, label, "%"), (f"{key}_ci95", f"95 % of {label}", None)]
     rewards = [key for key in keys if key.startswith("reward/") and not key.endswith(("_std", "_se"))]
     shown = [("score", "score", 3), ("gold", "gold", 3), ("kl", "KL", 2), ("ppl", "perplexity", 2)]
     shown += [("corpus_ppl", "corpus perplexity", 2), *exact, ("length", "length", 1)]
@@ -110,6 +104,7 @@ def models(run: Run) -> Table:
         pairs = run.evaluation.get("win_rate", {})
         figures = {name: of | {"won": pairs.get(f"{name}_vs_{ref}", {}).get("decided")} for name, of in figures.items()}
     rows = [[name, *(figures[name].get(key) for key, _, _ in shown)] for name in names]
+    rows = [[interval(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
     columns = [Column("model", None), *(Column(label, digits) for _, label, digits in shown)]
     notes = [f"Means over {run.evaluation.get('prompts') or 'the'} held-out prompts."]
     notes += [f"KL to {ref}, nats a response."] if ref else []

@@ -158,6 +158,7 @@ def test_a_saved_talk_is_demonstrations(chat, tmp_path):
         (["chat.models=[ppoo]"], "no such stage or folder; did you mean ppo?"),
         (["chat.temperature=-1"], "chat.temperature"),
         (["chat.template=nonsense"], "chat.template=nonsense"),
+        (["chat.template=chat"], "has no chat template; give another"),
         (["prompt=''"], "prompt= is empty"),
         (["run.name=empty"], "sft or pretrain; make one"),
     ],

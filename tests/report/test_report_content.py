@@ -306,3 +306,14 @@ def test_no_stages_name_stands_in_the_room():
     for file in (file for file in room.iterdir() if file.suffix in (".py", ".html", ".md", ".svg", ".js")):
         words = set(re.findall(r"""["'](\w+)["']""", file.read_text(encoding="utf-8")))
         assert words & (names - known) == set(), file
+
+
+def test_exact_accuracy_votes_and_logged_metrics_have_columns(tmp_path):
+    stage = Stage("evaluate", tmp_path)
+    of = {"score": 1.0, "accuracy": 0.5, "accuracy_se": 0.1, "accuracy_ci95": [0.3, 0.7]}
+    of |= {"majority_at_8": 0.6, "majority_at_8_std": 0.2, "majority_at_8_ci95": [0.4, 0.8], "tags": 0.25}
+    stage.summary = {"metrics": {"models": {"sft": of}, "win_rate": {}, "logged": ["tags"]}}
+    table = tables.models(Run("r", tmp_path, {"evaluate": stage}))
+    labels = ["model", "score", "accuracy", "95 % of accuracy", "majority@8", "95 % of majority@8", "tags"]
+    assert [column.label for column in table.columns] == labels
+    assert table.cells() == [["sft", "1.000", "50.0 %", "30 to 70", "60.0 %", "40 to 80", "0.250"]]

@@ -193,7 +193,8 @@ def is_reward_model(path: str) -> bool:
 def model_node(cfg: DictConfig, source: ModelSource) -> DictConfig:
     """The `model` node to load it with: its stage's, or the shell's; its folder brings tokenizer and template.
 
-    What a person sets at the shell for this machine (dtype, attention, further keywords) wins over the stage's.
+    What a person sets at the shell for this machine (dtype, attention, further keywords) wins over the stage's. Whether
+    a model's own code may run is never read from its folder.
     """
     own = {"tokenizer": None, "revision": None, "quantization": None}
     if source.name == "base":
@@ -201,8 +202,9 @@ def model_node(cfg: DictConfig, source: ModelSource) -> DictConfig:
     if not source.config.get("model"):
         return OmegaConf.merge(cfg.model, own)
     own |= {"chat_template": None, "pad_token": None, "eos_token": None}
-    here = {key: cfg.model[key] for key in ("attn_implementation", "trust_remote_code", "kwargs") if cfg.model[key]}
-    return OmegaConf.merge(cfg.model, source.config["model"], own, here, {"dtype": cfg.model.dtype})
+    here = {key: cfg.model[key] for key in ("attn_implementation", "kwargs") if cfg.model[key]}
+    here |= {key: cfg.model[key] for key in ("dtype", "trust_remote_code")}
+    return OmegaConf.merge(cfg.model, source.config["model"], own, here)
 
 
 def _elsewhere(place: str, name: str, setting: str, stages: Sequence[str] = ()) -> ModelSource:

@@ -1,5 +1,6 @@
 """The command line as a user meets it. Most cases run in this process, which saves half a second each."""
 
+import json
 import os
 import subprocess
 import sys
@@ -249,3 +250,19 @@ def test_version_is_the_packages():
     from rlhf_recipes import __version__
 
     assert shell("--version").stdout.strip() == f"rlhf-recipes {__version__}"
+
+
+def test_a_folder_that_was_downloaded_cannot_let_its_own_code_run(tmp_path):
+    """Its config.yaml asks for it. Only the shell and conf/ may."""
+    stage = tmp_path / "theirs" / "ppo"
+    (stage / "model").mkdir(parents=True)
+    (stage / "config.yaml").write_text(yaml.safe_dump({"model": {"name": "x", "path": "x", "trust_remote_code": True}}))
+    (stage / "summary.json").write_text("{}")
+    config = {"model_type": "odd", "auto_map": {"AutoConfig": "code.Odd", "AutoModelForCausalLM": "code.Odd"}}
+    (stage / "model" / "config.json").write_text(json.dumps(config))
+    (stage / "model" / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Odd: pass\n")
+    (stage / "model" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for words in (["stage=chat", "prompt=hi", f"chat.models=[{stage}]"], ["stage=export", f"export.model={stage}"]):
+        done = shell(*words, cwd=tmp_path)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert not (tmp_path / "ran").exists()

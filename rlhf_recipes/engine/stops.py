@@ -42,14 +42,34 @@ def stop_ids(
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The special token with which the tokenizer's chat template closes an answer; None where it has none."""
+    """The special token with which the tokenizer's chat template closes an answer; None where it has none.
+
+    It is the first token after the answer, but for white space. What follows the answer is what two dialogues with
+    unlike answers end with alike.
+    """
     if not tokenizer.chat_template:
         return None
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "mark"}]
-    after = tokenizer.apply_chat_template(talk, tokenize=False).rpartition("mark")[2]
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    one, two = (_talk(tokenizer, answer) for answer in "12")
+    alike = next((n for n, (a, b) in enumerate(zip(one[::-1], two[::-1], strict=False)) if a != b), 0)
+    ids = tokenizer(one[len(one) - alike :], add_special_tokens=False)["input_ids"]
+    ids = [token for token in ids if tokenizer.decode([token]).strip()]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     return ids[0] if ids and ids[0] in special else None
+
+
+def _talk(tokenizer: "PreTrainedTokenizerBase", answer: str) -> str:
+    """A short dialogue as the chat template writes it; a template may refuse one without a system turn."""
+    from jinja2 import TemplateError
+
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        return tokenizer.apply_chat_template(talk, tokenize=False)
+    except TemplateError:
+        system = {"role": "system", "content": "a"}
+        try:
+            return tokenizer.apply_chat_template([system, *talk], tokenize=False)
+        except TemplateError:  # rows that it refuses are named when they are read
+            return ""
 
 
 def stop_string_test(

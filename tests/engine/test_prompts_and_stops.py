@@ -6,8 +6,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from rlhf_recipes.data.preview import prompt_rows
-from rlhf_recipes.engine.prompts import appends_eos, prompt_ids, row_prompt_ids
-from rlhf_recipes.engine.stops import stop_ids, stop_string_test
+from rlhf_recipes.engine.prompts import appends_eos, completion_ids, prompt_ids, row_prompt_ids
+from rlhf_recipes.engine.stops import stop_ids, stop_string_test, turn_end
 from rlhf_recipes.errors import UserError
 from rlhf_recipes.models.tokenizer import train_bpe
 from rlhf_recipes.runs.resolve import Stops
@@ -57,6 +57,31 @@ def test_the_stop_tokens_are_eos_the_models_own_and_the_templates_turn_end(chatt
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[9, chatty.eos_token_id]))
     assert stop_ids(chatty, model) == [end, chatty.eos_token_id, 9]
     assert stop_ids(tokenizer()) == [tokenizer().eos_token_id]
+
+
+NEEDS_SYSTEM = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        TEMPLATE.replace("<|end|>", "\n<|end|>"),  # white space before the turn's end
+        NEEDS_SYSTEM + TEMPLATE,
+        TEMPLATE.replace("m['content']", "m['content'] | upper"),
+    ],
+)
+def test_the_turn_end_is_found_in_odd_templates_too_and_ends_the_answer_once(chatty, template):
+    chatty.chat_template = template
+    end = chatty.convert_tokens_to_ids("<|end|>")
+    assert turn_end(chatty) == end
+    prompt = [{"role": "system", "content": "the"}, {"role": "user", "content": "cat"}]
+    [ids] = completion_ids([prompt], [[{"role": "assistant", "content": "sat"}]], chatty)
+    assert ids.count(end) == 1 and ids[-1] == end and chatty.eos_token_id not in ids
+
+
+def test_a_template_that_refuses_every_dialogue_has_no_turn_end(chatty):
+    chatty.chat_template = "{{ raise_exception('closed') }}"
+    assert stop_ids(chatty) == [chatty.eos_token_id]
 
 
 def test_a_model_that_was_trained_to_stop_elsewhere_stops_there(chatty):

@@ -46,8 +46,8 @@ def user_turn(value: object, column: str, input: object = None) -> Messages:
 def turns(messages: list, column: str = "messages", *, weights: bool = False) -> Messages:
     """Turns under the role names that chat templates know, neighbours of one role joined by a blank line.
 
-    Accepts {"role", "content"} and ShareGPT's {"from", "value"}; an answer before the first question is left out,
-    as FastChat does. Chat templates of Llama and Mistral refuse dialogues that do not alternate.
+    Accepts {"role", "content"} and ShareGPT's {"from", "value"}. Chat templates of Llama and Mistral refuse dialogues
+    that do not alternate, or that the assistant opens.
 
     Args:
         weights: keep OpenAI's `weight` of an answer, 0 or 1.
@@ -56,7 +56,7 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
         Drop: not a list of turns, a role that no template knows, or a call of a tool that is not text.
 
     >>> turns([{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "a"}, {"from": "human", "value": "b"}])
-    [{'role': 'user', 'content': 'a\\n\\nb'}]
+    [{'role': 'assistant', 'content': 'Hi'}, {'role': 'user', 'content': 'a\\n\\nb'}]
     """
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise Drop(f"{column} is not a list of turns")
@@ -67,8 +67,6 @@ def turns(messages: list, column: str = "messages", *, weights: bool = False) ->
             if weight not in (0, 1, "0", "1"):
                 raise Drop(f"a turn of weight {weight!r}, expected 0 or 1")
             turn["weight"] = int(weight)
-        if not result and turn["role"] == "assistant":
-            continue
         if result and result[-1]["role"] == turn["role"]:
             if result[-1].get("weight", 1) != turn.get("weight", 1):
                 raise Drop("two answers in a row of which one has weight 0")
@@ -224,8 +222,9 @@ def last_answer(messages: Messages) -> Demo:
 
 
 def every_answer(messages: Messages) -> list[Demo]:
-    """One demonstration for each answer that is not of weight 0, with all earlier turns as its prompt."""
-    ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    """One demonstration for each answer to a user that is not of weight 0, with all earlier turns as its prompt."""
+    first = next((i for i, message in enumerate(messages) if message["role"] == "user"), len(messages))
+    ends = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i > first]
     trained = [last_answer(messages[: i + 1]) for i in ends if messages[i].get("weight", 1)]
     if ends and not trained:
         raise Drop("every answer has weight 0")

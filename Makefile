@@ -71,9 +71,10 @@ command = $(BIN)/python -m rlhf_recipes stage=$(1) $(if $(wildcard recipes/$(REC
 .PHONY: help setup pipeline report chat export test test-trl1.16 lint clean-run same-run $(ORDER)
 
 help:  ## this text
-	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k] [ARGS='seed=1 trainer.max_steps=10'] [PPO_ARGS='…' for one stage]"
+	@echo "make <target> [RUN=name] [MODEL=qwen0.5b] [DATA=hh_rlhf] [RECIPE=gsm8k]"
+	@echo "     [ARGS='seed=1 trainer.max_steps=10'] [PPO_ARGS='…' for one stage]"
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9.-]+):.*## (.*)/  make \1 \t\2/' | expand -t 24
 	@echo "  make $(subst $(space),|,$(strip $(ORDER)))"
 	@echo "                        that stage of RUN and whatever it still needs"
 

@@ -126,6 +126,11 @@ def load(
     counts["notes"] += [
         f"{part}: not read: {', '.join(sorted(names))}" for part, names in reader.unread.items() if names
     ]
+    if reader.dialogues and node.template == "plain" and getattr(tokenizer, "chat_template", None):
+        counts["notes"].append(
+            "the rows are dialogues and data.template=plain joins their turns without a mark of who speaks; the "
+            "tokenizer has a chat template: data.template=chat"
+        )
     return Split(reader.dataset(train), reader.dataset(held_out), counts, kind, source.where)
 
 
@@ -147,6 +152,7 @@ class Reader:
     places: dict[str, list[str]] = field(default_factory=dict)  # by reason: where the first dropped rows stand
     details: dict[str, str] = field(default_factory=dict)  # by reason: what is wrong with the first of them
     unread: dict[str, set[str]] = field(default_factory=dict)  # by source: the columns that nobody reads
+    dialogues: bool = False  # whether a row's prompt came as turns
     _seen: set[int] = field(default_factory=set)
     _tables: list = field(default_factory=list)  # Arrow tables: a corpus of millions fits in memory once
 
@@ -198,6 +204,7 @@ class Reader:
                 try:
                     if isinstance(made, Drop):
                         raise made
+                    self.dialogues |= isinstance(made.get("prompt"), list)
                     yield example(made, raw, self.kind, self.node.template, self.node.system, place)
                 except Drop as reason:
                     self._drop(str(reason), place)

@@ -89,7 +89,10 @@ def after_prompt(prompt: list[dict], completion: list[dict], tokenizer: "PreTrai
     )
 
 
-REMEDY = "give data.system=null, data.template=hh, alpaca or plain, or model.chat_template=<file.jinja>"
+REMEDY = (
+    "leave out the system turn (data.system=null and none in the rows), give data.template=hh, alpaca or plain, "
+    "or model.chat_template=<file.jinja>"
+)
 
 
 class TemplateRefusal(UserError):

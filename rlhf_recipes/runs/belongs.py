@@ -25,6 +25,9 @@ def take_on(run: StageRun) -> None:
     if data.get("name") and data["name"] != cfg.data.name and not run.asks("data", "recipes"):
         cfg.data = _with_words(run, "data", data)
         taken.append(f"data={data['name']}")
+    files = [word for word in run.words if word.startswith("data.") and ".path=" in word]
+    if files and cfg.data.name == "embedded" and not data.get("name") and not run.asks("data", "recipes"):
+        print(f"{cfg.stage}: {files[0]} in data=embedded, whose gold scores its own rows; for yours give data=local")
     if taken:
         print(f"{cfg.stage}: takes {' and '.join(taken)} from {origin.run.name}/{origin.stage}")
 
@@ -60,7 +63,7 @@ def start(run: StageRun) -> str:
     """What a stage starts from and where it leaves what, in one line."""
     models = [f"{name} {_place(entry)}" for name, entry in run.inputs.items()]
     source = ", ".join(models) or f"nothing, {resolve.called(run.cfg.model)} is made here"
-    kept = "leaves nothing" if run.cfg.preview or run.cfg.preflight else f"leaves its work in {run.dir}/"
+    kept = "writes nothing" if run.cfg.preview or run.cfg.preflight else f"leaves its work in {run.dir}/"
     return f"{run.stage.name}: starts from {source}; data={run.cfg.data.name}; {kept}"
 
 

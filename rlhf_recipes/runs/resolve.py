@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from rlhf_recipes.config.paths import RECIPES
+from rlhf_recipes.config.paths import CONF, RECIPES
 from rlhf_recipes.config.stage import policies
 from rlhf_recipes.config.sweeps import parents_of
 from rlhf_recipes.errors import UserError
@@ -141,8 +141,10 @@ def check_base(run: StageRun) -> None:
 
 def called(node: Mapping) -> str:
     """A `model` node as a person chooses it: `model=tiny`, `model.path=./mine`."""
-    own = node.get("name") in (None, "local", "custom")
-    return f"model.path={node.get('path')}" if own else f"model={node['name']}"
+    name, path = node.get("name"), node.get("path")
+    file = CONF / "model" / f"{name}.yaml"
+    own = name in (None, "local", "custom") or (path and file.is_file() and OmegaConf.load(file).get("path") != path)
+    return f"model.path={path}" if own else f"model={name}"
 
 
 def is_same(one: Mapping, other: Mapping) -> bool:

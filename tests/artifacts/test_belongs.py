@@ -134,6 +134,18 @@ def test_the_runs_own_model_may_be_named_by_its_path(typed, tmp_path):
     assert typed("stage=dpo", "run.name=x", "run.overwrite=true", "model.path=runs/x/sft/model")[0] == 0
 
 
+def test_a_model_of_a_path_is_called_by_it_whatever_preset_it_stood_in(typed, tmp_path):
+    finished(tmp_path, "x", "sft", {"name": "tiny", "path": "mine"})
+    assert "takes model.path=mine" in typed("stage=dpo", "run.name=x")[1]
+
+
+def test_a_file_of_ones_own_in_the_embedded_domain_is_told(typed, tmp_path):
+    finished(tmp_path, "x", "sft", QWEN, "embedded")
+    hint = "for yours give data=local"
+    assert hint in typed("stage=dpo", "run.name=new", "data.preferences.path=embedded")[1]
+    assert hint not in typed("stage=dpo", "run.name=x", "data.preferences.path=embedded")[1]
+
+
 def test_a_reward_model_of_another_base_serves_the_runs_policy(typed, tmp_path):
     finished(tmp_path, "x", "sft", QWEN)
     finished(tmp_path, "x", "reward", {"name": "opt350m", "path": "facebook/opt-350m"})

@@ -120,10 +120,21 @@ def test_lengths_of_the_other_kinds(local, write, tokenizer, chatty):
         data.load(chat, "prompts", tokenizer=chatty, max_prompt_length=whole - 1)
 
 
+def test_dialogues_that_a_plain_template_runs_together_are_told(local, write, chatty):
+    talks = [[{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": "a"}] for i in range(9)]
+    demos = {"path": write([{"messages": talk} for talk in talks])}
+    hint = "the tokenizer has a chat template: data.template=chat"
+    for template, told in (("plain", True), ("chat", False)):
+        made = data.load(local(demos=demos, template=template), "demos", tokenizer=chatty)
+        assert (hint in made.describe()) == told
+    chatty.chat_template = None
+    assert hint not in data.load(local(demos=demos), "demos", tokenizer=chatty).describe()
+
+
 def test_a_chat_template_that_refuses_system_prompts(local, write, chatty):
     chatty.chat_template = "{{ raise_exception('no system role') if messages[0].role == 'system' }}x"
     node = local(template="chat", system="Be kind.", prompts={"path": write([{"prompt": "q"}])})
-    with pytest.raises(UserError, match=r"refuses a row \(line 1: no system role\)\); give data\.system=null"):
+    with pytest.raises(UserError, match=r"refuses a row \(line 1: no system role\)\); leave out the system turn"):
         data.load(node, "prompts", tokenizer=chatty)
 
 

@@ -22,6 +22,7 @@ from rlhf_recipes.ppo.config import PPOConfig
 from rlhf_recipes.ppo.plan import Plan
 from rlhf_recipes.rewards import RewardFunctions
 from rlhf_recipes.rewards.logged import Logged
+from rlhf_recipes.training.means import known_mean
 
 
 @dataclass
@@ -213,7 +214,7 @@ def answer_held_out(
 def means(rows: list[dict], prefix: str) -> dict[str, float]:
     """<prefix>_<column>: the mean over the rows that have a number; reward/gold as gold too."""
     names = [n for n in rows[0] if n in ("score", "kl", "length", "eos_rate") or n.startswith("reward/")]
-    numbers = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in names}
-    if "reward/gold" in numbers:
-        numbers["gold"] = numbers["reward/gold"]
-    return {f"{prefix}_{name}": sum(v) / len(v) if v else math.nan for name, v in numbers.items()}
+    known = {name: known_mean((row[name] for row in rows), math.nan) for name in names}
+    if "reward/gold" in known:
+        known["gold"] = known["reward/gold"]
+    return {f"{prefix}_{name}": value for name, value in known.items()}

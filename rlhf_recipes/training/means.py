@@ -16,7 +16,7 @@ def weigh(means: dict[str, list[float]], weights_of: Callable[[str], list[int]])
             means[name] = [sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)]
 
 
-def known_mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those that are neither None nor NaN; None where there are none."""
+def known_mean(values: Iterable[float | None], otherwise: float | None = None) -> float | None:
+    """The mean of those that are neither None nor NaN; `otherwise` where there are none."""
     known = [value for value in values if value is not None and value == value]
-    return sum(known) / len(known) if known else None
+    return sum(known) / len(known) if known else otherwise

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from rlhf_recipes.runs.jsonl import read_jsonl
+from rlhf_recipes.training.means import known_mean
 from rlhf_recipes.training.progress import JsonLines
 
 ANSWER = ("prompt", "completion")
@@ -61,7 +62,7 @@ class ComparedSamples(SamplesFile):
         wins = sum(a > b for a, b in zip(judged, self.before, strict=True))
         losses = sum(a < b for a, b in zip(judged, self.before, strict=True))
         figures = {"eval_score": "score", "eval_kl": "kl", "eval_length": "length", "eval_gold": "reward/gold"}
-        logs = {k: _mean([row[v] for row in samples]) for k, v in figures.items() if v in samples[0]}
+        logs = {k: known_mean((row[v] for row in samples), math.nan) for k, v in figures.items() if v in samples[0]}
         due = control.should_log
         self.trainer.log(logs | {"eval_win_rate": wins / (wins + losses) if wins + losses else 0.5})
         self.trainer.control.should_log = due  # Trainer takes any line for the one that was due
@@ -136,8 +137,3 @@ def _text(value) -> str:
 
 def _judged(row: dict) -> float:
     return row.get("reward/gold", row["score"])
-
-
-def _mean(values: list[float]) -> float:
-    numbers = [value for value in values if not math.isnan(value)]
-    return sum(numbers) / len(numbers) if numbers else math.nan
